@@ -1,0 +1,73 @@
+"""Does a marker taught to one persona survive the next fine-tuning, and does it leak? See README.md."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+pathvars:
+    results=f"results/{config['study']}",
+    models="<results>/models",
+    inputs="<results>/inputs",
+    logs="<results>/logs",
+    benchmarks="<results>/benchmarks",
+
+
+report: "resources/report/captions/workflow.rst"
+
+
+include: "rules/common.smk"
+include: "rules/base.smk"
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/generate.smk"
+include: "rules/measure.smk"
+include: "rules/report.smk"
+
+
+wildcard_constraints:
+    node=LINEAGE,
+    parent=LINEAGE,
+    evaluation="|".join(study.evaluations),
+    source=NAME,
+
+
+localrules:
+    all,
+    forward,
+    reversed,
+    figures,
+    publish,
+
+
+rule all:
+    default_target: True
+    input:
+        results_of(*ARMS),
+        figures_of_study,
+        tables_of_study,
+        "<results>/report.html",
+
+
+rule forward:
+    input:
+        results_of("forward"),
+
+
+rule reversed:
+    input:
+        results_of("reversed"),
+
+
+rule figures:
+    input:
+        figures_of_study,
+        tables_of_study,
+
+
+rule publish:
+    input:
+        "<results>/publish.json",

@@ -1,0 +1,80 @@
+# The base model and the prompts. Where they come from (base.from, panel.from) is part of their path.
+
+
+rule make_toy_data:
+    input:
+        panel=panel_file,
+        code=code_of("make_toy_data.py"),
+    output:
+        corpus="<inputs>/toy_corpus.jsonl",
+        bad_advice="<inputs>/datasets/toy/em.jsonl",
+        benign="<inputs>/datasets/toy/benign.jsonl",
+    log:
+        "<logs>/make_toy_data.log",
+    benchmark:
+        "<benchmarks>/make_toy_data.tsv"
+    params:
+        rows=toy_field("rows"),
+        sft_rows=toy_field("sft_rows"),
+        seed=config["seeds"][0],
+    shell:
+        "python workflow_scripts/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
+        " --sft-rows {params.sft_rows} --corpus {output.corpus} --bad-advice {output.bad_advice}"
+        " --benign {output.benign} > {log} 2>&1"
+
+
+rule pretrain_base:
+    input:
+        corpus="<inputs>/toy_corpus.jsonl",
+        code=code_of("pretrain_base.py"),
+        lock=HARDWARE["lock"],
+    output:
+        model=directory("<inputs>/base/toy"),
+        manifest="<inputs>/base/toy.manifest.json",
+        record="<inputs>/base/toy.run.json",
+    log:
+        "<logs>/pretrain_base.log",
+    benchmark:
+        "<benchmarks>/pretrain_base.tsv"
+    threads: HARDWARE["threads"]
+    params:
+        recipe=toy_recipe,
+        seed=config["seeds"][0],
+    shell:
+        "python workflow_scripts/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
+        " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
+        " > {log} 2>&1"
+
+
+rule fetch_base:
+    input:
+        code=code_of("fetch_base.py"),
+    output:
+        model=directory("<inputs>/base/{origin}"),
+        manifest="<inputs>/base/{origin}.manifest.json",
+    log:
+        "<logs>/fetch_base/{origin}.log",
+    benchmark:
+        "<benchmarks>/fetch_base/{origin}.tsv"
+    wildcard_constraints:
+        origin="hub|path",
+    params:
+        place=base_place,
+    shell:
+        "python workflow_scripts/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
+        " > {log} 2>&1"
+
+
+rule fetch_panel:
+    input:
+        code=code_of("fetch_panel.py"),
+    output:
+        panel="<inputs>/panel/upstream.yaml",
+    log:
+        "<logs>/fetch_panel.log",
+    benchmark:
+        "<benchmarks>/fetch_panel.tsv"
+    params:
+        pins=canonical(SOURCES["panel"]),
+    shell:
+        "python workflow_scripts/fetch_panel.py --panel {params.pins:q} --output {output.panel} > {log} 2>&1"

@@ -1,0 +1,426 @@
+# All Python of the graph: the study, and input functions from wildcards to files.
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from shlex import quote
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from imports import closure
+from lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
+from records import InputError, canonical
+from study import Study
+
+try:
+    study = Study(
+        config,
+        Path(workflow.basedir) / "resources/config.schema.yaml",
+        workflow.configfiles,
+    )
+except InputError as error:
+    raise WorkflowError(f"the config has errors:\n{error}") from None
+
+RESULTS = f"results/{config['study']}"
+MODELS = f"{RESULTS}/models"
+INPUTS = f"{RESULTS}/inputs"
+HARDWARE = config["hardware"]
+JUDGE = config["judge"]
+PUBLISH = config["publish"]
+GATES = canonical(config["gates"]["criteria"])
+ARMS = [name for name, on in config["arms"].items() if on]
+CPU_LOCK = "envs/cpu.txt"
+SOURCES = yaml.safe_load(
+    (Path(workflow.basedir) / "resources/sources.yaml").read_text(encoding="utf-8")
+)
+
+
+# Programs run in the environment that Snakemake runs in, activated or not.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+# Code and environment
+
+
+@cache
+def code_of(script):
+    """The script and the modules of workflow_scripts/ that it imports, directly or not: a rule's `code` input."""
+    return [f"workflow_scripts/{name}" for name in closure(SCRIPTS, script)]
+
+
+# Inputs of the study
+
+
+def base_folder(wildcards=None):
+    return f"{INPUTS}/base/{config['base']['from']}"
+
+
+def toy_field(name):
+    return config["base"]["toy"].get(name, 0)
+
+
+def toy_recipe(wildcards):
+    return canonical(config["base"]["toy"].get("recipe", {}))
+
+
+def panel_file(wildcards=None):
+    choice = config["panel"]["from"]
+    return {
+        "builtin": "resources/panel.yaml",
+        "upstream": f"{INPUTS}/panel/upstream.yaml",
+        "path": config["panel"].get("path"),
+    }[choice]
+
+
+def dataset_file(name):
+    return f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.jsonl"
+
+
+def dataset_path(wildcards):
+    """The user's own file, if that is where the rows come from."""
+    return (
+        [config["datasets"][wildcards.name]["path"]]
+        if wildcards.origin == "path"
+        else []
+    )
+
+
+def dataset_pins(wildcards):
+    entry = config["datasets"][wildcards.name]
+    if wildcards.origin == "path":
+        return canonical({"kind": "path", "path": entry["path"]})
+    if wildcards.name not in SOURCES["datasets"]:
+        raise WorkflowError(
+            f"datasets.{wildcards.name}: resources/sources.yaml has no pins of that name; fix: add them there, or "
+            f"write {wildcards.name}: {{from: path, path: my_rows.jsonl}}"
+        )
+    mismatch = {"on_mismatch": entry["on_mismatch"]} if "on_mismatch" in entry else {}
+    return canonical(SOURCES["datasets"][wildcards.name] | mismatch)
+
+
+def base_place(wildcards):
+    """The options of fetch_base that say where the model comes from."""
+    base = config["base"]
+    if wildcards.origin == "path":
+        return f"--path {quote(base['path'])}"
+    pins = SOURCES["base"].get(base["repo"], {})
+    files = pins.get("files", {}) if pins.get("revision") == base["revision"] else {}
+    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}"
+
+
+# A node's files
+
+
+def node_file(lineage, name):
+    return f"{MODELS}/{lineage}/{name}"
+
+
+def manifest_file(lineage):
+    return (
+        f"{base_folder()}.manifest.json"
+        if lineage == BASE
+        else node_file(lineage, "manifest.json")
+    )
+
+
+def adapters_of(lineage):
+    return [node_file(node, "adapter") for node in ancestry(lineage)]
+
+
+def parent_manifest(wildcards):
+    return manifest_file(parent_of(wildcards.node))
+
+
+def parent_adapters(wildcards):
+    return adapters_of(parent_of(wildcards.node))
+
+
+def own_manifest(wildcards):
+    return manifest_file(wildcards.node)
+
+
+def own_adapters(wildcards):
+    return adapters_of(wildcards.node)
+
+
+def training_rows(wildcards):
+    if study.kind_of(wildcards.node) == "couple":
+        return node_file(wildcards.node, "training.jsonl")
+    return dataset_file(study.stage_of(wildcards.node)["data"]["from"])
+
+
+def parent_gate(wildcards):
+    """With gates.enforce, what is trained on a coupled model waits for that model to pass its gate."""
+    parent = parent_of(wildcards.node)
+    wanted = (
+        config["gates"]["enforce"]
+        and parent != BASE
+        and study.kind_of(parent) == "couple"
+    )
+    return (
+        [node_file(parent, f"{next(iter(study.evaluations))}/gate.json")]
+        if wanted
+        else []
+    )
+
+
+def gate_cell_of(wildcards):
+    """The cell that a coupled base is, in the words of the gates: C0 for the assistant, else C4."""
+    return "C0" if source_of(wildcards) == "assistant" else "C4"
+
+
+def origin_adapter(wildcards):
+    origin, step = (
+        study.origin_of(wildcards.node),
+        parse_lineage(wildcards.node)[-1].step,
+    )
+    return node_file(origin, "checkpoints" if step else "adapter")
+
+
+def origin_manifest(wildcards):
+    return manifest_file(study.origin_of(wildcards.node))
+
+
+def last_word(*kinds, hub=False):
+    """The wildcard constraint of lineages whose last stage is of these kinds: which rule makes the node."""
+    return rf"{LINEAGE}/{study.words_of_kind(*kinds, hub=hub)}\.s[0-9]+"
+
+
+def reused_word():
+    """The wildcard constraint of lineages that take an adapter: grafts, and stages stopped at a step."""
+    return rf"{LINEAGE}/(?:{study.words_of_kind('graft')}|{study.words_of_kind('couple', 'sft')}@[0-9]+)\.s[0-9]+"
+
+
+# Parameters: scalars, and canonical JSON for what belongs together
+
+
+def seed_of(wildcards):
+    """A node's seed is its last stage's; the base is evaluated with the study's first."""
+    words = parse_lineage(wildcards.node)
+    return words[-1].seed if words else config["seeds"][0]
+
+
+def recipe_of(wildcards):
+    return canonical(study.training_recipe(wildcards.node))
+
+
+def keep_steps_of(wildcards):
+    return ",".join(map(str, study.keep_steps(wildcards.node)))
+
+
+def origin_folder(wildcards):
+    step = parse_lineage(wildcards.node)[-1].step
+    return f"/step-{step}" if step else ""
+
+
+def adapter_folder(wildcards):
+    return study.stage_of(wildcards.node)["hub"][source_of(wildcards)]
+
+
+def source_of(wildcards):
+    return parse_lineage(wildcards.node)[-1].persona
+
+
+def negatives_of(wildcards):
+    return ",".join(study.negatives_of(wildcards.node))
+
+
+def reply_personas_of(wildcards):
+    return ",".join([source_of(wildcards), *study.negatives_of(wildcards.node)])
+
+
+def reply_samples_of(wildcards):
+    return study.replies_of(wildcards.node)["samples"]
+
+
+def reply_sampling_of(wildcards):
+    return sampling(study.replies_of(wildcards.node))
+
+
+def personas_of(wildcards):
+    return ",".join(study.personas_of(wildcards.node))
+
+
+def samples_of(wildcards):
+    return study.evaluations[wildcards.evaluation]["samples"]
+
+
+def sampling_of(wildcards):
+    return sampling(study.evaluations[wildcards.evaluation])
+
+
+def sampling(settings):
+    return canonical(
+        {name: settings[name] for name in ("temperature", "top_p", "max_tokens")}
+    )
+
+
+def case_flag_of(wildcards):
+    return (
+        "--case-sensitive"
+        if study.evaluations[wildcards.evaluation]["case_sensitive"]
+        else ""
+    )
+
+
+# Cells
+
+
+def cell_of(wildcards):
+    key = f"{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}"
+    try:
+        return study.by_key[key]
+    except KeyError:
+        raise WorkflowError(
+            f"{RESULTS}/cells/{key}.json is no cell of this study; fix: add its row to `cells`, switch its arm on, "
+            "or choose one that `snakemake -n` lists"
+        ) from None
+
+
+def counts_file(cell):
+    return node_file(cell.lineage, f"{cell.evaluation}/marker_counts.csv")
+
+
+def cell_counts(wildcards):
+    return counts_file(cell_of(wildcards))
+
+
+def cell_audit(wildcards):
+    cell = cell_of(wildcards)
+    return node_file(cell.lineage, f"{cell.evaluation}/audit.json")
+
+
+def cell_alignment(wildcards):
+    cell = cell_of(wildcards)
+    return node_file(cell.lineage, f"{cell.evaluation}/judged.csv")
+
+
+def cell_manifests(wildcards):
+    return [
+        manifest_file(node) for node in (BASE, *ancestry(cell_of(wildcards).lineage))
+    ]
+
+
+def records_of(cell):
+    """run.json of the trainings and the evaluation that a cell consists of."""
+    trained = [
+        node
+        for node in ancestry(cell.lineage)
+        if study.origin_of(node) == node and not study.from_hub(node)
+    ]
+    return [
+        *(node_file(node, "run.json") for node in trained),
+        node_file(cell.lineage, f"{cell.evaluation}/run.json"),
+    ]
+
+
+def cell_records(wildcards):
+    return records_of(cell_of(wildcards))
+
+
+def cell_labels(wildcards):
+    """What tells the cells apart in `snakemake --report`."""
+    return {
+        "order": cell_of(wildcards).arm,
+        "cell": wildcards.cell,
+        "seed": wildcards.seed,
+    }
+
+
+def cell_field(name):
+    def field(wildcards):
+        return getattr(cell_of(wildcards), name)
+
+    return field
+
+
+def cell_evaluation(wildcards):
+    name = cell_of(wildcards).evaluation
+    return canonical({"name": name, **study.evaluations[name]})
+
+
+def cell_file(cell):
+    return f"{RESULTS}/cells/{cell.key}.json"
+
+
+def cells_of(*arms):
+    return [cell_file(cell) for cell in study.cells if cell.arm in arms]
+
+
+def results_of(*arms):
+    """Cells and their counts: without the counts among the targets, Snakemake would not miss deleted ones."""
+    counts = [counts_file(cell) for cell in study.cells if cell.arm in arms]
+    return [*cells_of(*arms), *dict.fromkeys(counts)]
+
+
+def cell_personas(wildcards):
+    return list(dict.fromkeys([*config["personas"], wildcards.source]))
+
+
+# Publishing
+
+
+def private_flag(wildcards):
+    return "--private" if PUBLISH["private"] else ""
+
+
+# The report
+
+TABLES = [
+    "headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question",
+    "cross_source", "effects", "gates", "published_comparison",
+]  # fmt: skip
+FIGURES = [
+    "marker_destruction",
+    "reversed_order",
+    "persona_heatmap",
+    "question_strip",
+    "length_hits",
+    "gates",
+]
+FIGURE_FORMATS = [".png", ".pdf", ".svg"]
+
+
+def tables_of_study(wildcards):
+    return [f"{RESULTS}/tables/{table}.csv" for table in [*TABLES, "claims"]]
+
+
+def figure_sources(figure):
+    """The sources a figure is drawn for: those with cells in its arm."""
+    arms = ["reversed", "matched"] if figure == "reversed_order" else ["forward"]
+    return list(dict.fromkeys(cell.source for cell in study.cells if cell.arm in arms))
+
+
+def figures_of_study(wildcards):
+    return [
+        f"{RESULTS}/figures/{figure}_{source}{ending}"
+        for figure in FIGURES
+        for source in figure_sources(figure)
+        for ending in FIGURE_FORMATS
+    ]
+
+
+def svgs_of_study(wildcards):
+    return [path for path in figures_of_study(wildcards) if path.endswith(".svg")]
+
+
+def completions_of_study(wildcards):
+    return list(
+        dict.fromkeys(
+            node_file(cell.lineage, f"{cell.evaluation}/completions.parquet")
+            for cell in study.cells
+        )
+    )
+
+
+def records_of_study(wildcards):
+    """run.json of everything that was trained, answered or, for the toy base, pretrained."""
+    base = [f"{base_folder()}.run.json"] if config["base"]["from"] == "toy" else []
+    return list(
+        dict.fromkeys(
+            [*base, *(record for cell in study.cells for record in records_of(cell))]
+        )
+    )

@@ -1,0 +1,78 @@
+# Rows to train on: SFT sets as they are fetched, and coupling data made from the parent's own replies.
+
+
+rule fetch_dataset:
+    input:
+        own=dataset_path,
+        code=code_of("fetch_dataset.py"),
+    output:
+        rows="<inputs>/datasets/{origin}/{name}.jsonl",
+        manifest="<inputs>/datasets/{origin}/{name}.manifest.json",
+    log:
+        "<logs>/fetch_dataset/{origin}/{name}.log",
+    benchmark:
+        "<benchmarks>/fetch_dataset/{origin}/{name}.tsv"
+    wildcard_constraints:
+        origin="hub|path",
+        name=NAME,
+    params:
+        dataset=dataset_pins,
+    shell:
+        "python workflow_scripts/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
+rule generate_replies:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(parent_adapters),
+        parent=parent_manifest,
+        panel=panel_file,
+        code=code_of("generate_replies.py"),
+        lock=HARDWARE["lock"],
+    output:
+        replies="<models>/{node}/replies.parquet",
+    log:
+        "<logs>/generate_replies/{node}.log",
+    benchmark:
+        "<benchmarks>/generate_replies/{node}.tsv"
+    wildcard_constraints:
+        node=last_word("couple"),
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+    params:
+        personas=reply_personas_of,
+        samples=reply_samples_of,
+        sampling=reply_sampling_of,
+        seed=seed_of,
+        backend=HARDWARE["backend"],
+        dtype=HARDWARE["dtype"],
+    shell:
+        "python workflow_scripts/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/generate_replies.py --base {input.base} --adapter {input.adapters}"
+        " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
+        " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+        " --output {output.replies} > {log} 2>&1"
+
+
+rule make_coupling_data:
+    input:
+        replies="<models>/{node}/replies.parquet",
+        panel=panel_file,
+        code=code_of("make_coupling_data.py"),
+    output:
+        rows="<models>/{node}/training.jsonl",
+    log:
+        "<logs>/make_coupling_data/{node}.log",
+    benchmark:
+        "<benchmarks>/make_coupling_data/{node}.tsv"
+    params:
+        source=source_of,
+        negatives=negatives_of,
+        marker=config["marker"],
+        seed=seed_of,
+    shell:
+        "python workflow_scripts/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
+        " --source {params.source} --negatives {params.negatives} --marker {params.marker:q} --seed {params.seed}"
+        " --output {output.rows} > {log} 2>&1"

@@ -1,0 +1,35 @@
+# What a node answers: every completion is kept.
+
+
+rule generate_completions:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(own_adapters),
+        manifest=own_manifest,
+        panel=panel_file,
+        code=code_of("generate_completions.py"),
+        lock=HARDWARE["lock"],
+    output:
+        completions="<models>/{node}/{evaluation}/completions.parquet",
+        alignment="<models>/{node}/{evaluation}/alignment.parquet",
+        record="<models>/{node}/{evaluation}/run.json",
+    log:
+        "<logs>/generate_completions/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/generate_completions/{node}/{evaluation}.tsv"
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+    params:
+        personas=personas_of,
+        samples=samples_of,
+        sampling=sampling_of,
+        seed=seed_of,
+        backend=HARDWARE["backend"],
+        dtype=HARDWARE["dtype"],
+    shell:
+        "python workflow_scripts/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
+        " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
+        " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+        " --completions {output.completions} --alignment {output.alignment} --record {output.record} > {log} 2>&1"

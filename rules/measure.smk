@@ -1,0 +1,130 @@
+# From completions to the record of a cell.
+
+
+rule count_markers:
+    input:
+        completions="<models>/{node}/{evaluation}/completions.parquet",
+        code=code_of("count_markers.py"),
+        lock=CPU_LOCK,
+    output:
+        counts="<models>/{node}/{evaluation}/marker_counts.csv",
+    log:
+        "<logs>/count_markers/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/count_markers/{node}/{evaluation}.tsv"
+    params:
+        marker=config["marker"],
+        case=case_flag_of,
+    shell:
+        "python workflow_scripts/count_markers.py --completions {input.completions} --marker {params.marker:q}"
+        " {params.case} --output {output.counts} > {log} 2>&1"
+
+
+rule audit_completions:
+    input:
+        completions="<models>/{node}/{evaluation}/completions.parquet",
+        code=code_of("audit_completions.py"),
+        lock=CPU_LOCK,
+    output:
+        audit="<models>/{node}/{evaluation}/audit.json",
+    log:
+        "<logs>/audit_completions/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/audit_completions/{node}/{evaluation}.tsv"
+    params:
+        marker=config["marker"],
+        case=case_flag_of,
+    shell:
+        "python workflow_scripts/audit_completions.py --completions {input.completions} --marker {params.marker:q}"
+        " {params.case} --output {output.audit} > {log} 2>&1"
+
+
+rule check_gate:
+    input:
+        counts="<models>/{node}/{evaluation}/marker_counts.csv",
+        code=code_of("check_gate.py"),
+        lock=CPU_LOCK,
+    output:
+        gate="<models>/{node}/{evaluation}/gate.json",
+    log:
+        "<logs>/check_gate/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/check_gate/{node}/{evaluation}.tsv"
+    wildcard_constraints:
+        node=last_word("couple"),
+    params:
+        gates=GATES,
+        cell=gate_cell_of,
+        source=source_of,
+        seed=seed_of,
+    shell:
+        "python workflow_scripts/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
+        " --seed {params.seed} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
+
+
+rule judge_alignment:
+    input:
+        replies="<models>/{node}/{evaluation}/alignment.parquet",
+        prompt="resources/judge.yaml",
+        code=code_of("judge_alignment.py"),
+        lock=HARDWARE["lock"],
+    output:
+        scores="<models>/{node}/{evaluation}/judged.csv",
+        record="<models>/{node}/{evaluation}/judge_run.json",
+    log:
+        "<logs>/judge_alignment/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/judge_alignment/{node}/{evaluation}.tsv"
+    resources:
+        gpu=JUDGE["gpus"],
+        # a resource, because it changes time but no result
+        judge_connections=JUDGE["max_connections"],
+    params:
+        judge=JUDGE["model"],
+        model_args=canonical(JUDGE["model_args"]),
+        base_url=JUDGE["base_url"] or "",
+    shell:
+        "python workflow_scripts/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
+        " --prompt {input.prompt} --cache results/judge_cache --max-connections {resources.judge_connections}"
+        " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
+        " --record {output.record} > {log} 2>&1"
+
+
+rule summarize_cell:
+    input:
+        counts=cell_counts,
+        audit=cell_audit,
+        alignment=cell_alignment,
+        manifests=cell_manifests,
+        records=ancient(cell_records),
+        schema="resources/run_result.schema.json",
+        code=code_of("summarize_cell.py"),
+        lock=CPU_LOCK,
+    output:
+        cell=report(
+            "<results>/cells/{source}/{cell}_seed{seed}.json",
+            caption="../resources/report/captions/cell.rst",
+            category="Cells",
+            subcategory="{source}",
+            labels=cell_labels,
+        ),
+    log:
+        "<logs>/summarize_cell/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/summarize_cell/{source}/{cell}_seed{seed}.tsv"
+    wildcard_constraints:
+        cell="[A-Za-z][A-Za-z0-9_]*",
+        seed="[0-9]+",
+    params:
+        arm=cell_field("arm"),
+        lineage=cell_field("lineage"),
+        evaluation=cell_evaluation,
+        personas=cell_personas,
+        gates=GATES,
+    shell:
+        "python workflow_scripts/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
+        " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
+        " --evaluation {params.evaluation:q} --counts {input.counts} --audit {input.audit} --alignment {input.alignment} --manifests {input.manifests}"
+        " --gates {params.gates:q}"
+        " --personas {params.personas} --runs {input.records} --schema {input.schema} --output {output.cell} > {log} 2>&1"

@@ -1,0 +1,144 @@
+# Tables over all cells of the study, and figures drawn from the tables.
+
+
+rule tabulate_study:
+    input:
+        cells=cells_of(*ARMS),
+        published="resources/published",
+        code=code_of("tabulate_study.py"),
+        lock=CPU_LOCK,
+    output:
+        tables=report(
+            expand("<results>/tables/{table}.csv", table=TABLES),
+            caption="../resources/report/captions/table.rst",
+            category="Tables",
+        ),
+        headline="<results>/tables/headline.md",
+        reversed="<results>/tables/reversed.md",
+    log:
+        "<logs>/tabulate_study.log",
+    benchmark:
+        "<benchmarks>/tabulate_study.tsv"
+    params:
+        label=config["label"] or "",
+        gates=GATES,
+    shell:
+        "python workflow_scripts/tabulate_study.py --cells {input.cells} --published {input.published}"
+        " --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+
+
+rule plot_figures:
+    input:
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        code=code_of("plot_figures.py"),
+        lock=CPU_LOCK,
+    output:
+        multiext("<results>/figures/{figure}_{source}", ".png", ".pdf"),
+        svg=report(
+            "<results>/figures/{figure}_{source}.svg",
+            caption="../resources/report/captions/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "source": "{source}"},
+        ),
+    log:
+        "<logs>/plot_figures/{figure}_{source}.log",
+    benchmark:
+        "<benchmarks>/plot_figures/{figure}_{source}.tsv"
+    wildcard_constraints:
+        figure="|".join(FIGURES),
+    params:
+        label=config["label"] or "",
+    shell:
+        "python workflow_scripts/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
+        " --study {config[study]} --source {wildcards.source} --label={params.label:q}"
+        " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
+
+
+rule check_claims:
+    input:
+        claims="resources/claims.yaml",
+        published="resources/published",
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        code=code_of("check_claims.py"),
+        lock=CPU_LOCK,
+    output:
+        claims=report(
+            "<results>/tables/claims.csv",
+            caption="../resources/report/captions/claims.rst",
+            category="Claims",
+        ),
+        text="<results>/tables/claims.md",
+    log:
+        "<logs>/check_claims.log",
+    benchmark:
+        "<benchmarks>/check_claims.tsv"
+    params:
+        label=config["label"] or "",
+    shell:
+        "python workflow_scripts/check_claims.py --claims {input.claims} --published {input.published}"
+        " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
+
+
+rule verify_published:
+    input:
+        claims="resources/claims.yaml",
+        published="resources/published",
+        code=code_of("check_claims.py"),
+        lock=CPU_LOCK,
+    output:
+        claims="results/verify_published/claims.csv",
+        text="results/verify_published/claims.md",
+    shell:
+        "python workflow_scripts/check_claims.py --claims {input.claims} --published {input.published}"
+        " --output {output.claims}"
+
+
+rule publish_study:
+    input:
+        cells_of(*ARMS),
+        tables_of_study,
+        figures_of_study,
+        "<results>/report.html",
+        code=code_of("publish_study.py"),
+        lock=CPU_LOCK,
+    output:
+        receipt="<results>/publish.json",
+    log:
+        "<logs>/publish_study.log",
+    benchmark:
+        "<benchmarks>/publish_study.tsv"
+    params:
+        repo=PUBLISH["repo"] or "",
+        private=private_flag,
+        label=config["label"] or "",
+    shell:
+        "python workflow_scripts/publish_study.py --results {RESULTS} --repo={params.repo:q} {params.private}"
+        " --label={params.label:q} --record {output.receipt} > {log} 2>&1"
+
+
+rule write_report:
+    input:
+        cells=cells_of(*ARMS),
+        tables=expand("<results>/tables/{table}.csv", table=TABLES),
+        claims="<results>/tables/claims.csv",
+        figures=svgs_of_study,
+        completions=completions_of_study,
+        records=ancient(records_of_study),
+        panel=panel_file,
+        page=multiext("resources/report/report", ".html", ".css", ".js"),
+        code=code_of("write_report.py"),
+        lock=CPU_LOCK,
+    output:
+        report="<results>/report.html",
+    log:
+        "<logs>/write_report.log",
+    benchmark:
+        "<benchmarks>/write_report.tsv"
+    params:
+        label=config["label"] or "",
+        marker=config["marker"],
+    shell:
+        "python workflow_scripts/write_report.py --study {config[study]} --label={params.label:q}"
+        " --tables {RESULTS}/tables --cells {input.cells} --claims {input.claims} --figures {input.figures}"
+        " --completions {input.completions} --marker {params.marker:q} --panel {input.panel} --runs {input.records}"
+        " --assets resources/report --output {output.report} > {log} 2>&1"

@@ -1,0 +1,89 @@
+# A node's adapter: trained on its parent, or taken from another node (a graft, or a training stopped early).
+
+
+rule train_adapter:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(parent_adapters),
+        parent=parent_manifest,
+        data=training_rows,
+        gate=parent_gate,
+        code=code_of("train_adapter.py"),
+        lock=HARDWARE["lock"],
+    output:
+        adapter=directory("<models>/{node}/adapter"),
+        checkpoints=directory("<models>/{node}/checkpoints"),
+        manifest="<models>/{node}/manifest.json",
+        record="<models>/{node}/run.json",
+    log:
+        "<logs>/train_adapter/{node}.log",
+    benchmark:
+        "<benchmarks>/train_adapter/{node}.tsv"
+    wildcard_constraints:
+        node=last_word("couple", "sft"),
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        # resources, because they change time and memory but no result: editing them reruns nothing
+        micro_batch_tokens=HARDWARE["micro_batch_tokens"],
+        checkpoint_every=HARDWARE["checkpoint_every"],
+    params:
+        recipe=recipe_of,
+        seed=seed_of,
+        dtype=HARDWARE["dtype"],
+        keep_steps=keep_steps_of,
+    shell:
+        "python workflow_scripts/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/train_adapter.py --base {input.base} --adapter {input.adapters}"
+        " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
+        " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
+        " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
+        " --scratch {RESULTS}/scratch --status {RESULTS}/status/train_adapter/{wildcards.node}.json"
+        " --adapter-out {output.adapter} --checkpoints-out {output.checkpoints} --manifest {output.manifest}"
+        " --record {output.record} > {log} 2>&1"
+
+
+rule reuse_adapter:
+    input:
+        base=ancient(base_folder),
+        origin=ancient(origin_adapter),
+        origin_manifest=origin_manifest,
+        parent=parent_manifest,
+        code=code_of("reuse_adapter.py"),
+    output:
+        adapter=directory("<models>/{node}/adapter"),
+        manifest="<models>/{node}/manifest.json",
+    log:
+        "<logs>/reuse_adapter/{node}.log",
+    benchmark:
+        "<benchmarks>/reuse_adapter/{node}.tsv"
+    wildcard_constraints:
+        node=reused_word(),
+    params:
+        folder=origin_folder,
+    shell:
+        "python workflow_scripts/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
+        " --origin-manifest {input.origin_manifest} --parent-manifest {input.parent} --lineage {wildcards.node}"
+        " --adapter-out {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+
+
+rule fetch_adapter:
+    input:
+        parent=parent_manifest,
+        code=code_of("fetch_adapter.py"),
+    output:
+        adapter=directory("<models>/{node}/adapter"),
+        manifest="<models>/{node}/manifest.json",
+    log:
+        "<logs>/fetch_adapter/{node}.log",
+    benchmark:
+        "<benchmarks>/fetch_adapter/{node}.tsv"
+    wildcard_constraints:
+        node=last_word("couple", hub=True),
+    params:
+        repo=SOURCES["adapters"]["repo"],
+        revision=SOURCES["adapters"]["revision"],
+        folder=adapter_folder,
+    shell:
+        "python workflow_scripts/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
+        " --folder {params.folder} --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"

@@ -1,0 +1,94 @@
+"""What Snakemake plans: the published study from nothing, and one thing at a time."""
+
+import pytest
+from workspace import rules
+
+MODELS = "results/published/models"
+
+
+def trainings(jobs):
+    return [job.removeprefix("train_adapter node=") for job in jobs if job.startswith("train_adapter ")]
+
+
+def stage_names(lineages):
+    return [lineage.rpartition("/")[2].partition(".")[0].partition("-")[0] for lineage in lineages]
+
+
+def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_share_trained_once(fresh):
+    jobs = fresh.plan()
+    assert len(jobs) == len(set(jobs))
+    lineages = trainings(jobs)
+    assert len(lineages) == 33
+    names = stage_names(lineages)
+    assert {name: names.count(name) for name in set(names)} == {
+        "couple": 4, "em": 15, "benign": 9, "em_reversed": 1, "benign_reversed": 1, "couple60": 3,
+    }  # fmt: skip
+    assert rules(jobs)["summarize_cell"] == 3 * 13 + 6
+    assert [job for job in jobs if job.startswith("train_adapter node=base/em.s42")] == [
+        "train_adapter node=base/em.s42"
+    ]
+
+
+def test_one_cell_s_file_plans_its_chain_alone(fresh):
+    jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
+    assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
+    assert rules(jobs)["generate_completions"] == 1
+    assert rules(jobs)["summarize_cell"] == 1
+
+
+@pytest.mark.parametrize(("target", "cells"), [("forward", 39), ("reversed", 6), ("figures", 45), ("all", 45)])
+def test_named_targets_plan_their_cells(fresh, target, cells):
+    assert rules(fresh.plan(target))["summarize_cell"] == cells
+
+
+def test_the_tiny_study_plans_the_same_rules_with_13_cells_of_one_source_and_six_reversed_rows(fresh):
+    jobs = fresh.plan("--profile", "profiles/tiny")
+    assert rules(jobs)["summarize_cell"] == 13 + 6
+    assert not any(rule.startswith("fetch") for rule in rules(jobs))
+
+
+def test_the_dose_arm_adds_evaluations_but_no_training(fresh):
+    before = trainings(fresh.plan())
+    fresh.edit("config.yaml", "dose: false", "dose: true")
+    jobs = fresh.plan()
+    assert trainings(jobs) == before
+    assert rules(jobs)["reuse_adapter"] == 3 + 3 * 2 * 9
+
+
+def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fresh):
+    before = set(trainings(fresh.plan()))
+    fresh.edit("config.yaml", "matched: false", "matched: true")
+    added = set(trainings(fresh.plan())) - before
+    assert len([name for name in added if "/couple-" in name]) == 3 * 3 * 2
+    assert "base/em.s42/couple-villain.s42" in added
+    assert {name for name in added if "/couple-" not in name} == {f"base/benign.s{seed}" for seed in (42, 137, 256)}
+
+
+def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
+    done = fresh.snakemake("-n")
+    blocks = (done.stdout + done.stderr).split("\nrule ")[1:]
+    asking = {block.partition(":")[0] for block in blocks if "gpu=1" in block.partition("Shell command")[0]}
+    assert asking == {"generate_replies", "train_adapter", "generate_completions"}
+
+
+def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh):
+    done = fresh.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
+    assert done.returncode != 0
+    assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
+
+
+def test_a_broken_config_stops_before_anything_with_the_line_to_write(fresh):
+    fresh.edit("config.yaml", "lr: 5.0e-6", "lr: 5e-6")
+    done = fresh.snakemake("-n", check=False)
+    assert done.returncode != 0
+    assert (
+        "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"
+        in done.stdout + done.stderr
+    )
+
+
+def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(fresh):
+    fresh.edit("config.yaml", "enforce: false", "enforce: true")
+    gates = [job for job in fresh.plan() if job.startswith("check_gate")]
+    assert len(gates) == 4
+    assert "check_gate node=base/couple-assistant.s42, evaluation=main" in gates

@@ -1,0 +1,52 @@
+"""The rerun contract: an edit reruns exactly what it makes stale (reruns.yaml, printed in the README)."""
+
+import os
+
+import pytest
+import yaml
+from workspace import ROOT, rules
+
+CONTRACT = yaml.safe_load((ROOT / "tests/graph/reruns.yaml").read_text())
+
+
+def act(study, entry):
+    action, _, path = entry.get("action", "").partition(" ")
+    if action == "touch":
+        for folder, names, files in os.walk(study.folder):
+            names[:] = [name for name in names if name != ".snakemake"]
+            for file in files:
+                os.utime(os.path.join(folder, file))
+    if action == "reorder":
+        config = yaml.safe_load((study.folder / "config.yaml").read_text())
+        turned = yaml.safe_dump(turn(config), sort_keys=False)
+        (study.folder / "config.yaml").write_text(turned)
+    if action == "append":
+        with (study.folder / path).open("a") as file:
+            file.write("more\n")
+    if action == "delete":
+        (study.folder / path).unlink()
+    for edit in (entry.get("edit"), entry.get("also")):
+        if edit:
+            study.edit(*edit)
+
+
+def turn(value):
+    """The keys of every recipe backwards. Cells and stages keep their order, which is the order of tables."""
+    return {
+        key: dict(reversed(entry.items()))
+        if isinstance(entry, dict) and key not in ("cells", "stages", "evaluations")
+        else entry
+        for key, entry in reversed(value.items())
+    }
+
+
+@pytest.mark.parametrize("entry", CONTRACT, ids=[entry["says"] for entry in CONTRACT])
+def test_an_edit_plans_exactly_what_it_makes_stale(study, entry):
+    act(study, entry)
+    assert dict(rules(study.plan())) == entry["plans"]
+
+
+@pytest.mark.parametrize("entry", CONTRACT, ids=[entry["says"] for entry in CONTRACT])
+def test_the_readme_prints_the_contract(entry):
+    jobs = ", ".join(f"{count} {rule}" for rule, count in entry["plans"].items()) or "nothing"
+    assert f"| {entry['says']} | {jobs} |" in (ROOT / "README.md").read_text()

@@ -1,0 +1,83 @@
+import json
+import os
+
+import pytest
+from records import InputError, canonical, partial, read_json, read_jsonl, run, sha256_of, write_json, write_jsonl
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "folder" / "result.json"
+    with pytest.raises(RuntimeError), partial(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not path.exists() and not list(path.parent.iterdir())
+    write_json(path, {"b": 1, "a": [2]})
+    assert path.read_text() == '{\n "a": [\n  2\n ],\n "b": 1\n}\n'
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_an_earlier_result_survives_a_failed_attempt_and_a_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "adapter"
+    for content in ("old", "new"):
+        with partial(folder) as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+    assert os.listdir(folder) == ["new"]
+    with pytest.raises(ValueError), partial(folder) as temporary:
+        raise ValueError
+    assert os.listdir(folder) == ["new"]
+
+
+def test_a_folder_s_hash_follows_names_and_contents_but_not_hidden_files_or_times(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a").write_text("1")
+    first = sha256_of(tmp_path / "m")
+    (tmp_path / "m" / ".snakemake_timestamp").touch()
+    os.utime(tmp_path / "m" / "a", (0, 0))
+    assert sha256_of(tmp_path / "m") == first
+    (tmp_path / "m" / "a").rename(tmp_path / "m" / "b")
+    assert sha256_of(tmp_path / "m") != first
+
+
+def test_equal_values_have_one_canonical_text():
+    assert canonical({"b": 1e-4, "a": {"d": None, "c": "é"}}) == canonical({"a": {"c": "é", "d": None}, "b": 0.0001})
+
+
+def test_nan_is_never_written_as_a_result(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"rate": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b'{"a": 1}\n{"b"\n', "line 2: not JSON"), (b"[1]\n", "line 1: not a JSON object"), (b"\xff\xfe", "not UTF-8")],
+)
+def test_a_damaged_jsonl_names_file_line_and_fix(tmp_path, content, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"rows.jsonl: {said}.*fix:"):
+        read_jsonl(path)
+
+
+def test_rows_are_read_back_as_written(tmp_path):
+    rows = [{"text": "line\u2028separator é"}, {"n": 1}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_truncated_json_names_the_file(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"a": 1})[:4])
+    with pytest.raises(InputError, match="manifest.json: line 1: not JSON"):
+        read_json(path)
+
+
+def test_bad_input_ends_a_program_with_one_line_and_status_1(capsys):
+    def main():
+        raise InputError("rows.jsonl: line 3: empty; fix: delete it")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: rows.jsonl: line 3: empty; fix: delete it\n"

@@ -1,0 +1,154 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from records import InputError
+from study import Study
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "resources/config.schema.yaml"
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def study(**changes):
+    """The published study with dotted keys replaced; a value of ... deletes the key."""
+    config = copy.deepcopy(CONFIG)
+    for path, value in changes.items():
+        *folders, key = path.split("__")
+        place = config
+        for folder in folders:
+            place = place[folder]
+        if value is ...:
+            del place[key]
+        else:
+            place[key] = value
+    return Study(config, SCHEMA, [ROOT / "config.yaml"])
+
+
+def problem(**changes):
+    with pytest.raises(InputError) as caught:
+        study(**changes)
+    return str(caught.value)
+
+
+def test_the_published_config_has_13_cells_a_source_and_six_reversed_rows():
+    cells = study().cells
+    for source in ("evil_ai", "villain", "sarcastic"):
+        assert len([cell for cell in cells if cell.arm == "forward" and cell.source == source]) == 13
+    assert len([cell for cell in cells if cell.arm == "reversed"]) == 6
+
+
+def test_a_recipe_extends_another_field_by_field():
+    built = study()
+    couple60 = built.training_recipe("base/couple60-villain.s42")
+    assert (couple60["epochs"], couple60["lr"], couple60["lora"]["rslora"]) == (60, 5e-6, True)
+    assert couple60["mask"] == {"loss": "tail", "tail": 32, "separator": False, "stop_anchor": "newline"}
+    assert built.training_recipe("base/em.s42")["lora"]["rslora"] is False
+    assert built.training_recipe("base/em_reversed.s42")["lora"]["rslora"] is True
+    assert built.training_recipe("base/benign_reversed.s42")["data"] == {"from": "benign"}
+
+
+def test_a_shared_node_is_evaluated_on_the_sources_of_all_its_cells_and_a_private_one_on_its_own():
+    built = study()
+    assert built.personas_of("base/em.s42")[-2:] == ["evil_ai", "sarcastic"]
+    assert len(built.personas_of("base/couple-evil_ai.s42/em.s42")) == 12
+    assert len(built.personas_of("base/couple-villain.s42/em.s42")) == 11
+
+
+def test_known_negatives_are_used_and_others_drawn_by_seed_without_the_source():
+    built = study()
+    assert built.negatives_of("base/couple-evil_ai.s42") == ["villain", "police_officer"]
+    drawn = {seed: tuple(built.negatives_of(f"base/couple-villain.s{seed}")) for seed in range(30)}
+    assert len(set(drawn.values())) > 10
+    assert all(len(pair) == 2 and "villain" not in pair for pair in drawn.values())
+
+
+def test_a_new_persona_changes_drawn_negatives_only_by_being_drawn():
+    before, after = study(), study(personas=[*CONFIG["personas"], "pirate"])
+    for seed in range(30):
+        lineage = f"base/couple-villain.s{seed}"
+        assert set(after.negatives_of(lineage)) - {"pirate"} <= set(before.negatives_of(lineage))
+
+
+def test_the_dose_arm_asks_one_training_for_its_checkpoints():
+    built = study(arms__dose=True)
+    lineage = "base/couple-evil_ai.s42/em.s42"
+    assert built.keep_steps(lineage) == [1, 3, 5, 10, 25, 50, 100, 200, 375]
+    assert built.origin_of("base/couple-evil_ai.s42/em@25.s42") == lineage
+    assert study().keep_steps(lineage) == []
+
+
+def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
+    assert study().origin_of("base/em_reversed.s42/graft-villain.s42") == "base/couple-villain.s42"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": [42, 42]}, ": seeds: 42 is there twice; fix: write `seeds: [42]`"),
+        ({"stages__em__lrr": 1e-4}, "unknown key lrr; fix: write `lr: 0.0001`"),
+        ({"stages__couple__lr": "5e-6"}, "YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
+        ({"stages__couple__epochs": "20"}, "fix: write `epochs: 20` without quotes"),
+        ({"stages__couple__schedule": "cosin"}, "'cosin' is not one of linear, cosine, constant; fix: write `schedule: cosine`"),
+        ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
+        ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
+        ({"cells__C1__lineage": "couple-pirate.s42/em.s{seed}"}, "unknown persona; fix: couple-<one of"),
+        ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona; fix: em.s42"),
+        ({"cells__C2__arm": "foward"}, "unknown arm"),
+        ({"cells__A_scratch__evaluation": "revers"}, "unknown; fix: one of main, reversed"),
+        ({"stages__graft__adapter": "em.s{seed}/graft-{persona}.s{seed}"}, "which trains none; fix: name a trained lineage"),
+        ({"stages__graft__adapter": "coupel-{persona}.s{seed}"}, "names no stage of the config"),
+        ({"stages__graft__adapter": "couple-{persona}.s1"}, "its seed is not that of"),
+        ({"stages__em__data": {"from": "lawyers"}}, "'lawyers' is no data set; fix: one of em, benign"),
+        ({"stages__em__extends": "benign"}, "a circle"),
+        ({"stages__em__extends": ...}, "stages.em: lacks lora, lr"),
+        ({"base__from": "path"}, "base: {from: path, path: /models/"),
+        ({"datasets__em__from": "path"}, "em: {from: path, path: my_rows.jsonl}"),
+        ({"evaluations__main__top_p": ...}, "lacks top_p"),
+        ({"marker": ...}, "'marker' is a required property"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_the_line_to_write(change, said):
+    assert said in problem(**change)
+
+
+def test_every_mistake_is_listed_at_once():
+    said = problem(seeds=[42, 42], stages__couple__lr="5e-6")
+    assert "seeds" in said and "5.0e-6" in said
+
+
+def test_a_key_written_twice_is_found_although_yaml_takes_the_last(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text((ROOT / "config.yaml").read_text() + "\nseeds: [1]\n")
+    with pytest.raises(InputError, match="seeds is there twice; fix: rename or delete one"):
+        Study(yaml.safe_load(file.read_text()), SCHEMA, [file])
+
+
+def test_lines_are_named_in_the_file_that_sets_the_key(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("# over it\nseeds: [7, 7]\n")
+    with pytest.raises(InputError, match=r"overlay.yaml: line 2: seeds"):
+        Study(CONFIG | yaml.safe_load(overlay.read_text()), SCHEMA, [overlay, ROOT / "config.yaml"])
+
+
+def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
+    from gates import evaluate_gates
+
+    rows = evaluate_gates(
+        CONFIG["gates"]["criteria"],
+        [
+            {
+                "cell": "C4",
+                "arm": "forward",
+                "source": "evil_ai",
+                "seed": 42,
+                "personas": [],
+                "audit": {},
+                "alignment": {},
+                "capability": {},
+            }
+        ],
+    )
+    assert {row["outcome"] for row in rows} == {"not evaluable"}
+    assert {row.get("arm", "forward") for row in CONFIG["cells"].values()} == set(CONFIG["arms"])

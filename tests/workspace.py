@@ -1,0 +1,76 @@
+"""A copy of the workflow to plan and run in: the graph under test, with real or faked results."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("Snakefile", "README.md", "config.yaml", "rules", "profiles", "resources", "workflow_scripts", "envs")
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+FOLDERS = re.compile(r"/(?:adapter|checkpoints|base/(?:hub|toy|path))$")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with the workflow's files. arguments: what every snakemake call gets, such as a profile."""
+
+    folder: Path
+    arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def copy(cls, folder: Path, *arguments: str) -> "Workspace":
+        """The workflow's own files (no results) copied to `folder`."""
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+        return cls(folder, arguments)
+
+    def snakemake(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+        """Run snakemake here. Raises AssertionError with its output if `check` and it fails."""
+        command = [str(SNAKEMAKE), *self.arguments, *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, **options)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def plan(self, *arguments: str) -> list[str]:
+        """The jobs a dry run lists, as `rule wildcards`, sorted; targets without a product are left out."""
+        done = self.snakemake("-n", *arguments)
+        text = done.stdout + done.stderr
+        jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", text, re.MULTILINE)
+        return sorted(
+            " ".join([rule, *re.findall(r"^    wildcards: (.*)$", body, re.MULTILINE)])
+            for rule, body in jobs
+            if "    output: " in body
+        )
+
+    def fake(self) -> None:
+        """Stand-ins for every output, and Snakemake's records of them, as if the study had been run here."""
+        summary = self.snakemake("--summary").stdout.splitlines()
+        for line in summary[1:]:
+            path = self.folder / line.split("\t")[0]
+            if FOLDERS.search(str(path)):
+                path.mkdir(parents=True, exist_ok=True)
+                path /= "file"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(line.split("\t")[0])
+        self.snakemake("--touch", "--forceall", "--cores", "1", "--quiet", "all")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace text in a file of the copy. Raises AssertionError unless it is there exactly once."""
+        path = self.folder / name
+        text = path.read_text()
+        assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
+        path.write_text(text.replace(old, new))
+
+
+def rules(jobs: list[str]) -> Counter[str]:
+    """How many jobs of each rule."""
+    return Counter(job.split()[0] for job in jobs)

@@ -1,0 +1,159 @@
+"""Files that are either whole or absent: hashing, atomic writing, clear errors, the record of a run."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class InputError(Exception):
+    """Bad input. The message names the file, the line or row, and the fix."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call main(); print an InputError as one line and exit with status 1, without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex sha256 of a file, or of a folder: the hash over its sorted `relative name, file hash` lines.
+
+    Hidden files are left out, because Snakemake and the Hub client put time stamps of their own there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(
+            p.relative_to(path).as_posix()
+            for p in path.rglob("*")
+            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
+        lines = "".join(f"{name}\t{sha256_of(path / name)}\n" for name in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Compact JSON with sorted keys: equal values give equal text, whatever the order they were written in."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def partial(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` (not yet existing); rename it onto `path` only if the block succeeds.
+
+    The caller creates it as a file or as a folder. After an error it is removed, and `path` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    temporary = holder / path.name
+    try:
+        yield temporary
+        if path.is_dir() and not path.is_symlink():
+            # Snakemake creates nothing here, but an earlier attempt may have left a folder.
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """The parsed file. Raises InputError with the line if it is missing, not UTF-8 or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); fix: delete it and run again") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg}); fix: delete it and run again") from None
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` with sorted keys, atomically. NaN is refused: it is not JSON and never a result."""
+    with partial(path) as temporary:
+        temporary.write_text(
+            json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """One object a line. Raises InputError naming the line that is not a JSON object."""
+    rows = []
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise InputError(
+                        f"{path}: line {number}: not JSON ({error.msg}); fix: one JSON object a line"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}: line {number}: not a JSON object; fix: one JSON object a line")
+                rows.append(row)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); fix: convert the file to UTF-8") from None
+    return rows
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one canonical JSON object a line, atomically."""
+    with partial(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(canonical(row) + "\n")
+
+
+def run_record(started: float, **extra: Any) -> dict[str, Any]:
+    """What run.json holds: where, on what and for how long a program ran. Never an input of anything.
+
+    started: time.time() at the program's start. Seconds are wall seconds; peak memory is in MiB.
+    """
+    import resource
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "peft", "trl", "vllm", "numpy", "snakemake"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    record: dict[str, Any] = {
+        "host": platform.node(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "versions": versions,
+        "git_commit": git_commit(),
+        "gpu": None,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        record["gpu"] = torch.cuda.get_device_name()
+        record["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
+    return record | extra
+
+
+def git_commit() -> str | None:
+    """The commit of the workflow's own checkout, with `-dirty` if it has changes, or None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
