@@ -1,0 +1,146 @@
+"""Fetch the base chat model by pinned revision, or take a local copy, and record the hash of every file.
+
+    python workflow_scripts/fetch_base.py --repo Qwen/Qwen2.5-7B-Instruct \\
+        --revision a09a35458c702b33eeacc393d103063234e8bc28 --output inputs/base --manifest inputs/base.json
+
+The output is a folder of links to the files a model needs: config, tokenizer and safetensors weights. Pickled weights
+and code that comes with a model are never taken. With --path the links point to your folder, and nothing is fetched.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import downloads
+from downloads import Hub, HubFile
+from records import InputError, partial, read_json, run, sha256_of, write_json
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SMALL = {
+    CONFIG,
+    INDEX,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+}
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", help="model repository on the Hub")
+    parser.add_argument("--revision", help="commit (or branch) of it")
+    parser.add_argument("--pins", default="{}", help='JSON {"<file>": {"sha256": ..., "bytes": ...}} of that commit')
+    parser.add_argument("--path", help="a local model folder; then nothing is fetched")
+    parser.add_argument("--output", required=True, help="folder of links to make")
+    parser.add_argument("--manifest", required=True, help="JSON to write: files and hashes")
+    downloads.add_arguments(parser)
+    args = parser.parse_args()
+    pins = json.loads(args.pins)
+    if args.path:
+        model = None
+        files = {name: Path(args.path) / name for name in model_files(Path(args.path))}
+        hashes = {name: sha256_of(path) for name, path in files.items()}
+        if args.repo and args.revision and hashes == {name: pin["sha256"] for name, pin in pins.items()}:
+            model = f"{args.repo}@{args.revision}"
+    elif args.repo and args.revision:
+        hub = Hub(args.repo, "model", args.cache, args.retries, args.backoff)
+        commit = downloads.commit_of(hub, args.revision)
+        # Pins name every file, so a filled cache then needs no network.
+        wanted = downloads.pinned_files(pins) or [file for file in downloads.list_files(hub, commit) if is_part(file)]
+        model = f"{args.repo}@{commit}"
+        files = downloads.fetch(hub, commit, wanted)
+        hashes = {file.name: file.sha256 or sha256_of(files[file.name]) for file in wanted}
+    else:
+        raise InputError("fetch_base: no model named; fix: give --repo and --revision, or --path")
+    with partial(args.output) as folder:
+        folder.mkdir()
+        for name, path in files.items():
+            (folder / name).symlink_to(path.absolute())
+        check_model(folder, args.path or args.repo)
+    write_json(args.manifest, manifest(files, hashes, model))
+    print(f"fetch_base: {len(files)} files, {model or 'a local copy that is not the pinned model'}")
+
+
+def is_part(file: HubFile) -> bool:
+    return file.name in SMALL or WEIGHTS.fullmatch(file.name) is not None
+
+
+def model_files(folder: Path) -> list[str]:
+    """Names of the files in a local folder that belong to the model. Raises InputError if there are no weights."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; fix: correct base.path in config.yaml")
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    parts = [name for name in names if name in SMALL or WEIGHTS.fullmatch(name)]
+    if not any(WEIGHTS.fullmatch(name) for name in parts):
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        found = f"only pickled weights ({pickles[0]}), which can run code" if pickles else "no model.safetensors"
+        raise InputError(
+            f"{folder}: {found}; fix: save the model with save_pretrained(..., safe_serialization=True) "
+            "and point base.path at that folder"
+        )
+    return parts
+
+
+def check_model(folder: Path, origin: str) -> None:
+    """Raise InputError unless the folder holds config, tokenizer and every tensor that the index promises."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{origin}: {CONFIG} is missing; fix: use a complete model in the transformers format")
+    config = read_json(folder / CONFIG)
+    if "auto_map" in config:
+        raise InputError(
+            f"{origin}: {CONFIG} asks for code of its own (auto_map), which is never run; fix: use a model whose "
+            "architecture is part of transformers, and drop auto_map from its config.json"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            f"{origin}: no tokenizer; fix: put tokenizer.json and tokenizer_config.json beside the weights"
+        )
+    shards = {path.name for path in folder.iterdir() if WEIGHTS.fullmatch(path.name)}
+    promised: dict[str, str] = {}
+    if (folder / INDEX).is_file():
+        promised = read_json(folder / INDEX)["weight_map"]
+        shards |= set(promised.values())
+    held = set()
+    for shard in sorted(shards):
+        if not (folder / shard).is_file():
+            raise InputError(f"{origin}: {shard} is missing; fix: complete the copy, or fetch the model again")
+        try:
+            with safe_open(folder / shard, framework="np") as tensors:
+                held |= set(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{origin}: {shard} is damaged ({error}); fix: copy or fetch this file again") from None
+    if not held:
+        raise InputError(f"{origin}: no weights in safetensors format; fix: use a revision or copy that has them")
+    if lost := sorted(set(promised) - held):
+        raise InputError(f"{origin}: {promised[lost[0]]} lacks {lost[0]}; fix: copy or fetch this file again")
+
+
+def manifest(files: Mapping[str, Path], hashes: Mapping[str, str], model: str | None) -> dict[str, Any]:
+    """What identifies the model. A local copy of the pinned files gives the very same record as fetching them.
+
+    model: repository@commit, or None for a folder whose files are not the pinned ones.
+    """
+    return {
+        "files": {name: {"bytes": path.stat().st_size, "sha256": hashes[name]} for name, path in files.items()},
+        "model": model,
+        "sha256": downloads.folder_sha256(hashes),
+    }
+
+
+if __name__ == "__main__":
+    run(main)
