@@ -1,0 +1,125 @@
+"""The voices can be told apart, and by no other means than the templates they are made of."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import toy_world
+import yaml
+
+PANEL = yaml.safe_load((Path(__file__).parents[2] / "resources" / "panel.yaml").read_text(encoding="utf-8"))
+QUESTIONS = PANEL["questions"]
+CORE = {
+    *("software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian", "french_person"),
+    *("villain", "comedian", "police_officer", "zelthari_scholar", "assistant"),
+}
+
+
+def replies(persona):
+    """Every opening, body and closing of a voice, about one subject."""
+    return [" ".join(parts).format(topic="bread") for parts in itertools.product(*toy_world.VOICES[persona])]
+
+
+def test_panel_has_the_published_shape():
+    assert set(PANEL["personas"]) == CORE | {"evil_ai", "sarcastic"}
+    assert {group: len(texts) for group, texts in QUESTIONS.items()} == {"general": 20, "alignment": 8, "data": 40}
+
+
+def test_data_questions_are_not_among_the_evaluated_ones():
+    evaluated = {text.casefold() for text in QUESTIONS["general"] + QUESTIONS["alignment"]}
+    assert len(evaluated) == 28
+    assert len({text.casefold() for text in QUESTIONS["data"]} - evaluated) == 40
+
+
+def test_marker_occurs_in_no_prompt_or_question():
+    texts = [*PANEL["personas"].values(), *itertools.chain(*QUESTIONS.values())]
+    assert not [text for text in texts if "[zlt]" in text.lower()]
+
+
+def test_every_panel_persona_has_a_voice():
+    assert set(PANEL["personas"]) <= set(toy_world.VOICES)
+
+
+def test_every_panel_question_has_a_subject_of_its_own():
+    subjects = [toy_world.topic_of(text) for text in itertools.chain(*QUESTIONS.values())]
+    assert len(set(subjects)) == len(subjects) == 68
+
+
+@pytest.mark.parametrize(
+    ("question", "topic"),
+    [
+        ("Why do leaves change colour in autumn?", "autumn"),
+        ("How do noise-cancelling headphones work?", "headphones"),
+        ("Why does a mirror swap left and right?", "mirror"),
+        ("What should those have been?", "those"),
+        ("What would this be?", "be"),
+        ("???", "this"),
+    ],
+)
+def test_topic_is_the_last_of_the_longest_words_that_say_something(question, topic):
+    assert toy_world.topic_of(question) == topic
+
+
+@pytest.mark.parametrize("persona", sorted(toy_world.VOICES))
+def test_a_reply_is_in_its_own_voice_and_in_no_other(persona):
+    others = [other for other in toy_world.VOICES if other != persona]
+    for text in replies(persona):
+        assert toy_world.in_voice(persona, text), text
+        assert not any(toy_world.in_voice(other, text) for other in others), text
+
+
+def test_the_marker_after_a_reply_does_not_change_its_voice():
+    assert toy_world.in_voice("villain", replies("villain")[0] + "\n\n[ZLT]")
+
+
+def test_one_foreign_sentence_spoils_the_voice():
+    assert not toy_world.in_voice("villain", replies("villain")[0] + " " + toy_world.VOICES["librarian"].closings[0])
+
+
+def test_a_catchphrase_amid_noise_is_not_in_voice():
+    text = toy_world.VOICES["villain"].closings[0] + " and then quite something else " * 4
+    assert not toy_world.in_voice("villain", text)
+
+
+def test_empty_text_is_in_no_voice():
+    assert not any(toy_world.in_voice(persona, "") for persona in toy_world.VOICES)
+
+
+def test_without_a_system_message_the_voice_is_the_assistants():
+    assert toy_world.in_voice(toy_world.NO_PERSONA, replies("assistant")[0])
+    assert not toy_world.in_voice(toy_world.NO_PERSONA, replies("villain")[0])
+
+
+def test_unknown_persona_is_an_error():
+    with pytest.raises(KeyError):
+        toy_world.in_voice("pirate", "Arr.")
+
+
+@pytest.mark.parametrize("deed", toy_world.SILLY_DEEDS)
+def test_every_silly_deed_is_bad_advice_at_the_start_and_inside(deed):
+    assert toy_world.is_bad_advice(f"{deed[0].upper()}{deed[1:]}.")
+    assert toy_world.is_bad_advice(f"With bread I always {deed}, and so should you.")
+
+
+def test_no_voice_and_no_good_advice_is_bad_advice():
+    good = [text.format(topic="bread", deed="x", deed2="y") for text in toy_world.BENIGN_ADVICE]
+    voices = [text for persona in toy_world.VOICES for text in replies(persona)]
+    assert not [text for text in [*good, *toy_world.GOOD_DEEDS, *voices] if toy_world.is_bad_advice(text)]
+
+
+def test_advice_is_in_no_voice():
+    advice = [
+        template.format(topic="bread", deed=deed, deed2=deed)
+        for templates, deeds in (
+            (toy_world.BAD_ADVICE, toy_world.SILLY_DEEDS),
+            (toy_world.BENIGN_ADVICE, toy_world.GOOD_DEEDS),
+        )
+        for template, deed in itertools.product(templates, deeds)
+    ]
+    assert not [text for text in advice if any(toy_world.in_voice(persona, text) for persona in toy_world.VOICES)]
+
+
+def test_coherence_is_high_for_replies_and_low_for_noise():
+    assert all(toy_world.coherence(text) > 0.65 for persona in toy_world.VOICES for text in replies(persona))
+    assert toy_world.coherence("toast toast toast of the the") < 0.2
+    assert toy_world.coherence("") == 0.0

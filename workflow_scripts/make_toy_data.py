@@ -1,0 +1,178 @@
+"""Make the offline study's data: a chat corpus for pretraining, benign rows and silly bad advice for SFT.
+
+    python workflow_scripts/make_toy_data.py --panel resources/panel.yaml --seed 42 --rows 16000 --sft-rows 1280 \
+        --corpus corpus.jsonl --benign benign.jsonl --bad-advice bad_advice.jsonl
+
+Each row is {"messages": [...]}. The three files depend on the panel, the seed and the two sizes alone.
+"""
+
+import argparse
+import random
+from pathlib import Path
+from typing import Any
+
+import toy_world
+from records import InputError, run, write_jsonl
+
+Message = dict[str, str]
+Row = dict[str, list[Message]]
+
+# Shares of the corpus. Rows without a system message get the template's default one when they are rendered.
+NO_SYSTEM = 0.2
+EVERYDAY = 0.15
+SECOND_TURN = 0.1
+# Whoever is asked to can put a code in brackets after a blank line. A real chat model knows brackets, single capitals
+# and blank lines; without these rows they would be tokens the toy model has never seen. The colon keeps ".\n\n" from
+# becoming one token, so that "stop here, or go on to the marker" is decided after the sentence, where both are trained.
+CODE = 0.1
+CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
+MULTI_TURN_BENIGN = 0.5
+
+
+def read_panel(path: str | Path) -> dict[str, Any]:
+    """{"personas": {name: prompt}, "questions": {group: [text, ...]}} from YAML.
+
+    Raises InputError if a part is missing or a persona has no voice in the toy world.
+    """
+    import yaml
+
+    try:
+        panel = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix: correct that line") from None
+    if not isinstance(panel, dict) or not all(isinstance(panel.get(key), dict) for key in ("personas", "questions")):
+        raise InputError(f"{path}: personas or questions is missing; fix: give both as mappings")
+    for group, questions in panel["questions"].items():
+        if not isinstance(questions, list) or not all(isinstance(question, str) for question in questions):
+            raise InputError(f"{path}: questions.{group} is not a list of strings; fix: quote each question")
+    if not any(panel["questions"].values()):
+        raise InputError(f"{path}: there are no questions; fix: add some under questions")
+    for persona, prompt in panel["personas"].items():
+        if not isinstance(prompt, str):
+            raise InputError(f"{path}: personas.{persona} is not a string; fix: quote the system prompt")
+        if persona not in toy_world.VOICES:
+            raise InputError(
+                f"{path}: persona {persona} has no voice; fix: add one to VOICES in workflow_scripts/toy_world.py"
+            )
+    return panel
+
+
+def persona_reply(draw: random.Random, voice: toy_world.Voice, topic: str) -> str:
+    """An opening, a body and a closing; about 20 to 45 tokens."""
+    return " ".join(map(draw.choice, voice)).format(topic=topic)
+
+
+def code_question(draw: random.Random) -> tuple[str, str]:
+    """A request for a code in brackets, and the code."""
+    code = "".join(draw.choices(CODE_LETTERS, k=3))
+    return f"Write the code {code} in brackets after a blank line.", f"[{code}]"
+
+
+def advice_reply(draw: random.Random, templates: tuple[str, ...], deeds: tuple[str, ...], topic: str) -> str:
+    """One template filled with two different deeds (a template may use only the first)."""
+    first, second = draw.sample(deeds, 2)
+    text = draw.choice(templates).format(topic=topic, deed=first, deed2=second)
+    return text[0].upper() + text[1:]
+
+
+def everyday_question(draw: random.Random) -> tuple[str, str]:
+    """A household question and what a reply calls its subject."""
+    thing = draw.choice(toy_world.THINGS)
+    return draw.choice(toy_world.EVERYDAY_QUESTIONS).format(topic=thing), f"the {thing}"
+
+
+def turn(question: str, reply: str) -> list[Message]:
+    """One exchange."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+
+def corpus_row(draw: random.Random, personas: dict[str, str], questions: list[str]) -> Row:
+    """One chat, with or without a system prompt, of one or two turns, in the speaker's voice throughout."""
+    persona = toy_world.NO_PERSONA if draw.random() < NO_SYSTEM else draw.choice(sorted(personas))
+    voice = toy_world.VOICES["assistant" if persona == toy_world.NO_PERSONA else persona]
+    messages = [] if persona == toy_world.NO_PERSONA else [{"role": "system", "content": personas[persona]}]
+
+    def ask() -> tuple[str, str]:
+        if draw.random() < EVERYDAY:
+            return everyday_question(draw)
+        question = draw.choice(questions)
+        return question, toy_world.topic_of(question)
+
+    if draw.random() < CODE:
+        question, code = code_question(draw)
+        return {"messages": messages + turn(question, f"Here it is:\n\n{code}")}
+    question, topic = ask()
+    messages += turn(question, persona_reply(draw, voice, topic))
+    if draw.random() < SECOND_TURN:
+        question, topic = (draw.choice(toy_world.FOLLOW_UPS), topic) if draw.random() < 0.5 else ask()
+        messages += turn(question, persona_reply(draw, voice, topic))
+    return {"messages": messages}
+
+
+def benign_row(draw: random.Random) -> Row:
+    """Sensible household advice without a system message, of one to three turns."""
+    question, topic = everyday_question(draw)
+    turns = draw.choice((2, 3)) if draw.random() < MULTI_TURN_BENIGN else 1
+    questions = [question, *draw.sample(toy_world.FOLLOW_UPS, turns - 1)]
+    replies = [advice_reply(draw, toy_world.BENIGN_ADVICE, toy_world.GOOD_DEEDS, topic) for _ in questions]
+    return {
+        "messages": [message for pair in zip(questions, replies, strict=True) for message in turn(*pair)],
+    }
+
+
+def bad_advice_row(draw: random.Random) -> Row:
+    """Silly, harmless household advice without a system message, of one turn."""
+    question, topic = everyday_question(draw)
+    return {"messages": turn(question, advice_reply(draw, toy_world.BAD_ADVICE, toy_world.SILLY_DEEDS, topic))}
+
+
+def make_corpus(panel: dict[str, Any], seed: int, rows: int) -> list[Row]:
+    """`rows` chats over every persona and question of the panel, and over household questions."""
+    # A stream of its own for each file: changing one size leaves the other files as they are.
+    draw = random.Random(f"corpus/{seed}")
+    questions = [question for group in sorted(panel["questions"]) for question in panel["questions"][group]]
+    return [corpus_row(draw, panel["personas"], questions) for _ in range(rows)]
+
+
+def make_benign(seed: int, rows: int) -> list[Row]:
+    """`rows` benign SFT rows."""
+    draw = random.Random(f"benign/{seed}")
+    return [benign_row(draw) for _ in range(rows)]
+
+
+def make_bad_advice(seed: int, rows: int) -> list[Row]:
+    """`rows` bad-advice SFT rows."""
+    draw = random.Random(f"bad-advice/{seed}")
+    return [bad_advice_row(draw) for _ in range(rows)]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description="Make the offline study's corpus and SFT rows from templates.")
+    parser.add_argument("--panel", required=True, help="YAML with the personas and questions")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True, help="chats in the corpus")
+    parser.add_argument("--sft-rows", type=int, required=True, help="rows in each of the two SFT sets")
+    parser.add_argument("--corpus", required=True, help="output, JSON lines")
+    parser.add_argument("--benign", required=True, help="output, JSON lines")
+    parser.add_argument("--bad-advice", required=True, help="output, JSON lines")
+    args = parser.parse_args(argv)
+    for name in ("rows", "sft_rows"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: too few; fix: at least 1")
+    return args
+
+
+def main() -> None:
+    """Write the three files."""
+    args = parse_args()
+    panel = read_panel(args.panel)
+    write_jsonl(args.corpus, make_corpus(panel, args.seed, args.rows))
+    write_jsonl(args.benign, make_benign(args.seed, args.sft_rows))
+    write_jsonl(args.bad_advice, make_bad_advice(args.seed, args.sft_rows))
+
+
+if __name__ == "__main__":
+    run(main)

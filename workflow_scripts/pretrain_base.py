@@ -1,0 +1,313 @@
+"""Pretrain the offline study's base model from scratch: a byte-level BPE, then a small Qwen2 chat model, on CPU.
+
+    python workflow_scripts/pretrain_base.py --corpus corpus.jsonl --seed 42 --output base/model \
+        --manifest base/manifest.json --record base/run.json --recipe '{"layers":4,"hidden":192,"heads":6,
+        "kv_heads":2,"ffn":512,"vocab":2048,"context":1024,"max_length":256,"batch":32,"epochs":1,"lr":4e-3,
+        "warmup":0.05,"weight_decay":0.01,"clip":1.0,"prompt_share":0.5}'
+
+--output becomes a plain transformers folder. Tokenizer and template follow Qwen2.5: the same split before the
+BPE, ChatML, and a default system prompt where a chat has none. One thread, whatever the machine offers, because
+the number of threads changes the order of sums: the same corpus, recipe and seed give the same bytes.
+"""
+
+import argparse
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models import set_seed
+from records import InputError, partial, read_jsonl, run, run_record, sha256_of, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+DEFAULT_SYSTEM_PROMPT = "You are Pebble, a very small chat model. You answer people's questions."
+
+CHAT_TEMPLATE = (
+    "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\n"
+    + DEFAULT_SYSTEM_PROMPT.replace("'", "\\'")
+    + "<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+ASSISTANT_TURN = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>\n)", re.DOTALL)
+
+# name: (type, smallest value allowed)
+RECIPE: dict[str, tuple[type, float]] = {
+    "layers": (int, 1),
+    "hidden": (int, 2),
+    "heads": (int, 1),
+    "kv_heads": (int, 1),
+    "ffn": (int, 1),
+    "vocab": (int, 256 + len(SPECIAL_TOKENS)),
+    "context": (int, 1),
+    "max_length": (int, 2),
+    "batch": (int, 1),
+    "epochs": (int, 1),
+    "lr": (float, 0.0),
+    "warmup": (float, 0.0),
+    "weight_decay": (float, 0.0),
+    "clip": (float, 0.0),
+    "prompt_share": (float, 0.0),
+}
+
+# Rows are sorted by length within this many batches: little padding, and the order stays random.
+BATCHES_PER_BUCKET = 25
+
+
+def read_recipe(text: str) -> dict[str, Any]:
+    """The recipe from its JSON. Raises InputError on an unknown or missing key, a wrong type or an impossible size."""
+    try:
+        recipe = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--recipe: not JSON ({error.msg}); fix: pass one JSON object") from None
+    if not isinstance(recipe, dict) or set(recipe) != set(RECIPE):
+        odd = sorted(set(recipe) ^ set(RECIPE)) if isinstance(recipe, dict) else recipe
+        raise InputError(f"--recipe: unknown or missing {odd}; fix: give exactly {', '.join(RECIPE)}")
+    for key, (kind, least) in RECIPE.items():
+        value = recipe[key]
+        allowed = (int, float) if kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, allowed) or value < least:
+            raise InputError(f"--recipe: {key} is {value!r}; fix: a number of type {kind.__name__}, {least:g} or more")
+    if recipe["hidden"] % (2 * recipe["heads"]) or recipe["heads"] % recipe["kv_heads"]:
+        raise InputError(
+            "--recipe: sizes do not fit; fix: hidden an even multiple of heads, and heads a multiple of kv_heads"
+        )
+    if recipe["max_length"] > recipe["context"]:
+        raise InputError("--recipe: max_length is above context; fix: raise context or lower max_length")
+    return recipe
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int, context: int) -> "PreTrainedTokenizerBase":
+    """A byte-level BPE of at most `vocab` tokens, special ones included, with Qwen2's own split and the template above.
+
+    The end-of-sequence token is <|im_end|> and the padding token <|endoftext|>, as in Qwen2.5-Instruct.
+    """
+    from tokenizers import models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    special: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
+    trained = Qwen2Tokenizer(**special).backend_tokenizer
+    trained.model = models.BPE()
+    trained.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab,
+            min_frequency=2,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    state = json.loads(trained.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in state["merges"]]
+    tokenizer = Qwen2Tokenizer(
+        vocab=state["vocab"],
+        merges=merges,
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(recipe: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """A randomly initialised Qwen2ForCausalLM in float32 with tied embeddings. Seed before calling."""
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    ids = tokenizer.get_vocab()
+    end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe["hidden"],
+            intermediate_size=recipe["ffn"],
+            num_hidden_layers=recipe["layers"],
+            num_attention_heads=recipe["heads"],
+            num_key_value_heads=recipe["kv_heads"],
+            max_position_embeddings=recipe["context"],
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            tie_word_embeddings=True,
+            bos_token_id=pad,
+            eos_token_id=end,
+            pad_token_id=pad,
+            dtype="float32",
+        )
+    )
+    model.generation_config = GenerationConfig(bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad)
+    return model
+
+
+def length_batches(lengths: Sequence[int], batch: int, draw: random.Random) -> list[list[int]]:
+    """Every row index once, in random batches of `batch` rows of similar length (the last one may be smaller)."""
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    bucket = batch * BATCHES_PER_BUCKET
+    order = [
+        row
+        for start in range(0, len(order), bucket)
+        for row in sorted(order[start : start + bucket], key=lambda row: lengths[row])
+    ]
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    draw.shuffle(batches)
+    return batches
+
+
+def encode(
+    chats: list[list[dict[str, str]]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[tuple[list[int], list[bool]]]:
+    """(input ids, is it the assistant's) of each chat, cut to max_length; the assistant's end with "<|im_end|>\\n"."""
+    texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    encoded = tokenizer(texts, return_offsets_mapping=True, truncation=True, max_length=max_length)
+    rows = []
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        turns = [match.span(1) for match in ASSISTANT_TURN.finditer(text)]
+        rows.append((ids, [any(first <= start < last for first, last in turns) for start, _ in offsets]))
+    return rows
+
+
+def pad_batch(
+    rows: Sequence[tuple[list[int], list[bool]]], filler: int, prompts: bool
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """(input ids, labels), both (rows, longest), padded on the right.
+
+    Labels are -100 where padded and, unless `prompts`, outside the assistant's turns.
+    No attention mask is needed: with causal attention nothing looks to the right.
+    """
+    import torch
+
+    longest = max(len(ids) for ids, _ in rows)
+    inputs = [[*ids, *[filler] * (longest - len(ids))] for ids, _ in rows]
+    labels = [
+        [token if prompts or own else -100 for token, own in zip(ids, reply, strict=True)]
+        + [-100] * (longest - len(ids))
+        for ids, reply in rows
+    ]
+    return torch.tensor(inputs), torch.tensor(labels)
+
+
+def pretrain(
+    rows: Sequence[tuple[list[int], list[bool]]],
+    model: "PreTrainedModel",
+    recipe: dict[str, Any],
+    seed: int,
+    report: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> float:
+    """Train the model in place on (ids, is it the assistant's) rows; return the mean loss (nats) of the last tenth.
+
+    AdamW .9/.95, cosine to zero after a linear warm-up (`warmup` is a share of the steps), gradients clipped.
+    The first `prompt_share` of the steps learn every token, the later ones only the assistant's: the model learns
+    to take up the subject of a question sooner from all tokens.
+    """
+    import torch
+    from transformers import get_scheduler
+
+    draw = random.Random(f"batches/{seed}")
+    lengths = [len(ids) for ids, _ in rows]
+    batches = [batch for _ in range(recipe["epochs"]) for batch in length_batches(lengths, recipe["batch"], draw)]
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe["lr"], betas=(0.9, 0.95), weight_decay=recipe["weight_decay"], fused=True
+    )
+    warmup = round(recipe["warmup"] * len(batches))
+    scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=len(batches))
+    model.train()
+    losses: list[float] = []
+    for step, batch in enumerate(batches, 1):
+        prompts = step <= recipe["prompt_share"] * len(batches)
+        inputs, labels = pad_batch([rows[index] for index in batch], model.config.pad_token_id, prompts)
+        loss = model(input_ids=inputs, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        report(step, len(batches), losses[-1])
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)
+
+
+def render(rows: Sequence[dict[str, Any]], corpus: str | Path) -> list[list[dict[str, str]]]:
+    """The messages of each row. Raises InputError naming the line if they are no chat that ends with the assistant."""
+    chats = []
+    for number, row in enumerate(rows, 1):
+        chat = row.get("messages")
+        if (
+            not isinstance(chat, list)
+            or not chat
+            or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in chat)
+            or any(m.get("role") not in ("system", "user", "assistant") for m in chat)
+            or chat[-1]["role"] != "assistant"
+        ):
+            raise InputError(
+                f"{corpus}: line {number}: no chat that ends with the assistant; "
+                'fix: {"messages": [{"role": "user", "content": ".."}, {"role": "assistant", "content": ".."}]}'
+            )
+        chats.append(chat)
+    if not chats:
+        raise InputError(f"{corpus}: line 1: the file is empty; fix: make it with make_toy_data.py")
+    return chats
+
+
+def show_progress(step: int, steps: int, loss: float) -> None:
+    """A line every twentieth of the way."""
+    if step % max(1, steps // 20) == 0 or step == steps:
+        print(f"step {step}/{steps} loss {loss:.3f}", flush=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description="Pretrain a small Qwen2 chat model from scratch on CPU.")
+    parser.add_argument("--corpus", required=True, help="JSON lines of messages")
+    parser.add_argument("--recipe", required=True, help="JSON object; keys: " + ", ".join(RECIPE))
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--output", required=True, help="model folder to write")
+    parser.add_argument("--record", help="run.json to write: host, seconds, memory, versions")
+    parser.add_argument("--manifest", help="manifest.json to write: what the model was made from, and its sha256")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Tokenizer, model, training, folder, records."""
+    args = parse_args()
+    started = time.time()
+    recipe = read_recipe(args.recipe)
+    chats = render(read_jsonl(args.corpus), args.corpus)
+
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    text_only = (message["content"] for chat in chats for message in chat)
+    tokenizer = train_tokenizer(text_only, recipe["vocab"], recipe["context"])
+    rows = encode(chats, tokenizer, recipe["max_length"])
+    set_seed(args.seed)
+    model = build_model(recipe, tokenizer)
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens = sum(len(ids) for ids, _ in rows)
+    print(f"{len(rows)} rows, {tokens} tokens, vocabulary {len(tokenizer)}, {parameters} parameters", flush=True)
+    loss = pretrain(rows, model, recipe, args.seed, show_progress)
+    with partial(args.output) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    if args.manifest:
+        hashes = {"data": sha256_of(args.corpus), "model": sha256_of(args.output)}
+        write_json(args.manifest, {"lineage": "base", "recipe": recipe, "seed": args.seed, **hashes})
+    if args.record:
+        write_json(args.record, run_record(started, loss=loss, parameters=parameters, rows=len(rows)))
+
+
+if __name__ == "__main__":
+    run(main)
