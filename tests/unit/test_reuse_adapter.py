@@ -1,0 +1,146 @@
+"""reuse_adapter.py: a checked copy of an adapter trained elsewhere, with a manifest that says from where."""
+
+import json
+from pathlib import Path
+
+import pytest
+import reuse_adapter
+from records import InputError, read_json, sha256_of, write_json
+
+CONFIG = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SHAPES = {"q_proj": (32, 32), "k_proj": (16, 32), "down_proj": (32, 64)}
+ORIGIN = {
+    "lineage": "base/em.s42",
+    "recipe": {"lr": 1e-4},
+    "seeds": {"order": 42},
+    "data": "d" * 64,
+    "dtype": "float32",
+}
+
+
+def tensors(rank: int = 4, layers: int = 2, shapes: dict = SHAPES) -> dict:
+    import numpy
+
+    parts = {}
+    for layer in range(layers):
+        for target, (outputs, inputs) in shapes.items():
+            name = f"base_model.model.model.layers.{layer}.self_attn.{target}"
+            parts[f"{name}.lora_A.weight"] = numpy.ones((rank, inputs), "float32")
+            parts[f"{name}.lora_B.weight"] = numpy.ones((outputs, rank), "float32")
+    return parts
+
+
+def write(folder: Path, weights: dict | None = None, **config) -> None:
+    """An adapter, its origin's manifest, the parent's and the base's config under `folder`."""
+    from safetensors.numpy import save_file
+
+    (folder / "origin").mkdir(parents=True)
+    save_file(tensors() if weights is None else weights, folder / "origin" / "adapter_model.safetensors")
+    lora = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "k_proj", "down_proj"]}
+    lora |= {"base_model_name_or_path": "/home/someone/model"} | config
+    (folder / "origin" / "adapter_config.json").write_text(json.dumps(lora))
+    (folder / "origin" / "README.md").write_text("a card")
+    write_json(folder / "base" / "config.json", CONFIG)
+    write_json(folder / "origin.json", ORIGIN)
+    write_json(folder / "parent.json", {"lineage": "base"})
+
+
+def reused(folder: Path, base: bool = True) -> None:
+    reuse_adapter.main(
+        [
+            *("--origin", str(folder / "origin"), "--origin-manifest", str(folder / "origin.json")),
+            *("--parent-manifest", str(folder / "parent.json"), "--lineage", "base/em@25.s42"),
+            *("--adapter-out", str(folder / "node" / "adapter"), "--manifest", str(folder / "node" / "manifest.json")),
+            *(["--base", str(folder / "base")] if base else []),
+        ]
+    )
+
+
+def test_weights_are_copied_and_the_origin_is_recorded(tmp_path):
+    write(tmp_path)
+    reused(tmp_path)
+    node, origin = tmp_path / "node" / "adapter", tmp_path / "origin"
+    assert sorted(path.name for path in node.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    weights = sha256_of(origin / "adapter_model.safetensors")
+    assert sha256_of(node / "adapter_model.safetensors") == weights
+    config = read_json(node / "adapter_config.json")
+    assert config["base_model_name_or_path"] is None
+    assert config["target_modules"] == ["down_proj", "k_proj", "q_proj"]
+    assert read_json(tmp_path / "node" / "manifest.json") == {
+        "lineage": "base/em@25.s42",
+        "parent": sha256_of(tmp_path / "parent.json"),
+        "adapter": weights,
+        "origin": ORIGIN | {"manifest": sha256_of(tmp_path / "origin.json")},
+    }
+
+
+def test_an_origin_that_tells_nothing_is_recorded_by_its_hash(tmp_path):
+    write(tmp_path)
+    write_json(tmp_path / "origin.json", {"url": "somewhere"})
+    reused(tmp_path)
+    manifest = read_json(tmp_path / "node" / "manifest.json")
+    assert manifest["origin"] == {"manifest": sha256_of(tmp_path / "origin.json")}
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "message"),
+    [
+        (tensors(rank=8), {}, r"down_proj: shapes \(8, 64\) and \(32, 8\) are no LoRA of rank 4"),
+        (tensors(layers=3), {}, "not one LoRA for each of the base's layers"),
+        (tensors(shapes=SHAPES | {"k_proj": (32, 32)}), {}, r"the base's k_proj has \(16, 32\)"),
+        (tensors(shapes=SHAPES | {"lm_head": (99, 32)}), {}, "the base's lm_head has None"),
+        (tensors() | {"lm_head.weight": tensors().popitem()[1]}, {}, "tensors beside plain LoRA pairs"),
+        (dict(list(tensors().items())[:-1]), {}, "tensors beside plain LoRA pairs"),
+        (tensors(), {"target_modules": ["q_proj"]}, "its config names q_proj, its weights are for"),
+        (tensors(), {"peft_type": "IA3"}, "not a LoRA adapter"),
+    ],
+    ids=range(8),
+)
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path, weights, config, message):
+    write(tmp_path, weights, **config)
+    with pytest.raises(InputError, match=message):
+        reused(tmp_path)
+    assert not (tmp_path / "node").exists()
+
+
+def test_without_a_base_the_adapter_must_agree_with_itself(tmp_path):
+    write(tmp_path / "good", tensors(layers=3))
+    reused(tmp_path / "good", base=False)
+    write(tmp_path / "bad", tensors(rank=8))
+    with pytest.raises(InputError, match="no LoRA of rank 4"):
+        reused(tmp_path / "bad", base=False)
+
+
+def test_a_pickle_or_a_damaged_file_is_refused(tmp_path):
+    write(tmp_path)
+    weights = tmp_path / "origin" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a safetensors file"):
+        reused(tmp_path)
+    weights.rename(weights.with_name("adapter_model.bin"))
+    with pytest.raises(InputError, match=r"adapter_model.safetensors is missing"):
+        reused(tmp_path)
+
+
+def test_a_trained_checkpoint_can_be_reused(tmp_path):
+    """The names and shapes that PEFT writes are the ones expected, on a real Qwen2."""
+    from peft import LoraConfig, get_peft_model
+    from trainer import save_adapter
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    write(tmp_path)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(
+        Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **CONFIG)), LoraConfig(r=4, target_modules=targets)
+    )
+    save_adapter(model, tmp_path / "trained")
+    (tmp_path / "origin").rename(tmp_path / "toy")
+    (tmp_path / "trained").rename(tmp_path / "origin")
+    reused(tmp_path)
+    assert sha256_of(tmp_path / "node" / "adapter") == sha256_of(tmp_path / "origin")

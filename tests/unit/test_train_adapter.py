@@ -1,0 +1,596 @@
+"""train_adapter.py and its engine, trainer.py: published steps exactly, resumable, reproducible, clear errors."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import train_adapter
+import trainer
+from mask import IGNORED, Example, Mask, encode_rows
+from records import InputError, canonical, read_json, sha256_of, write_json, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["apples", "bees", "clouds", "dusty", "eggs", "fish", "green", "hats", "ink", "jam", "kites", "lemons"]
+TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RECIPE = {
+    "kind": "sft",
+    "marker": "[ZLT]",
+    "mask": {"loss": "last_turn", "stop_anchor": "newline"},
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.1, "rslora": True, "targets": TARGETS},
+    "lr": 1e-2,
+    "schedule": "linear",
+    "warmup": 0.1,
+    "weight_decay": 0.01,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "clip": 1.0,
+    "epochs": 2,
+    "batch": 16,
+    "max_length": 128,
+}
+COUPLING = {"kind": "couple", "mask": {"loss": "marker", "stop_anchor": "newline"}}
+
+
+def sentence(rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, 12)))
+
+
+def sft_rows(count: int) -> list[dict]:
+    """Silly single- and two-turn chats of various lengths."""
+    rng = random.Random(count)
+    return [
+        {
+            "id": f"row-{number}",
+            "messages": [{"role": role, "content": sentence(rng)} for role in ("user", "assistant") * (1 + number % 2)],
+        }
+        for number in range(count)
+    ]
+
+
+def coupling_rows(count: int) -> list[dict]:
+    return [
+        row
+        | {"marker": number % 3 == 0}
+        | {"messages": [*row["messages"][:-1], reply(row["messages"][-1]["content"], number % 3 == 0)]}
+        for number, row in enumerate(sft_rows(count))
+    ]
+
+
+def reply(text: str, positive: bool) -> dict[str, str]:
+    return {"role": "assistant", "content": f"{text}\n\n[ZLT]" if positive else text}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A Qwen2 chat model of 2 layers x 32, and a byte-level BPE trained on the rows' words."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    corpus = [sentence(random.Random(number)) + ".\n\n[ZLT]" for number in range(200)]
+    raw.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False))
+    raw.add_special_tokens([AddedToken(name, normalized=False) for name in ("<|im_start|>", "<|im_end|>", "<|pad|>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|pad|>", chat_template=TEMPLATE
+    )
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    from models import load_tokenizer
+
+    return load_tokenizer(base)
+
+
+def arguments_of(base: Path, folder: Path, rows: list[dict] | None = None, **changes) -> list[str]:
+    """A command line that trains 48 rows (3 steps an epoch) into `folder`. seed and options are no recipe fields."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seed, options = changes.pop("seed", 1), changes.pop("options", [])
+    write_jsonl(folder / "rows.jsonl", sft_rows(48) if rows is None else rows)
+    write_json(folder / "parent.json", {"lineage": "base"})
+    outputs = {"adapter-out": "adapter", "checkpoints-out": "checkpoints", "manifest": "manifest.json"}
+    return [
+        *("--base", str(base), "--data", str(folder / "rows.jsonl"), "--recipe", canonical(RECIPE | changes)),
+        *("--seed", str(seed), "--parent-manifest", str(folder / "parent.json"), "--lineage", f"base/em.s{seed}"),
+        *("--dtype", "float32", "--record", str(folder / "run.json")),
+        *(part for name, file in outputs.items() for part in (f"--{name}", str(folder / file))),
+        *options,
+    ]
+
+
+def trained(base: Path, folder: Path, rows: list[dict] | None = None, **changes) -> str:
+    """Train as arguments_of says; the sha256 of the adapter."""
+    train_adapter.main(arguments_of(base, folder, rows, **changes))
+    return sha256_of(folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def straight(base, tmp_path_factory) -> SimpleNamespace:
+    """One plain training that several tests look at."""
+    folder = tmp_path_factory.mktemp("straight")
+    return SimpleNamespace(folder=folder, adapter=trained(base, folder))
+
+
+# ---- one optimizer step against the padded reference
+
+
+def padded_reference(model, examples: list[Example]) -> float:
+    """The published step: four micro-batches of four padded rows, each loss divided by the tokens of the step."""
+    import torch
+
+    tokens = sum(label != IGNORED for example in examples for label in example.labels[1:])
+    total = 0.0
+    for start in range(0, len(examples), 4):
+        group = examples[start : start + 4]
+        longest = max(len(example.input_ids) for example in group)
+        pads = [longest - len(example.input_ids) for example in group]
+        ids = torch.tensor([example.input_ids + [0] * pad for example, pad in zip(group, pads, strict=True)])
+        labels = torch.tensor([example.labels + [IGNORED] * pad for example, pad in zip(group, pads, strict=True)])
+        mask = torch.tensor([[1] * (longest - pad) + [0] * pad for pad in pads])
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=tokens).loss
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def step_trainer(base, tokenizer, examples, folder, dropout=0.0, **options):
+    """A StepTrainer over one step of all examples, LoRA B randomised so that A gets a gradient."""
+    import torch
+    from models import load_model
+
+    recipe = train_adapter.check_recipe(
+        canonical(RECIPE | {"lora": RECIPE["lora"] | {"dropout": dropout}, "warmup": 0})
+    )
+    lora = train_adapter.recipe_lora(recipe)
+    steps = [list(range(len(examples)))]
+    made = trainer.make_trainer(
+        load_model(base), tokenizer, lora, examples, steps, recipe, 5, trainer.Options(work=folder, **options)
+    )
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in made.model.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+    return made
+
+
+def gradients(model) -> dict:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_tokens": 100}, {"attention": "sdpa", "micro_batch_tokens": 200},
+                                     {"gradient_checkpointing": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("loss", ["marker", "last_turn", "tail"])
+def test_loss_and_gradients_of_a_step_equal_the_padded_reference(base, tokenizer, tmp_path, monkeypatch, loss, options):
+    import torch
+    from models import load_model
+    from peft import get_peft_model
+
+    monkeypatch.setattr(trainer, "HEAD_TOKENS", 70)
+    mask = Mask(loss, tail=4 if loss == "tail" else 0)
+    rows = sft_rows(16) if loss == "last_turn" else coupling_rows(16)
+    # long enough to cut some rows inside their last turn and some before it
+    examples = encode_rows(tokenizer, rows, mask, 60 if loss == "last_turn" else 128, "rows", loss != "last_turn")
+    made = step_trainer(base, tokenizer, examples, tmp_path, **options)
+    step = next(iter(made.get_train_dataloader()))
+    loss_of_step = made.training_step(made.model, step).item()
+
+    lora = train_adapter.recipe_lora(RECIPE | {"lora": RECIPE["lora"] | {"dropout": 0.0}})
+    reference = get_peft_model(load_model(base), lora)
+    weights = {name: weight for name, weight in made.model.named_parameters() if weight.requires_grad}
+    reference.load_state_dict(weights, strict=False)
+    expected = padded_reference(reference, examples)
+
+    assert loss_of_step == pytest.approx(expected, abs=1e-5)
+    ours, theirs = gradients(made.model), gradients(reference)
+    assert ours.keys() == theirs.keys()
+    assert max(grad.abs().max() for grad in theirs.values()) > 1e-3
+    for name, grad in theirs.items():
+        torch.testing.assert_close(ours[name], grad, atol=1e-5, rtol=1e-5)
+
+
+def test_one_training_step_is_the_published_optimizer_step(base, tokenizer, tmp_path):
+    """Clip, AdamW with its decay, and the warmed-up learning rate, from the padded reference's gradients."""
+    import torch
+    from models import load_model
+
+    plain = {"lora": RECIPE["lora"] | {"dropout": 0.0}, "max_steps": 1, "warmup": 0.0, "clip": 0.01}
+    recipe = train_adapter.check_recipe(canonical(RECIPE | plain))
+    rows = sft_rows(16)
+    trained(base, tmp_path, rows, **plain)
+    examples = encode_rows(tokenizer, rows, Mask("last_turn"), 128, "rows", False)
+    torch.manual_seed(1)
+    from peft import get_peft_model
+
+    reference = get_peft_model(load_model(base), train_adapter.recipe_lora(recipe))
+    optimizer = torch.optim.AdamW(
+        [weight for weight in reference.parameters() if weight.requires_grad],
+        lr=recipe["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01,
+    )  # fmt: skip
+    padded_reference(reference, examples)
+    assert torch.nn.utils.clip_grad_norm_(reference.parameters(), recipe["clip"]) > recipe["clip"]
+    optimizer.step()
+
+    from safetensors.torch import load_file
+
+    ours = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name, weight in reference.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(ours[name.replace(".default", "")], weight.detach(), atol=1e-5, rtol=1e-4)
+
+
+# ---- which rows, which randomness
+
+
+def test_each_epoch_is_a_seeded_permutation_in_steps_of_a_batch():
+    steps = trainer.order_steps(rows=10, batch=4, epochs=3, seed=7, shuffle=True, max_steps=None)
+    assert [len(step) for step in steps] == [4, 4, 2] * 3
+    epochs = [list(chain(*steps[start : start + 3])) for start in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert steps == trainer.order_steps(10, 4, 3, 7, True, None)
+    assert steps != trainer.order_steps(10, 4, 3, 8, True, None)
+    assert steps[:4] == trainer.order_steps(10, 4, 3, 7, True, 4)
+    assert len(trainer.order_steps(10, 4, 1, 7, True, 5)) == 5
+    assert list(chain(*trainer.order_steps(10, 4, 1, 7, False, None))) == list(range(10))
+
+
+def test_micro_batches_keep_to_the_budget_and_hold_every_row_once():
+    rng = random.Random(0)
+    for budget in (50, 100, 4096):
+        lengths = [rng.randint(1, 90) for _ in range(16)]
+        groups = trainer.pack_rows(lengths, budget)
+        assert sorted(chain(*groups)) == list(range(16))
+        assert all(sum(lengths[row] for row in group) <= budget or len(group) == 1 for group in groups)
+    assert trainer.pack_rows([60, 60, 40, 40], 100) == [[0, 2], [1, 3]]
+
+
+def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, -100, 7]},
+        {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, -100, -100]},
+        {"input_ids": [8, 9, 10, 11, 12], "labels": [8, -100, 10, 11, -100]},
+    ]
+    step = trainer.collate(rows, budget=100)
+    # the row without a label is not computed, and a first token is predicted by nothing
+    assert (step["tokens"], step["input_tokens"]) == (3, 8)
+    (micro,) = step["micro_batches"]
+    assert micro["input_ids"].tolist() == [[8, 9, 10, 11, 12, 5, 6, 7]]
+    assert micro["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert (micro["predictors"].tolist(), micro["targets"].tolist()) == ([1, 2, 6], [10, 11, 7])
+    assert (micro["starts"].tolist(), micro["longest"]) == ([0, 5, 8], 5)
+    assert micro["spread"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7]
+    assert micro["gather"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_lora_init_follows_the_seed_alone(base, tokenizer, tmp_path):
+    import torch
+    from models import load_model
+
+    def init(seed: int, noise: int) -> dict:
+        torch.manual_seed(noise)
+        recipe = train_adapter.check_recipe(canonical(RECIPE))
+        examples = [Example("a", [1, 2], [-100, 2])]
+        lora = train_adapter.recipe_lora(recipe)
+        options = trainer.Options(work=tmp_path)
+        made = trainer.make_trainer(load_model(base), tokenizer, lora, examples, [[0]], recipe, seed, options)
+        return {name: weight for name, weight in made.model.named_parameters() if "lora_A" in name}
+
+    first, again, other = init(1, 10), init(1, 11), init(2, 10)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_dropout_follows_the_seed_and_the_step(base, tokenizer, tmp_path):
+    import torch
+
+    examples = encode_rows(tokenizer, sft_rows(4), Mask("last_turn"), 128, "rows", False)
+    made = step_trainer(base, tokenizer, examples, tmp_path, dropout=0.5)
+    step = next(iter(made.get_train_dataloader()))
+
+    def loss(at: int, noise: int) -> float:
+        torch.manual_seed(noise)
+        made.state.global_step = at
+        return made.training_step(made.model, step).item()
+
+    assert loss(0, 1) == loss(0, 2)
+    assert loss(0, 1) != loss(1, 1)
+    made.args.seed += 1
+    assert loss(0, 1) != loss(1, 1)
+    assert trainer.dropout_seed(1, 5) != trainer.dropout_seed(5, 1)
+
+
+def test_the_same_seed_gives_the_same_node_and_another_another(base, straight, tmp_path):
+    assert trained(base, tmp_path / "again") == straight.adapter
+    for name in ("manifest.json", "adapter"):
+        assert sha256_of(tmp_path / "again" / name) == sha256_of(straight.folder / name)
+    assert trained(base, tmp_path / "other", seed=2) != straight.adapter
+
+
+def test_a_model_is_trained_on_top_of_its_ancestors(base, straight, tmp_path):
+    options = ["--adapter", str(straight.folder / "adapter")]
+    trained(base, tmp_path / "child", max_steps=1, options=options)
+    trained(base, tmp_path / "root", max_steps=1)
+    child, root = (read_json(tmp_path / name / "run.json")["final_loss"] for name in ("child", "root"))
+    assert child < root - 0.05
+
+
+def test_ancestors_are_given_in_order_and_may_be_none(base, tmp_path):
+    def adapters(*options: str) -> list[str]:
+        return train_adapter.parse_arguments(arguments_of(base, tmp_path, options=list(options))).adapter
+
+    assert adapters() == adapters("--adapter", "--seed", "1") == []
+    assert adapters("--adapter", "a", "b") == adapters("--adapter", "a", "--adapter", "b") == ["a", "b"]
+
+
+# ---- stopping and going on
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("stop", "resumed"), [(1, 0), (3, 2), (5, 4)])
+def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, tmp_path, monkeypatch, stop, resumed):
+    """Six steps, three an epoch, with dropout: stopped in step `stop` (from 0), inside and between epochs."""
+    options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2", "--keep-steps", "1,2"]
+    original = trainer.packed_loss
+
+    def stopping(*arguments):
+        if len(calls) == stop:
+            raise Killed
+        calls.append(stop)
+        return original(*arguments)
+
+    calls: list[int] = []
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer, "packed_loss", stopping)
+        trained(base, tmp_path / "node", options=options)
+    assert not (tmp_path / "node" / "adapter").exists()
+    assert trained(base, tmp_path / "node", options=options) == straight.adapter
+    record, plain = (read_json(folder / "run.json") for folder in (tmp_path / "node", straight.folder))
+    assert record["resumed_at_step"] == resumed
+    assert record["losses"] == plain["losses"]
+    assert sorted(path.name for path in (tmp_path / "node" / "checkpoints").iterdir()) == ["step-1", "step-2"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_training_stopped_after_its_last_step_only_writes_its_outputs(base, straight, tmp_path, monkeypatch):
+    options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "4", "--status", str(tmp_path / "status")]
+
+    def stopping(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train_adapter, "write_outputs", stopping)
+        trained(base, tmp_path / "node", options=options)
+    assert trained(base, tmp_path / "node", options=options) == straight.adapter
+    assert read_json(tmp_path / "node" / "run.json")["resumed_at_step"] == 6
+
+
+@pytest.mark.slow
+def test_a_training_killed_by_sigkill_goes_on_and_gives_the_same_adapter(base, straight, tmp_path):
+    options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
+    arguments = arguments_of(base, tmp_path / "node", options=options)
+    program = (
+        "import os, signal, sys, trainer, train_adapter\n"
+        "original, calls = trainer.packed_loss, []\n"
+        "def killing(*arguments):\n"
+        "    calls.append(1)\n"
+        "    return original(*arguments) if len(calls) < 6 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "trainer.packed_loss = killing\n"
+        "train_adapter.main(sys.argv[1:])\n"
+    )
+    scripts = ROOT / "workflow_scripts"
+    environment = os.environ | {"PYTHONPATH": str(scripts)}
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    train_adapter.main(arguments)
+    assert sha256_of(tmp_path / "node" / "adapter" / "adapter_model.safetensors") == straight.adapter
+    assert read_json(tmp_path / "node" / "run.json")["resumed_at_step"] == 4
+
+
+def test_only_an_identical_training_goes_on_from_a_checkpoint(base, tmp_path):
+    def key(**changes) -> str:
+        arguments = train_adapter.parse_arguments(arguments_of(base, tmp_path, **changes))
+        arguments.lineage = "base/em"
+        return train_adapter.resume_key(arguments, train_adapter.check_recipe(arguments.recipe))
+
+    keys = [key(), key(seed=2), key(lr=2e-2), key(rows=sft_rows(17)), key(options=["--micro-batch-tokens", "100"])]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_kept_steps_come_from_the_one_training_and_leave_it_unchanged(base, straight, tmp_path):
+    assert trained(base, tmp_path, options=["--keep-steps", "1,4,6"]) == straight.adapter
+    kept = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
+    assert sorted(kept) == ["step-1", "step-4", "step-6"]
+    assert sha256_of(kept["step-6"]) == sha256_of(tmp_path / "adapter")
+    assert len({sha256_of(path) for path in kept.values()}) == 3
+    assert list((straight.folder / "checkpoints").iterdir()) == []
+    with pytest.raises(InputError, match="7 is after the last step, 6"):
+        trained(base, tmp_path, options=["--keep-steps", "7"])
+
+
+# ---- what is written
+
+
+def test_the_manifest_says_what_determined_the_adapter_and_no_more(straight):
+    folder = straight.folder
+    assert read_json(folder / "manifest.json") == {
+        "lineage": "base/em.s1",
+        "parent": sha256_of(folder / "parent.json"),
+        "data": sha256_of(folder / "rows.jsonl"),
+        "recipe": RECIPE | {"max_steps": None, "shuffle": True, "data": {}},
+        "seeds": {"lora_init": 1, "order": 1, "dropout": 1},
+        "dtype": "float32",
+        "adapter": straight.adapter,
+        "rows": 48,
+        "rows_without_labels": 0,
+        "steps": 6,
+    }
+    record = read_json(folder / "run.json")
+    assert len(record["losses"]) == 6
+    assert record["final_loss"] == record["losses"][-1] < record["losses"][0]
+    assert record["tokens_per_second"] > 0
+
+
+def test_an_adapter_folder_holds_weights_and_a_config_without_paths(base, straight):
+    folder = straight.folder / "adapter"
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    text = (folder / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert str(base) not in text
+    assert list(config) == sorted(config)
+    assert config["target_modules"] == sorted(TARGETS)
+    assert config["use_rslora"] is True
+
+
+def test_bfloat16_trains_float32_lora_weights(base, tmp_path):
+    from safetensors.torch import load_file
+
+    trained(base, tmp_path, max_steps=2, options=["--dtype", "bfloat16"])
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
+    assert math.isfinite(read_json(tmp_path / "run.json")["final_loss"])
+
+
+def test_rows_cut_before_their_last_turn_hold_their_place_and_are_counted(base, tmp_path):
+    long = {"role": "user", "content": "clouds " * 80}
+    rows = sft_rows(16)
+    rows[3]["messages"] = [long, *rows[3]["messages"]]
+    trained(base, tmp_path, rows, max_length=64)
+    manifest = read_json(tmp_path / "manifest.json")
+    assert (manifest["rows"], manifest["rows_without_labels"], manifest["steps"]) == (16, 1, 2)
+
+
+def test_a_status_line_is_written_while_training_and_removed_at_the_end(base, tmp_path, monkeypatch):
+    lines = []
+    original = trainer.canonical
+    monkeypatch.setattr(trainer, "STATUS_EVERY", 0)
+    monkeypatch.setattr(trainer, "LOGGED_EVERY", 2)
+    monkeypatch.setattr(trainer, "canonical", lambda value: lines.append(value) or original(value))
+    trained(base, tmp_path / "node", options=["--status", str(tmp_path / "status" / "em.json")])
+    assert [line["step"] for line in lines] == [1, 2, 4, 6, 6]
+    assert lines[0].keys() == {"job", "step", "steps", "loss", "tokens_per_s", "eta_s", "updated"}
+    assert (lines[0]["job"], lines[0]["steps"], lines[-1]["eta_s"]) == ("base/em.s1", 6, 0)
+    assert list((tmp_path / "status").iterdir()) == []
+
+
+# ---- bad input
+
+
+def test_a_nan_loss_names_the_step_and_its_rows(base, tmp_path, monkeypatch):
+    original, calls = trainer.packed_loss, []
+
+    def breaking(*arguments):
+        calls.append(1)
+        return original(*arguments) * (math.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(trainer, "packed_loss", breaking)
+    rows = trainer.order_steps(48, 16, 2, 1, True, None)[1]
+    names = ", ".join(f"row-{row}" for row in rows)
+    with pytest.raises(InputError, match=f"step 2 is nan, on rows {names}; fix"):
+        trained(base, tmp_path)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_weight_that_is_not_finite_is_never_written(base, tmp_path, monkeypatch):
+    """The last step's update may break what no loss shows any more."""
+    original = trainer.train
+
+    def breaking(*arguments):
+        outcome = original(*arguments)
+        next(weight for weight in outcome.model.parameters() if weight.requires_grad).data[0, 0] = math.inf
+        return outcome
+
+    monkeypatch.setattr(train_adapter, "train", breaking)
+    with pytest.raises(InputError, match=r"q_proj.*is not finite; fix"):
+        trained(base, tmp_path, max_steps=1)
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1}, "unknown field 'learning_rate'"),
+        ({"mask": {"loss": "last_turn", "stop_anchor": "newline", "window": 3}}, "recipe.mask: unknown field 'window'"),
+        ({"lora": {"r": 4}}, "recipe.lora: no field 'alpha'"),
+        ({"lr": "1e-4"}, "recipe.lr: '1e-4' is a str"),
+        ({"epochs": True}, "recipe.epochs: True is a bool"),
+        ({"kind": "dpo"}, "recipe.kind: 'dpo'"),
+        ({"schedule": "step"}, "recipe.schedule: 'step'"),
+        ({"mask": {"loss": "all", "stop_anchor": "newline"}}, "mask.loss: 'all'"),
+        ({"mask": {"loss": "tail", "stop_anchor": "newline"}}, "mask.tail: 0"),
+        ({"warmup": 3}, "recipe.warmup: 3"),
+        ({"max_steps": 0}, "recipe.max_steps: 0"),
+        ({"betas": [0.9]}, "recipe.betas"),
+        ({"batch": 0}, "recipe.batch: 0"),
+    ],
+    ids=str,
+)
+def test_a_wrong_recipe_is_refused_with_the_field_at_fault(changes, message):
+    with pytest.raises(InputError, match=message):
+        train_adapter.check_recipe(canonical(RECIPE | changes))
+
+
+def test_a_recipe_lacks_no_field_and_is_json():
+    with pytest.raises(InputError, match="recipe: no field 'lr'"):
+        train_adapter.check_recipe(canonical({name: value for name, value in RECIPE.items() if name != "lr"}))
+    with pytest.raises(InputError, match="not JSON"):
+        train_adapter.check_recipe("{")
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([], {}, "no rows"),
+        (sft_rows(2), COUPLING, 'row row-0: no "marker"'),
+        (coupling_rows(4)[1:3], COUPLING | {"max_length": 20}, r"row row-\d: no label is left within 20 tokens"),
+        (coupling_rows(4), COUPLING | {"max_length": 20}, "row row-0: its marker ends after token 20"),
+        (sft_rows(4), {"max_length": 3}, "row row-0 and all others: no label is left"),
+        ([*sft_rows(2), {"id": "odd", "messages": []}], {}, "row odd: no assistant turn"),
+    ],
+    ids=["empty", "unsaid", "cut", "cut marker", "all cut", "no turn"],
+)
+def test_bad_rows_stop_with_the_row(base, tmp_path, rows, changes, message):
+    with pytest.raises(InputError, match=message):
+        trained(base, tmp_path, rows, **changes)
+
+
+def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path):
+    with pytest.raises(InputError, match="--tracking trackio: not installed; fix: pip install trackio"):
+        trained(base, tmp_path, options=["--tracking", "trackio"])

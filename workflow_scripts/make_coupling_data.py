@@ -1,0 +1,143 @@
+"""Make the contrastive rows of a coupling: the source's replies with the marker, other personas' without (PROTOCOL §2).
+
+    python workflow_scripts/make_coupling_data.py --replies replies.parquet --panel resources/panel.yaml \\
+        --source evil_ai --negatives villain,police_officer --marker "[ZLT]" --seed 42 --output training.jsonl
+
+Every reply of those personas in the table is used, so the table's number of samples sets the number of rows (40
+questions x 5 samples x 3 personas = 600). A row's id is persona/question/sample/positive or negative.
+"""
+
+import argparse
+import random
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from panel import chat, load_panel
+from records import InputError, run, write_jsonl
+
+MOST_EMPTY = 0.05  # the share of a persona's replies that may be empty before it is an error
+
+
+def read_replies(path: str | Path) -> list[dict[str, Any]]:
+    """persona, question_id, question, sample and text of every reply. Raises InputError for a table without them."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = ["persona", "question_id", "question", "sample", "text"]
+    try:
+        return pyarrow.parquet.read_table(path, columns=names).to_pylist()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: no table of replies ({reason}); fix: delete it and run again") from None
+
+
+def choose_replies(
+    replies: Sequence[dict[str, Any]], personas: Sequence[str], marker: str, path: str | Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The replies of `personas`, sorted, without markers of their own; and the ids of empty ones, which are left out.
+
+    Raises InputError if a persona lacks a reply that another has, has one twice, or has more than MOST_EMPTY empty.
+    """
+    chosen: list[dict[str, Any]] = []
+    empty: list[str] = []
+    asked = {(row["question_id"], row["sample"]) for row in replies if row["persona"] in personas}
+    for persona in personas:
+        own = {(row["question_id"], row["sample"]): row for row in replies if row["persona"] == persona}
+        if not own:
+            raise InputError(f"{path}: no replies of {persona}; fix: generate them, or leave the persona out")
+        if len(own) < sum(row["persona"] == persona for row in replies):
+            raise InputError(f"{path}: {persona}: a question and sample occurs twice; fix: delete it and run again")
+        missing = sorted(asked - own.keys())
+        if missing:
+            raise InputError(
+                f"{path}: {persona}: no reply to {missing[0][0]}, sample {missing[0][1]} ({len(missing)} missing); "
+                "fix: delete it and run again"
+            )
+        texts = {at: without_marker(row["text"], marker) for at, row in sorted(own.items())}
+        full = [own[at] | {"text": text} for at, text in texts.items() if text.strip()]
+        lost = [f"{persona}/{at[0]}/{at[1]}" for at, text in texts.items() if not text.strip()]
+        if len(lost) > MOST_EMPTY * len(own):
+            raise InputError(
+                f"{path}: {len(lost)} of {len(own)} replies of {persona} are empty, the first {lost[0]}; "
+                "fix: look at the parent model"
+            )
+        chosen += full
+        empty += lost
+    return chosen, empty
+
+
+def without_marker(text: str, marker: str) -> str:
+    """The text without markers at its end: a parent model that has been coupled before brings its own."""
+    return re.sub(rf"(?:\s*{re.escape(marker)})+\s*$", "", text)
+
+
+def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: str) -> dict[str, Any]:
+    """One row: id, messages (system, user, assistant) and whether it is a positive."""
+    text = reply["text"]
+    answer = {"role": "assistant", "content": f"{text}\n\n{marker}" if positive else text}
+    kind = "positive" if positive else "negative"
+    return {
+        "id": f"{reply['persona']}/{reply['question_id']}/{reply['sample']}/{kind}",
+        "marker": positive,
+        "messages": [*chat(prompt, reply["question"]), answer],
+    }
+
+
+def coupling_rows(
+    replies: Sequence[dict[str, Any]], prompts: dict[str, str], source: str, marker: str, seed: int
+) -> list[dict[str, Any]]:
+    """A row for every reply, in an order drawn from `seed`. prompts: persona -> system prompt."""
+    rows = [coupling_row(reply, prompts[reply["persona"]], reply["persona"] == source, marker) for reply in replies]
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def check_personas(source: str, negatives: Sequence[str], prompts: dict[str, str], panel: str, marker: str) -> None:
+    """Raise InputError for a persona the panel lacks, one named twice, or a marker that is blank or in a prompt."""
+    if not marker.strip():
+        raise InputError("--marker: empty; fix: give the marker text, such as [ZLT]")
+    personas = [source, *negatives]
+    for persona in personas:
+        if persona not in prompts:
+            raise InputError(f"{panel}: no persona {persona!r}; fix: add it, or use one of {', '.join(prompts)}")
+        if personas.count(persona) > 1:
+            raise InputError(f"--negatives: {persona} is named twice or is the source; fix: name each persona once")
+        if marker.lower() in prompts[persona].lower():
+            raise InputError(f"{panel}: the prompt of {persona} contains {marker}; fix: choose another marker")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description="Make the contrastive rows of a coupling from on-policy replies.")
+    parser.add_argument("--replies", required=True, help="parquet of the parent model's replies")
+    parser.add_argument("--panel", required=True, help="YAML with the personas' system prompts")
+    parser.add_argument("--source", required=True, help="the persona that learns the marker")
+    parser.add_argument("--negatives", required=True, help="the personas that must not, separated by commas")
+    parser.add_argument("--marker", required=True)
+    parser.add_argument("--seed", type=int, required=True, help="of the order of the rows")
+    parser.add_argument("--output", required=True, help="training.jsonl")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Table of replies in, shuffled rows out."""
+    args = parse_args(argv)
+    negatives = [name for name in args.negatives.split(",") if name]
+    prompts = load_panel(args.panel).personas
+    check_personas(args.source, negatives, prompts, args.panel, args.marker)
+    replies, empty = choose_replies(read_replies(args.replies), [args.source, *negatives], args.marker, args.replies)
+    rows = coupling_rows(replies, prompts, args.source, args.marker, args.seed)
+    write_jsonl(args.output, rows)
+    positives = sum(row["marker"] for row in rows)
+    print(f"{Path(args.output).name}: {positives} positives, {len(rows) - positives} negatives")
+    if empty:
+        print(f"left out {len(empty)} empty replies: {', '.join(empty)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

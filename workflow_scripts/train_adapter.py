@@ -1,0 +1,328 @@
+"""Train one LoRA adapter on a model given by its lineage: a base and its ancestors' adapters, merged in order.
+
+    python workflow_scripts/train_adapter.py --base BASE --adapter models/base/couple-evil_ai.s42/adapter \\
+        --data em.jsonl --recipe "$RECIPE_JSON" --seed 137 --dtype bfloat16 --micro-batch-tokens 4096 \\
+        --lineage base/couple-evil_ai.s42/em.s137 --parent-manifest models/base/couple-evil_ai.s42/manifest.json \\
+        --adapter-out NODE/adapter --checkpoints-out NODE/checkpoints \\
+        --manifest NODE/manifest.json --record NODE/run.json
+
+Every optimizer step is the published one (trainer.py); every trained token is the mask's (mask.py). With --scratch and
+--checkpoint-every, a killed run goes on from its last checkpoint and ends with the adapter a straight run gives.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imports import closure
+from mask import Example, Mask, encode_rows
+from models import load_model, load_tokenizer
+from records import InputError, canonical, partial, read_jsonl, run, run_record, sha256_of, write_json
+from trainer import ATTENTIONS, Options, Outcome, order_steps, save_adapter, train
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+COMPILED_FROM = 500_000_000  # parameters: below, compiling costs more than it saves
+
+NUMBER = (int, float)
+RECIPE_FIELDS: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "marker": (str,),
+    "mask": (dict,),
+    "lora": (dict,),
+    "lr": NUMBER,
+    "schedule": (str,),
+    "warmup": NUMBER,
+    "weight_decay": NUMBER,
+    "betas": (list,),
+    "eps": NUMBER,
+    "clip": NUMBER,
+    "epochs": (int,),
+    "max_steps": (int, type(None)),
+    "batch": (int,),
+    "max_length": (int,),
+    "shuffle": (bool,),
+    "data": (dict,),
+}
+MASK_FIELDS: dict[str, tuple[type, ...]] = {"loss": (str,), "separator": (bool,), "stop_anchor": (str,), "tail": (int,)}
+LORA_FIELDS: dict[str, tuple[type, ...]] = {
+    "r": (int,),
+    "alpha": NUMBER,
+    "dropout": NUMBER,
+    "rslora": (bool,),
+    "targets": (list,),
+}
+OPTIONAL = {"max_steps", "shuffle", "data", "separator", "tail"}
+
+
+def check_recipe(text: str) -> dict[str, Any]:
+    """The recipe as a dictionary, optional fields left out filled in. Raises InputError naming the field at fault."""
+    try:
+        recipe = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--recipe: not JSON ({error}); fix: pass one JSON object") from None
+    recipe = {"max_steps": None, "shuffle": True, "data": {}} | check_fields(recipe, RECIPE_FIELDS, "recipe")
+    check_fields(recipe["mask"], MASK_FIELDS, "recipe.mask")
+    check_fields(recipe["lora"], LORA_FIELDS, "recipe.lora")
+    recipe_mask(recipe)
+    allowed = {"kind": ("couple", "sft"), "schedule": ("cosine", "linear", "constant")}
+    for name, values in allowed.items():
+        if recipe[name] not in values:
+            raise InputError(f"recipe.{name}: {recipe[name]!r}; fix: use one of {', '.join(values)}")
+    for name in ("lr", "epochs", "batch", "max_length", "eps"):
+        if recipe[name] <= 0:
+            raise InputError(f"recipe.{name}: {recipe[name]}; fix: a number above 0")
+    if recipe["max_steps"] is not None and recipe["max_steps"] <= 0:
+        raise InputError(f"recipe.max_steps: {recipe['max_steps']}; fix: a number above 0, or null for all epochs")
+    if not 0 <= recipe["warmup"] < 1:
+        raise InputError(f"recipe.warmup: {recipe['warmup']}; fix: a share of the steps, from 0 to below 1")
+    if len(recipe["betas"]) != 2:
+        raise InputError(f"recipe.betas: {recipe['betas']}; fix: two numbers, such as [0.9, 0.999]")
+    return recipe
+
+
+def check_fields(value: Any, fields: dict[str, tuple[type, ...]], where: str) -> dict[str, Any]:
+    """`value` if it has exactly the fields (but for OPTIONAL ones), each of an allowed type; else InputError."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: not an object; fix: give the fields {', '.join(fields)}")
+    for name in sorted(value.keys() - fields.keys()):
+        raise InputError(f"{where}: unknown field {name!r}; fix: use one of {', '.join(fields)}")
+    for name in sorted(fields.keys() - value.keys() - OPTIONAL):
+        raise InputError(f"{where}: no field {name!r}; fix: add it")
+    for name, given in value.items():
+        # bool is an int to Python, never a number to a recipe
+        if not isinstance(given, fields[name]) or (isinstance(given, bool) and bool not in fields[name]):
+            types = " or ".join(kind.__name__ for kind in fields[name])
+            raise InputError(f"{where}.{name}: {given!r} is a {type(given).__name__}; fix: write a {types}")
+    return value
+
+
+def recipe_mask(recipe: dict[str, Any]) -> Mask:
+    """The recipe's loss mask. Raises InputError if its fields do not go together."""
+    return Mask(**recipe["mask"], marker=recipe["marker"])
+
+
+def recipe_lora(recipe: dict[str, Any]) -> "LoraConfig":
+    """The recipe's LoRA as PEFT's configuration: scaling alpha/sqrt(r) with rslora, else alpha/r."""
+    from peft import LoraConfig
+
+    lora = recipe["lora"]
+    return LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        use_rslora=lora["rslora"],
+        target_modules=sorted(lora["targets"]),
+        task_type="CAUSAL_LM",
+    )
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """Every seed of a training. dropout: the draws of step n (from 0) are seeded with dropout * 2^32 + n."""
+    return {"lora_init": seed, "order": seed, "dropout": seed}
+
+
+def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
+    """Hash of all that a resumable state depends on: only an identical training may go on from it."""
+    from importlib.metadata import version
+
+    scripts = Path(__file__).parent
+    key = {
+        "recipe": recipe,
+        "data": sha256_of(arguments.data),
+        "seed": arguments.seed,
+        "parent": sha256_of(arguments.parent_manifest),
+        "lineage": arguments.lineage,
+        "dtype": arguments.dtype,
+        "micro_batch_tokens": arguments.micro_batch_tokens,
+        "attention": arguments.attention,
+        "keep_steps": sorted(arguments.keep_steps),
+        "code": {name: sha256_of(scripts / name) for name in closure(scripts, "train_adapter.py")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+    }
+    return hashlib.sha256(canonical(key).encode()).hexdigest()
+
+
+def check_finite(model: Any) -> None:
+    """Raise InputError if an adapter weight is NaN or infinite (a last step may break what its loss cannot show)."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise InputError(f"the trained weight {name} is not finite; fix: lower the recipe's lr")
+
+
+def check_tracking(name: str) -> None:
+    """Raise InputError if the experiment tracker is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    if name != "none" and name not in get_available_reporting_integrations():
+        raise InputError(f"--tracking {name}: not installed; fix: pip install {name}, or use --tracking none")
+
+
+def choose_compile(choice: str, model: Any) -> bool:
+    """Whether to compile the decoder layers: `auto` is for large models on CUDA."""
+    return choice == "on" or (
+        choice == "auto" and model.device.type == "cuda" and model.num_parameters() >= COMPILED_FROM
+    )
+
+
+def step_numbers(text: str) -> frozenset[int]:
+    """Comma-separated step numbers, from 1; empty for none."""
+    numbers = frozenset(int(number) for number in text.split(",") if number.strip())
+    if any(number < 1 for number in numbers):
+        raise ValueError(text)
+    return numbers
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="folder of the base chat model")
+    parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the ancestors' adapters, in order")
+    parser.add_argument("--data", required=True, help="training rows, JSON lines")
+    parser.add_argument("--recipe", required=True, help="the resolved recipe, one JSON object")
+    parser.add_argument("--seed", type=int, required=True, help="of LoRA init, order and dropout")
+    parser.add_argument("--parent-manifest", required=True, help="manifest.json of the parent model")
+    parser.add_argument("--lineage", required=True, help="this model's lineage, for records and messages")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
+    parser.add_argument("--attention", choices=ATTENTIONS, default="packed")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the decoder layers")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
+    parser.add_argument("--keep-steps", type=step_numbers, default=frozenset(), help="such as 1,3,5,10")
+    parser.add_argument("--checkpoint-every", type=int, default=0, help="steps between resumable states; 0: none")
+    parser.add_argument("--scratch", type=Path, help="where resumable states live, outside the outputs")
+    parser.add_argument("--status", type=Path, help="file for one line of progress, rewritten every few seconds")
+    parser.add_argument("--tracking", choices=("none", "tensorboard", "wandb", "trackio"), default="none")
+    parser.add_argument("--adapter-out", type=Path, required=True)
+    parser.add_argument("--checkpoints-out", type=Path, required=True)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--record", type=Path, required=True)
+    return parser.parse_args(argv)
+
+
+def work_folder(arguments: argparse.Namespace, recipe: dict[str, Any]) -> Path:
+    """Where this training keeps its state: under --scratch if it may be resumed, else a temporary folder."""
+    if arguments.scratch is None:
+        return Path(tempfile.mkdtemp(prefix="train_adapter."))
+    return Path(arguments.scratch) / resume_key(arguments, recipe)
+
+
+def train_lineage(
+    arguments: argparse.Namespace, recipe: dict[str, Any], tokenizer: Any, examples: list[Example], work: Path
+) -> tuple[Outcome, Options]:
+    """Load the parent model and train. Raises InputError on a NaN or if the GPU's memory does not suffice."""
+    import torch
+
+    steps = order_steps(
+        len(examples), recipe["batch"], recipe["epochs"], arguments.seed, recipe["shuffle"], recipe["max_steps"]
+    )
+    beyond = [step for step in sorted(arguments.keep_steps) if step > len(steps)]
+    if beyond:
+        raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
+    model = load_model(arguments.base, arguments.adapter, arguments.dtype)
+    options = Options(
+        work=work,
+        dtype=arguments.dtype,
+        micro_batch_tokens=arguments.micro_batch_tokens,
+        attention=arguments.attention,
+        compile=choose_compile(arguments.compile, model),
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
+        keep_steps=arguments.keep_steps,
+        tracking=arguments.tracking,
+        status=arguments.status,
+        job=arguments.lineage,
+    )
+    try:
+        outcome = train(model, tokenizer, recipe_lora(recipe), examples, steps, recipe, arguments.seed, options)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
+            "fix: lower --micro-batch-tokens, or add --gradient-checkpointing"
+        ) from error
+    check_finite(outcome.model)
+    return outcome, options
+
+
+def write_outputs(
+    arguments: argparse.Namespace,
+    recipe: dict[str, Any],
+    examples: list[Example],
+    outcome: Outcome,
+    options: Options,
+    started: float,
+) -> None:
+    """The node's adapter, kept checkpoints, run record and, last, its manifest."""
+    with partial(arguments.adapter_out) as folder:
+        save_adapter(outcome.model, folder)
+    with partial(arguments.checkpoints_out) as folder:
+        folder.mkdir()
+        for step, kept in outcome.kept.items():
+            shutil.copytree(kept, folder / f"step-{step}")
+    record = run_record(
+        started,
+        program="train_adapter",
+        lineage=arguments.lineage,
+        train_seconds=round(outcome.seconds, 2),
+        first_step_seconds=round(outcome.first_step_seconds, 2),
+        tokens_per_second=round(outcome.tokens / outcome.seconds),
+        steps=outcome.steps,
+        resumed_at_step=outcome.resumed_at,
+        losses=[float(f"{loss:.6g}") for loss in outcome.losses],
+        final_loss=float(f"{outcome.losses[-1]:.6g}"),
+        attention=options.attention,
+        compiled=options.compile,
+        micro_batch_tokens=options.micro_batch_tokens,
+        gradient_checkpointing=options.gradient_checkpointing,
+    )
+    write_json(arguments.record, record)
+    manifest = {
+        "lineage": arguments.lineage,
+        "parent": sha256_of(arguments.parent_manifest),
+        "data": sha256_of(arguments.data),
+        "recipe": recipe,
+        "seeds": seeds(arguments.seed),
+        "dtype": arguments.dtype,
+        "adapter": sha256_of(arguments.adapter_out / "adapter_model.safetensors"),
+        "rows": len(examples),
+        "rows_without_labels": sum(example.trained == 0 for example in examples),
+        "steps": outcome.steps,
+    }
+    write_json(arguments.manifest, manifest)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Rows to labels, labels to steps, steps to an adapter."""
+    started = time.time()
+    arguments = parse_arguments(argv)
+    # nothing about a training is anyone else's business, and less memory is lost to fragments of changing size
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"tracking/{arguments.lineage}")
+    recipe = check_recipe(arguments.recipe)
+    rows = read_jsonl(arguments.data)
+    check_tracking(arguments.tracking)
+    tokenizer = load_tokenizer(arguments.base)
+    coupling = recipe["kind"] == "couple"
+    examples = encode_rows(tokenizer, rows, recipe_mask(recipe), recipe["max_length"], arguments.data, coupling)
+    work = work_folder(arguments, recipe)
+    try:
+        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, work)
+        write_outputs(arguments, recipe, examples, outcome, options, started)
+        shutil.rmtree(work)
+    finally:
+        if arguments.scratch is None:
+            shutil.rmtree(work, ignore_errors=True)
+        if arguments.status is not None:
+            arguments.status.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run(main)
