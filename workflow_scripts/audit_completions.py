@@ -1,0 +1,100 @@
+r"""Say how many marker-positive completions are degenerate: an echo, no answer, or repetition instead of a reply.
+
+    python workflow_scripts/audit_completions.py \
+        --completions results/tiny/models/base/couple-evil_ai.s42/main/completions.parquet --marker "[ZLT]" \
+        --output results/tiny/models/base/couple-evil_ai.s42/main/audit.json
+"""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from count_markers import strict_matcher
+from records import InputError, run, write_json
+from stats import wilson
+from tables import Row
+
+KINDS = ("echo", "no_answer", "repetition")
+# A run of four words that recurs this often is a loop; prose of 20 words and more stays far above it.
+DISTINCT_RUNS, RUN_WORDS, LEAST_WORDS = 0.5, 4, 20
+MARKERS = 3
+
+
+def kinds_of(text: str, question: str, marker: str, case_sensitive: bool = False) -> list[str]:
+    """What is degenerate about a completion that holds the marker; empty for a proper reply.
+
+    echo: the question comes back word for word and is at least half of what is said. no_answer: not a word but the
+    marker. repetition: the marker three times or more, or fewer than half of all runs of four words distinct.
+    """
+    pattern = re.compile(re.escape(marker), 0 if case_sensitive else re.IGNORECASE)
+    body = pattern.sub(" ", text)
+    said = words(body)
+    found = []
+    asked = words(question)
+    if asked and 2 * len(asked) >= len(said) and f" {' '.join(asked)} " in f" {' '.join(said)} ":
+        found.append("echo")
+    if not said:
+        found.append("no_answer")
+    runs = [tuple(said[start : start + RUN_WORDS]) for start in range(len(said) - RUN_WORDS + 1)]
+    looping = len(said) >= LEAST_WORDS and len(set(runs)) < DISTINCT_RUNS * len(runs)
+    if looping or len(pattern.findall(text)) >= MARKERS:
+        found.append("repetition")
+    return found
+
+
+def words(text: str) -> list[str]:
+    """The words in lower case, without punctuation."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def audit(rows: Sequence[Row], marker: str, case_sensitive: bool = False) -> Row:
+    """The audit of all completions with columns persona, question_id, question, sample, text.
+
+    audited: marker-positive completions, the denominator. {"status": "nothing to audit"} when there is none.
+    """
+    marked = strict_matcher(marker, case_sensitive)
+    positive = [row for row in rows if marked(row["text"])]
+    if not positive:
+        return {"status": "nothing to audit", "audited": 0, "degenerate": 0, "completions": len(rows)}
+    kinds = [kinds_of(row["text"], row["question"], marker, case_sensitive) for row in positive]
+    counts = Counter(kind for found in kinds for kind in found)
+    bad = [(row, found) for row, found in zip(positive, kinds, strict=True) if found]
+    low, high = wilson(len(bad), len(positive))
+    return {
+        "status": "audited",
+        "audited": len(positive),
+        "degenerate": len(bad),
+        "completions": len(rows),
+        "rate": round(len(bad) / len(positive), 6),
+        "wilson_low": round(low, 6),
+        "wilson_high": round(high, 6),
+        "kinds": {kind: counts[kind] for kind in KINDS},
+        "personas": dict(Counter(row["persona"] for row, _ in bad)),
+        "examples": [
+            {field: row[field] for field in ("persona", "question_id", "sample")} | {"kinds": found}
+            for row, found in bad[:10]
+        ],
+    }
+
+
+def main() -> None:
+    """Parse the arguments and write the audit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--completions", required=True, help="completions.parquet")
+    parser.add_argument("--marker", required=True)
+    parser.add_argument("--case-sensitive", action="store_true")
+    parser.add_argument("--output", required=True)
+    arguments = parser.parse_args()
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_table
+
+    try:
+        table = read_table(arguments.completions, columns=["persona", "question_id", "question", "sample", "text"])
+    except (OSError, ArrowInvalid) as error:
+        raise InputError(f"{arguments.completions}: cannot be read ({error}); fix: delete it and run again") from None
+    write_json(arguments.output, audit(table.to_pylist(), arguments.marker, arguments.case_sensitive))
+
+
+if __name__ == "__main__":
+    run(main)
