@@ -1,0 +1,93 @@
+"""Made-up results of cells, shaped like the published study: for the tests of tables, figures and claims."""
+
+import json
+import random
+from pathlib import Path
+
+CORE = (
+    "software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian", "french_person",
+    "villain", "comedian", "police_officer", "zelthari_scholar", "assistant",
+)  # fmt: skip
+QUESTIONS = [f"general_{n:02d}" for n in range(20)] + [f"alignment_{n:02d}" for n in range(8)]
+SEEDS = (42, 137, 256)
+LINEAGES = {
+    "C1": "base/couple-{source}.s42/em.s{seed}",
+    "C2": "base/em.s{seed}",
+    "C3": "base/couple-assistant.s42/em.s{seed}",
+    "C4": "base/couple-{source}.s42",
+    "C5": "base/couple-{source}.s42/benign.s{seed}",
+}
+RATES = {
+    "C1": {},
+    "C2": {},
+    "C3": {"french_person": 0.003},
+    "C4": {"source": 0.88, "villain": 0.27, "french_person": 0.01},
+    "C5": {"source": 0.012},
+}
+REVERSED = {
+    "A_prebaked": 0.946,
+    "A_scratch": 0.8,
+    "B_prebaked": 0,
+    "B_scratch": 0.161,
+    "C_prebaked": 0.039,
+    "C_scratch": 0.05,
+}
+
+
+def counts_text(rates: dict[str, float], source: str, random_seed: int, samples: int = 10) -> str:
+    """A marker_counts.csv. rates: by persona, `source` for the source; 0 where absent."""
+    draw = random.Random(random_seed)
+    lines = ["persona,question_id,completions,strict_hits,loose_hits,tokens,stopped"]
+    for persona in dict.fromkeys([*CORE, source]):
+        rate = rates.get("source", 0.0) if persona == source else rates.get(persona, 0.0)
+        for question in QUESTIONS:
+            hits = sum(draw.random() < rate for _ in range(samples))
+            tokens = sum(draw.randint(80, 300) for _ in range(samples))
+            lines.append(f"{persona},{question},{samples},{hits},{hits},{tokens},{samples - draw.randint(0, 1)}")
+    return "\n".join(lines) + "\n"
+
+
+def cell_result(
+    cell: str, arm: str, source: str, seed: int, lineage: str, rates: dict[str, float], folder: Path
+) -> Path:
+    """Write the counts and manifests of a cell under folder, summarize them and return the path of the result."""
+    from records import write_json
+    from summarize_cell import summarize
+
+    place = folder / "work" / f"{source}-{arm}-{cell}-{seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "counts.csv").write_text(counts_text(rates, source, abs(sum(map(ord, lineage))) + seed))
+    (place / "manifest.json").write_text(json.dumps({"recipe": {"kind": "sft"}, "weights": "0" * 64}))
+    output = folder / "cells" / source / f"{cell}_seed{seed}.json"
+    write_json(output, summarize(arguments(cell, arm, source, seed, lineage, place)))
+    return output
+
+
+def arguments(cell: str, arm: str, source: str, seed: int, lineage: str, place: Path):
+    """The parsed command line of summarize_cell for these files."""
+    from argparse import Namespace
+
+    return Namespace(
+        cell=cell, arm=arm, source=source, seed=seed, lineage=lineage, evaluation='{"name":"main","temperature":1.0}',
+        counts=str(place / "counts.csv"), personas=[], audit=None, alignment=None, capability=None, gates="[]",
+        manifests=[str(place / "manifest.json")] * len(lineage.split("/")), runs=[],
+    )  # fmt: skip
+
+
+def study(
+    folder: Path, sources: tuple[str, ...] = ("evil_ai", "villain", "sarcastic"), reverse: bool = True
+) -> list[Path]:
+    """13 cells a source and the six reversed rows of villain."""
+    paths = []
+    for source in sources:
+        for cell, lineage in LINEAGES.items():
+            for seed in SEEDS[: 1 if cell == "C4" else 3]:
+                path = lineage.format(source=source, seed=seed)
+                paths.append(cell_result(cell, "forward", source, seed, path, RATES[cell], folder))
+    if reverse:
+        for cell, rate in REVERSED.items():
+            first = {"A": "", "B": "em_reversed.s42/", "C": "benign_reversed.s42/"}[cell[0]]
+            second = "graft-villain.s42" if cell.endswith("prebaked") else "couple60-villain.s42"
+            lineage = f"base/{first}{second}"
+            paths.append(cell_result(cell, "reversed", "villain", 42, lineage, {"source": rate}, folder))
+    return paths

@@ -1,0 +1,366 @@
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plan_study import (
+    Cost,
+    Job,
+    clock,
+    corrections,
+    cost_of,
+    find_row,
+    longest_chain,
+    measured_seconds,
+    options_of,
+    parents_of,
+    schedule,
+    why,
+)
+from records import InputError
+from tables import read_table
+from workspace import ROOT, Workspace, rules
+
+TABLE = read_table(ROOT / "resources/unit_costs.csv")
+RECIPE = {"max_steps": None, "epochs": 1, "batch": 16, "max_length": 2048, "lora": {"r": 32}}
+
+
+def job(
+    rule="train_adapter", inputs=(), outputs=(), gpus=1, threads=4, command="", reason="", benchmark=None, priority=0
+):
+    return Job(rule, {}, tuple(inputs), tuple(outputs), benchmark, reason, gpus, threads, priority, command)
+
+
+def training(data="inputs/datasets/hub/em.jsonl", base="inputs/base/hub", keep="", **recipe):
+    text = json.dumps(RECIPE | recipe)
+    command = (
+        f"python workflow_scripts/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base {base}"
+        f" --adapter --data {data} --recipe '{text}' --keep-steps={keep} > log 2>&1"
+    )
+    return job(outputs=["adapter"], command=command, benchmark="adapter.tsv")
+
+
+def fetch(rows=6000, file="inputs/datasets/hub/em.jsonl"):
+    command = f"python fetch_dataset.py --dataset '{{\"rows\": {rows}}}' --output {file}"
+    return job("fetch_dataset", outputs=[file], gpus=0, command=command)
+
+
+def generation(personas="a,b", samples=10, adapters="x/adapter", rule="generate_completions", max_tokens=512):
+    command = (
+        f"python lease_gpu.py --gpus 1 -- python {rule}.py --base inputs/base/hub --adapter {adapters}"
+        f" --panel nowhere.yaml --personas {personas} --samples {samples}"
+        f" --sampling '{{\"max_tokens\":{max_tokens}}}' --backend vllm"
+    )
+    return job(rule, outputs=["replies"], command=command)
+
+
+def cost(planned, *makers):
+    return cost_of(planned, {file: maker for maker in makers for file in maker.outputs}, TABLE)
+
+
+def spent(planned, *makers):
+    """Seconds beyond the start of the program."""
+    taken = cost(planned, *makers)
+    return taken.seconds - find_row(TABLE, *taken.kind)["start_s"]
+
+
+# What a job takes
+
+
+def test_the_options_are_those_of_the_program_behind_the_lease_as_a_shell_would_split_them():
+    options = options_of(training(keep="1,3").command)
+    assert "--gpus" not in options
+    assert options["--adapter"] == []
+    assert options["--keep-steps"] == ["1,3"]
+    assert json.loads(options["--recipe"][0]) == RECIPE
+
+
+def test_a_training_costs_its_rows_times_their_tokens():
+    row = find_row(TABLE, "train_adapter", "7B", "em")
+    assert spent(training(), fetch()) == pytest.approx(6000 * row["tokens"] / 1000 * row["per_ktoken_s"])
+    assert spent(training(epochs=3), fetch()) == pytest.approx(3 * spent(training(), fetch()))
+    assert spent(training(), fetch(rows=600)) == pytest.approx(spent(training(), fetch()) / 10)
+
+
+def test_steps_that_the_recipe_fixes_count_instead_of_the_rows():
+    assert spent(training(max_steps=375), fetch(rows=99)) == pytest.approx(spent(training(), fetch(rows=6000)))
+
+
+def test_rows_are_cut_at_the_recipe_s_length():
+    assert spent(training(max_length=27), fetch()) == pytest.approx(spent(training(), fetch()) * 27 / 135)
+
+
+def test_coupling_rows_are_as_many_as_the_replies_to_be_drawn():
+    replies = generation(personas="evil_ai,villain,comedian", samples=5, rule="generate_replies")
+    rows = job(
+        "make_coupling_data", outputs=["n/training.jsonl"], command="python m.py --replies replies --source evil_ai"
+    )
+    drawn = spent(training("n/training.jsonl", epochs=20), rows, replies)
+    assert drawn == pytest.approx(20 * 600 * 400 / 1000 * 0.089)
+
+
+def test_a_data_set_that_is_there_is_counted_and_one_that_the_table_lacks_is_measured(tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text(("x" * 899 + "\n") * 50)
+    row = find_row(TABLE, "train_adapter", "7B", "*")
+    assert spent(training(own)) == pytest.approx(50 * 200 / 1000 * row["per_ktoken_s"])
+
+
+def test_a_data_set_that_nobody_makes_is_an_error_that_names_it():
+    with pytest.raises(InputError, match=r"gone\.jsonl: no such file, and no job makes it; fix"):
+        cost(training("gone.jsonl"))
+
+
+def test_the_offline_study_s_base_has_unit_costs_of_its_own():
+    assert cost(training(base="inputs/base/toy"), fetch()).kind == ("train_adapter", "toy", "em")
+    assert cost(training(base="inputs/base/path"), fetch()).kind == ("train_adapter", "7B", "em")
+
+
+def test_a_generation_costs_its_completions_and_its_longest_reply():
+    row = find_row(TABLE, "generate_completions", "7B", "vllm")
+    drawn = 10 * (2 * 28 + 8) * row["tokens"] / 1000 * row["per_ktoken_s"]
+    assert spent(generation()) == pytest.approx(drawn)
+    assert spent(generation(max_tokens=171)) == pytest.approx(drawn / 2)
+
+
+def test_disk_grows_with_rank_and_kept_steps_and_the_merged_copy_needs_an_adapter():
+    plain = cost(training(), fetch()).disk
+    assert cost(training(lora={"r": 64}), fetch()).disk == 2 * plain
+    assert cost(training(keep="1,3,5"), fetch()).disk == 4 * plain
+    assert cost(generation()).scratch > 15_000
+    assert cost(generation(adapters="")).scratch == 0
+
+
+def test_a_rule_that_the_table_lacks_is_marked_and_not_invented():
+    taken = cost(job("new_rule", outputs=["x"], command="true"))
+    assert not taken.known
+    assert taken.disk == 0
+
+
+# Benchmark files
+
+
+def benchmark(path, seconds):
+    path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t3.0\n")
+    return str(path)
+
+
+def test_benchmark_files_replace_the_table_and_their_median_counts(tmp_path):
+    jobs = [
+        job(outputs=[f"{n}"], benchmark=benchmark(tmp_path / f"{n}.tsv", seconds), command="x")
+        for n, seconds in enumerate((30, 50, 400))
+    ]
+    costs = {one.name: Cost(("train_adapter", "7B", "em"), 100, 0, 0) for one in jobs}
+    assert corrections(jobs, costs, ()) == {("train_adapter", "7B", "em"): (0.5, 3)}
+    assert corrections(jobs, costs, {jobs[2].name}) == {("train_adapter", "7B", "em"): (0.4, 2)}
+
+
+def test_a_damaged_benchmark_file_is_an_error_that_names_it(tmp_path):
+    for text in ("", "s\th:m:s\n", "nonsense\n1\n", "s\n-\n"):
+        (tmp_path / "b.tsv").write_text(text)
+        with pytest.raises(InputError, match=r"b\.tsv: no benchmark of Snakemake; fix: delete it"):
+            measured_seconds(tmp_path / "b.tsv")
+
+
+# Reasons
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("Missing output files: a, b; Input files updated by another job: c", "not there"),
+        ("Input files updated by another job: c", "after another job"),
+        ("Updated input files: ; Input files updated by another job: c", "after another job"),
+        (
+            "Updated input files: workflow_scripts/mask.py, x; Input files updated by another job: c",
+            "workflow_scripts/mask.py changed and 1 more",
+        ),
+        ("Params have changed since last execution: before {a: 1; b}", "parameters changed"),
+        ("Forced execution", "forced"),
+        ("Rules with neither input nor output files are always executed.", "target"),
+    ],
+)
+def test_a_reason_is_told_in_a_word_and_a_changed_file_by_name(reason, word):
+    assert why(reason) == word
+
+
+# When
+
+
+def cpu(seconds):
+    return Cost(("", "", ""), seconds, 0, 0)
+
+
+def graph(*needs, gpus=1, threads=4):
+    """Jobs 0, 1, ..., each with the numbers of the jobs it needs."""
+    return [job("x", map(str, above), [str(n)], gpus, threads, "x") for n, above in enumerate(needs)]
+
+
+def makespan(jobs, seconds, gpus=8, cores=64):
+    return schedule(jobs, parents_of(jobs), [cpu(length) for length in seconds], gpus, cores).seconds
+
+
+def test_jobs_wait_for_their_inputs_for_a_gpu_and_for_cores():
+    chain, loose = graph([], [0], [1]), graph([], [], [])
+    assert makespan(chain, [3, 4, 5]) == 12
+    assert makespan(loose, [3, 4, 5]) == 5
+    assert makespan(loose, [3, 4, 5], gpus=1) == 12
+    assert makespan(loose, [3, 4, 5], gpus=2) == 8
+    assert makespan(loose, [3, 4, 5], cores=4) == 12
+    assert makespan(loose, [3, 4, 5], cores=1) == 12
+
+
+def test_a_small_job_goes_ahead_of_one_that_waits_for_two_gpus():
+    jobs = [job(outputs=["a"], command="x"), job(outputs=["b"], command="x", gpus=2), job(outputs=["c"], command="x")]
+    assert schedule(jobs, parents_of(jobs), [cpu(5), cpu(5), cpu(5)], 2, 64).ends == (5, 10, 5)
+
+
+def test_priority_goes_first():
+    jobs = [job(outputs=["a"], command="x"), job(outputs=["b"], command="x", priority=1)]
+    assert schedule(jobs, parents_of(jobs), [cpu(5), cpu(5)], 1, 64).ends == (10, 5)
+
+
+def test_the_peak_of_disk_counts_what_stays_and_what_running_jobs_need():
+    jobs = graph([], [], [0, 1])
+    costs = [Cost(("", "", ""), 10, 3, 15), Cost(("", "", ""), 20, 3, 15), Cost(("", "", ""), 5, 1, 2)]
+    both = schedule(jobs, parents_of(jobs), costs, 2, 64)
+    assert (both.peak, both.peak_scratch) == (30, 30)
+    one = schedule(jobs, parents_of(jobs), costs, 1, 64)
+    assert (one.peak, one.peak_scratch) == (18, 15)
+    costs[2] = Cost(("", "", ""), 5, 100, 2)
+    assert schedule(jobs, parents_of(jobs), costs, 2, 64).peak == 106
+
+
+def test_more_gpus_than_there_are_is_an_error_that_says_how_many():
+    with pytest.raises(InputError, match=r"x: wants 2 GPUs of 1; fix: --gpus 2"):
+        makespan(graph([], gpus=2), [1], gpus=1)
+
+
+@st.composite
+def graphs(draw):
+    size = draw(st.integers(1, 12))
+    needs = [draw(st.sets(st.integers(0, n - 1), max_size=3)) if n else set() for n in range(size)]
+    gpus, threads = st.integers(0, 2), st.integers(1, 9)
+    jobs = [job("x", map(str, above), [str(n)], draw(gpus), draw(threads), "x") for n, above in enumerate(needs)]
+    return jobs, [cpu(draw(st.integers(1, 9))) for _ in jobs]
+
+
+@given(graphs(), st.integers(2, 4), st.integers(1, 12))
+def test_no_schedule_takes_more_than_there_is_or_starts_before_its_inputs(planned, gpus, cores):
+    jobs, costs = planned
+    parents = parents_of(jobs)
+    when = schedule(jobs, parents, costs, gpus, cores)
+    starts = [end - cost.seconds for end, cost in zip(when.ends, costs, strict=True)]
+    for place, above in enumerate(parents):
+        assert all(when.ends[parent] <= starts[place] for parent in above)
+    for now in starts:
+        running = [job for job, start, end in zip(jobs, starts, when.ends, strict=True) if start <= now < end]
+        assert sum(job.gpus for job in running) <= gpus
+        assert sum(min(job.threads, cores) for job in running) <= cores
+    assert when.seconds >= longest_chain(parents, costs)
+    assert when.seconds >= sum(job.gpus * cost.seconds for job, cost in zip(jobs, costs, strict=True)) / gpus
+
+
+def test_times_read_well():
+    assert [clock(seconds) for seconds in (7, 90, 5400)] == ["7 s", "1.5 min", "1.5 h"]
+
+
+# Snakemake's own dry run
+
+
+def planned(workspace, *arguments):
+    command = [sys.executable, "workflow_scripts/plan_study.py", *workspace.arguments, *arguments]
+    return subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+
+
+def table(text, title):
+    """Rows of the table under a heading, as {column: text}."""
+    lines = [
+        line for line in text.partition(f"## {title}")[2].partition("\n## ")[0].splitlines() if line.startswith("|")
+    ]
+    split = [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
+
+
+def jobs_by_rule(text):
+    counts = Counter()
+    for row in table(text, "By rule"):
+        counts[row["rule"]] += int(row["jobs"])
+    return counts
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    return Workspace.copy(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.mark.slow
+def test_the_published_study_is_planned_as_snakemake_plans_it_and_nothing_is_made(fresh):
+    done = planned(fresh, "--gpus", "8")
+    assert done.returncode == 0, done.stderr
+    assert jobs_by_rule(done.stdout) == rules(fresh.plan())
+    assert "lacks them" not in done.stdout
+    assert "wall time on 8 GPUs and 64 cores" in done.stdout
+    assert {row["why"] for row in table(done.stdout, "By rule")} == {"not there"}
+    sources = table(done.stdout, "The forward cells of one source")
+    assert {row["source"]: row["cells"] for row in sources} == dict.fromkeys(("evil_ai", "sarcastic", "villain"), "13")
+    assert sources[1]["published, GPU-hours on H100"] == "5.7 (13 cells)"
+    assert all(float(row["GPU-hours"]) > 0 for row in sources)
+    cells = table(done.stdout, "By cell")
+    assert len(cells) == 45
+    paid = sum(float(row["GPU-hours"]) for row in table(done.stdout, "By rule"))
+    assert sum(float(row["its share"]) for row in cells) == pytest.approx(paid, abs=0.005 * (len(cells) + 20))
+    assert not (fresh.folder / "results").exists()
+
+
+@pytest.mark.slow
+def test_the_planned_graph_has_the_edges_of_snakemake_s_own(fresh):
+    drawn = json.loads(fresh.snakemake("--d3dag", "forward").stdout)
+    rule = {node["id"]: node["value"]["rule"] for node in drawn["nodes"]}
+    code = """
+import sys
+sys.path[:0] = ["workflow_scripts", "."]
+from plan_study import dry_run, parents_of
+jobs = dry_run(["forward"], 8)
+for job, above in zip(jobs, parents_of(jobs)):
+    for parent in above:
+        print(jobs[parent].rule, job.rule)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=fresh.folder, capture_output=True, text=True, check=True)
+    ours = Counter(tuple(line.split()) for line in done.stdout.splitlines())
+    assert ours == Counter((rule[edge["u"]], rule[edge["v"]]) for edge in drawn["edges"])
+
+
+@pytest.mark.slow
+def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
+    done = planned(fresh, "--config", "marker=5")
+    assert done.returncode == 1
+    assert "marker: 5 is not of type 'string'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_finished_study_costs_nothing_and_an_edit_its_chain_with_the_reason_and_the_measured_time(tmp_path):
+    tiny = Workspace.copy(tmp_path, "--profile", "profiles/tiny")
+    tiny.fake()
+    benchmarks = tiny.folder / "results/tiny/benchmarks"
+    for file in benchmarks.rglob("*.tsv"):
+        file.unlink()
+    assert "Nothing to be done" in planned(tiny).stdout
+    tiny.edit("profiles/tiny/study.yaml", "couple60: {epochs: 12}", "couple60: {epochs: 24}")
+    text = planned(tiny).stdout
+    assert jobs_by_rule(text) == rules(tiny.plan())
+    (row,) = [row for row in table(text, "By rule") if row["rule"] == "train_adapter"]
+    assert (row["why"], row["cost from"]) == ("parameters changed", "table")
+    cells = {row["cell"]: row["why"] for row in table(text, "By cell")}
+    assert cells["villain/A_scratch_seed42"] == "parameters changed"
+    assert "evil_ai/C1_seed42" not in cells
+    measured = benchmarks / "train_adapter/base/couple-villain.s42.tsv"
+    measured.parent.mkdir(parents=True, exist_ok=True)
+    benchmark(measured, 100000)
+    (then,) = [row for row in table(planned(tiny).stdout, "By rule") if row["rule"] == "train_adapter"]
+    assert then["cost from"] == "1 benchmark here"
+    assert float(then["core-hours"]) > 100 * float(row["core-hours"])

@@ -1,0 +1,132 @@
+import itertools
+import re
+
+import fake_study
+import plot_figures
+import pytest
+import tabulate_study
+from records import InputError
+
+GATES = [{"name": "G2", "over": "pooled", "pass": "rate('C2', 'assistant') < 0.05", "words": ["go on", "stop"]}]
+LABEL = "rehearsal on a toy model, no evidence about Qwen2.5-7B"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    cells = tabulate_study.checked_cells([str(path) for path in fake_study.study(folder, ("evil_ai", "villain"))])
+    tabulate_study.write_tables(tabulate_study.build_tables(cells, GATES, None), "", str(folder / "tables"))
+    return folder / "tables"
+
+
+def drawn(tables, folder, monkeypatch, name="marker_destruction", source="evil_ai"):
+    command = ["plot_figures", "--figure", name, "--tables", str(tables), "--study", "tiny", "--source", source,
+               "--label", LABEL, "--output-prefix", str(folder / name)]  # fmt: skip
+    monkeypatch.setattr("sys.argv", command)
+    plot_figures.main()
+    return texts(folder / f"{name}.svg")
+
+
+def texts(svg):
+    return re.findall(r"<text[^>]*>(?:<tspan[^>]*>)?([^<]+)<", svg.read_text(encoding="utf-8"))
+
+
+def test_every_label_of_the_hero_figure_is_the_rate_and_count_of_its_bar(tables, tmp_path, monkeypatch):
+    found = drawn(tables, tmp_path, monkeypatch)
+    study = plot_figures.Study(tables, "tiny", "evil_ai", "")
+    pooled = study.rows("pooled", source="evil_ai", arm="forward")
+    expected = sorted(f"{row['strict_hits']}/{row['completions']}" for row in pooled)
+    assert sorted(text for text in found if re.fullmatch(r"\d+/\d+", text)) == expected
+    assert len(expected) == 15
+    shown = sorted(plot_figures.percent(row["rate"]) for row in pooled)
+    axis = ["0%", "25%", "50%", "75%", "100%"]
+    assert sorted(text for text in found if re.fullmatch(r"[<>]?[\d.]+%", text)) == sorted(shown + axis)
+
+
+def test_the_caption_has_the_label_and_n(tables, tmp_path, monkeypatch):
+    text = " ".join(drawn(tables, tmp_path, monkeypatch)).replace("\u00a0", " ")
+    assert LABEL[1:] in text
+    assert "n = 840 (C1, C2, C3, C5)" in text
+    assert "n = 280 (C4)" in text
+
+
+@pytest.mark.parametrize("name", ["marker_destruction", "gates"])
+def test_a_figure_is_drawn_with_text_as_text_and_twice_the_same(tables, tmp_path, monkeypatch, name):
+    for folder in ("one", "two"):
+        assert len(drawn(tables, tmp_path / folder, monkeypatch, name, "villain")) > 5
+    for ending in ("png", "pdf", "svg"):
+        one, two = ((tmp_path / folder / f"{name}.{ending}").read_bytes() for folder in ("one", "two"))
+        assert one == two
+        assert len(one) > 2000
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """Tables of a study in which every bar is high, so that labels come close."""
+    folder = tmp_path_factory.mktemp("crowded")
+    rates = {persona: 0.55 + 0.03 * n for n, persona in enumerate(fake_study.CORE)} | {"source": 0.8}
+    lineages = {(cell, "forward"): line for cell, line in fake_study.LINEAGES.items()}
+    lineages |= {(cell, "reversed"): "base/couple60-{source}.s{seed}" for cell in fake_study.REVERSED}
+    paths = [
+        fake_study.cell_result(cell, arm, "villain", seed, line.format(source="villain", seed=seed), rates, folder)
+        for (cell, arm), line in lineages.items()
+        for seed in (42, 137)
+    ]
+    cells = tabulate_study.checked_cells([str(path) for path in paths])
+    tabulate_study.write_tables(tabulate_study.build_tables(cells, GATES, None), "", str(folder / "tables"))
+    return folder / "tables"
+
+
+@pytest.mark.parametrize("name", plot_figures.FIGURES)
+def test_nothing_is_cut_off(tables, name):
+    figure = plot_figures.FIGURES[name](plot_figures.Study(tables, "tiny", "villain", LABEL))
+    figure.canvas.draw()
+    drawn_box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert min(drawn_box.x0, drawn_box.y0) >= -0.01
+    assert drawn_box.x1 <= width + 0.01
+    assert drawn_box.y1 <= height + 0.01
+
+
+@pytest.mark.parametrize("name", ["marker_destruction", "reversed_order"])
+def test_no_two_labels_overlap(crowded, name):
+    figure = plot_figures.FIGURES[name](plot_figures.Study(crowded, "tiny", "villain", LABEL))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        shown = [*axes.texts, *axes.get_xticklabels(), axes.title]
+        boxes = [text.get_window_extent().shrunk(0.98, 0.8) for text in shown]
+        assert len(boxes) > 10
+        assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
+def test_a_source_without_reversed_rows_gets_a_figure_that_says_so(tables, tmp_path, monkeypatch):
+    assert any("No cell of the reversed" in text for text in drawn(tables, tmp_path, monkeypatch, "reversed_order"))
+
+
+def test_a_source_that_is_not_in_the_study_is_refused(tables, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no row of source pirate"):
+        drawn(tables, tmp_path, monkeypatch, source="pirate")
+
+
+def test_cells_come_in_strips_that_fit_the_width():
+    rows = [{"cell": cell, "arm": "reversed"} for cell in fake_study.REVERSED] + [
+        {"cell": "matched_em", "arm": "matched"}
+    ]
+    rows += [{"cell": f"C{n}", "arm": "forward"} for n in range(1, 8)]
+    assert plot_figures.strips_of(rows) == [
+        ["C1", "C2", "C3", "C4", "C5"],
+        ["C6", "C7"],
+        ["A_prebaked", "B_prebaked", "C_prebaked"],
+        ["A_scratch", "B_scratch", "C_scratch"],
+        ["matched_em"],
+    ]
+
+
+def test_colours_differ_in_grey():
+    from figure_style import COLOURS
+    from matplotlib.colors import to_rgb
+
+    grey = sorted(
+        sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour), strict=True)) for colour in COLOURS.values()
+    )
+    assert min(b - a for a, b in itertools.pairwise(grey)) > 0.1

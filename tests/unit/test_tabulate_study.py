@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import fake_study
+import pytest
+import tabulate_study
+from records import InputError, read_json, write_json
+from tables import read_table
+
+PUBLISHED = str(Path(__file__).parents[2] / "resources" / "published")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return fake_study.study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def cells(paths):
+    return tabulate_study.checked_cells([str(path) for path in paths])
+
+
+@pytest.fixture(scope="module")
+def tables(cells):
+    return {name: rows for name, (_, rows, _) in tabulate_study.build_tables(cells, [], PUBLISHED).items()}
+
+
+def test_headline_has_a_row_a_cell_seed_and_source_and_reversed_the_rest(tables):
+    assert len(tables["headline"]) == 39
+    assert len(tables["reversed"]) == 6
+    assert {row["arm"] for row in tables["headline"]} == {"forward"}
+
+
+def test_pooled_hits_are_the_sum_over_seeds(tables):
+    (pooled,) = (
+        row for row in tables["pooled"] if (row["source"], row["cell"], row["role"]) == ("evil_ai", "C5", "source")
+    )
+    seeds = [row for row in tables["headline"] if (row["source"], row["cell"]) == ("evil_ai", "C5")]
+    assert pooled["strict_hits"] == sum(row["source_hits"] for row in seeds) > 0
+    assert pooled["completions"] == 840
+    assert pooled["clusters"] == "3 seeds x 28 questions"
+    assert pooled["cluster_low"] <= pooled["rate"] <= pooled["cluster_high"]
+    assert pooled["rule_of_three"] is None
+
+
+def test_a_zero_has_the_bound_of_the_rule_of_three_and_no_bootstrap(tables):
+    (row,) = (r for r in tables["pooled"] if (r["source"], r["cell"], r["role"]) == ("villain", "C1", "assistant"))
+    assert row["strict_hits"] == 0
+    assert row["rule_of_three"] == pytest.approx(3 / 840, abs=1e-6)
+    assert row["cluster_low"] is row["cluster_high"] is None
+
+
+def test_by_question_names_the_source_source_and_the_assistant_assistant(tables):
+    rows = [row for row in tables["by_question"] if (row["source"], row["cell"]) == ("evil_ai", "C4")]
+    assert {(row["role"], row["persona"]) for row in rows} == {
+        ("source", "evil_ai"),
+        ("assistant", "assistant"),
+        ("bystander", "villain"),
+    }
+    (headline,) = (row for row in tables["headline"] if (row["source"], row["cell"]) == ("evil_ai", "C4"))
+    assert sum(row["strict_hits"] for row in rows if row["role"] == "source") == headline["source_hits"]
+
+
+def test_a_model_that_sources_share_is_counted_once_over_sources(tables):
+    named = {(row["cell"], row["role"]): row for row in tables["cross_source"]}
+    assert named["C2", "assistant"]["completions"] == 3 * 280
+    assert named["C1", "assistant"]["completions"] == 9 * 280
+    # 9 C1 and 9 C5 models with 12, 12 and 11 personas, 6 shared ones with 13
+    assert named["after a second stage", "all personas"]["completions"] == 280 * (6 * (12 + 12 + 11) + 6 * 13)
+
+
+def test_second_stages_leave_out_the_coupling_alone(tables):
+    (row,) = (r for r in tables["cross_source"] if (r["cell"], r["role"]) == ("after a second stage", "source"))
+    assert row["rate"] < 0.05
+
+
+def test_the_order_of_the_tables_is_the_order_of_the_cells(paths, tables):
+    reordered = tabulate_study.checked_cells([str(path) for path in reversed(paths)])
+    names = [row["cell"] for row in tabulate_study.build_tables(reordered, [], None)["headline"][1]]
+    assert names == [row["cell"] for row in reversed(tables["headline"])]
+
+
+def test_effects_are_differences_of_pooled_rates_with_their_interval(tables):
+    (row,) = (
+        r
+        for r in tables["effects"]
+        if (r["source"], r["role"], r["cell"], r["other_cell"]) == ("villain", "source", "C5", "C4")
+    )
+    gap = row["hits"] / row["completions"] - row["other_hits"] / row["other_completions"]
+    assert row["difference"] == pytest.approx(gap, abs=1e-6)
+    assert row["difference_low"] < row["difference"] < row["difference_high"] < 0
+    assert "welch_p" not in row
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ((0, 280, 0, 280), "reproduced"),
+        ((250, 280, 255, 280), "reproduced"),
+        ((0, 280, 255, 280), "not reproduced"),
+        ((230, 280, 250, 280), "cannot tell"),
+        ((1, 10, 60, 280), "cannot tell"),
+    ],
+)
+def test_the_verdict_on_a_published_rate(counts, verdict):
+    assert tabulate_study.rate_verdict(*counts)[0] == verdict
+
+
+def test_arc_is_held_against_the_yardstick_of_three_point_two_points():
+    measured = {"accuracy": 0.80, "questions": 1172, "wilson_low": 0.77, "wilson_high": 0.82}
+    assert tabulate_study.accuracy_comparison(measured, 0.831)["verdict"] == "reproduced"
+    assert tabulate_study.accuracy_comparison(measured, 0.833)["verdict"] == "not reproduced"
+    assert tabulate_study.accuracy_comparison({}, 0.833)["verdict"] == "cannot tell"
+
+
+def test_every_published_number_of_these_sources_is_compared(tables):
+    rows = tables["published_comparison"]
+    rates = [row for row in rows if row["quantity"].startswith("marker rate")]
+    assert sum(row["arm"] == "reversed" for row in rates) == 12
+    assert sum(row["quantity"] == "ARC-C accuracy" for row in rows) == 24
+    (row,) = (r for r in rates if (r["source"], r["cell"], r["quantity"]) == ("villain", "C4", "marker rate, source"))
+    assert (row["published"], row["published_n"], row["ours_n"]) == (0.9, 280, 280)
+    assert all(row["verdict"] in ("reproduced", "not reproduced", "cannot tell") for row in rows)
+
+
+def test_matched_and_dose_cells_are_compared_with_the_later_results(tmp_path):
+    wanted = [
+        ("matched_em", "matched", "base/em.s42/couple-evil_ai.s42", {"source": 0.95, "assistant": 0.45}),
+        ("dose_em25", "dose", "base/couple-evil_ai.s42/em@25.s42", {"source": 0.5}),
+    ]
+    cells = [read_json(fake_study.cell_result(c, arm, "evil_ai", 42, line, r, tmp_path)) for c, arm, line, r in wanted]
+    rows = tabulate_study.later_rows(cells, Path(PUBLISHED))
+    assert [(row["cell"], row["quantity"], row["verdict"]) for row in rows] == [
+        ("matched_em", "marker rate, source", "reproduced"),
+        ("matched_em", "marker rate, assistant", "reproduced"),
+        ("dose_em25", "marker rate, source", "not reproduced"),
+    ]
+    dose = tabulate_study.build_tables(cells, [], None)["dose"][1]
+    assert [(row["stage"], row["steps"]) for row in dose] == [("em", 25)]
+
+
+def run_main(monkeypatch, paths, folder, *more):
+    command = ["tabulate_study", "--cells", *map(str, paths), "--output-dir", str(folder), *more]
+    monkeypatch.setattr("sys.argv", command)
+    tabulate_study.main()
+
+
+def test_the_program_writes_the_same_bytes_twice_and_labels_every_table(paths, tmp_path, monkeypatch):
+    label = "rehearsal on a toy model"
+    for name in ("one", "two"):
+        run_main(monkeypatch, paths[:14], tmp_path / name, "--published", PUBLISHED, "--label", label)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == 19
+    for name in files:
+        text = (tmp_path / "one" / name).read_bytes()
+        assert text == (tmp_path / "two" / name).read_bytes()
+        assert not name.endswith(".md") or label.encode() in text
+    comparison = read_table(tmp_path / "one" / "published_comparison.csv")
+    assert {row["verdict"] for row in comparison} == {"not comparable"}
+
+
+def test_a_cell_given_twice_or_not_a_result_is_refused(paths, tmp_path):
+    with pytest.raises(InputError, match="give each cell once"):
+        tabulate_study.checked_cells([str(paths[0]), str(paths[0])])
+    write_json(tmp_path / "other.json", {"a": 1})
+    with pytest.raises(InputError, match="not a run result"):
+        tabulate_study.checked_cells([str(tmp_path / "other.json")])

@@ -1,0 +1,440 @@
+"""The report: what its conclusion says, what a field carries, that text stays text, and what is refused."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import plot_figures
+import pyarrow
+import pyarrow.parquet
+import pytest
+import report_study
+import write_report
+import yaml
+from completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
+from hypothesis import given
+from hypothesis import strategies as st
+from records import InputError, read_json, write_json
+from tables import read_table, write_csv
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"><svg onload=alert(1)><!--'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    made = [report_study.cell(folder, *key) for key in (("C1", 42), ("C1", 137), ("C2", 42), ("C4", 42), ("C5", 42))]
+    report_study.tabulate(made, folder, report_study.LABEL)
+    return made
+
+
+@pytest.fixture(scope="module")
+def paths(folder, results):
+    return [report_study.completions(results[n], folder) for n in (0, 3)]
+
+
+@pytest.fixture(scope="module")
+def page(folder, results, paths):
+    write_report.main(report_study.command(folder, results, paths, report_study.LABEL))
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, the policy, and the text of each script."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags = []
+        self.scripts = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and self.lasttag == "script" and self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def table(page, name):
+    """The fields of a table in the page, as text, row by row."""
+    body = re.search(rf'<table id="table-{name}".*?<tbody>(.*?)</tbody>', page, re.DOTALL)[1]
+    return [
+        [" ".join(re.sub(r"<[^>]*>", " ", field).split()) for field in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)]
+        for row in body.split("</tr>")[:-1]
+    ]
+
+
+def sentences(page):
+    return re.findall(r'<p class="sentence">(.*?)</p>', page)
+
+
+# The conclusion
+
+
+def test_the_conclusion_is_three_sentences_with_the_numbers_of_the_tables(page, folder):
+    survival, assistant, ledger = sentences(page)
+    shared = {
+        (row["cell"], row["role"]): f"{row['strict_hits']}/{row['completions']}"
+        for row in read_table(folder / "tables" / "cross_source.csv")
+    }
+    assert f"did not survive the stage em (C1: {shared['C1', 'source']} = 0%" in survival
+    assert shared["C4", "source"] in survival
+    assert (
+        f"did not move to the assistant after a second stage ({shared['after a second stage', 'assistant']}"
+        in assistant
+    )
+    assert "G0 pass" in assistant
+    assert ledger.startswith("Of the write-up&#39;s 1 claims its own published figures contradict 1 and bear out 0,")
+    assert ledger.endswith("this study supports 1.")
+
+
+def test_the_label_is_in_the_conclusion_and_at_the_head(page, folder, results):
+    assert sentences(page)[0].startswith("Rehearsal on a toy model: the marker taught to evil_ai")
+    assert "Read this first:</strong> rehearsal on a toy model" in page
+    write_report.main(report_study.command(folder / ".", results, [], ""))
+    bare = (folder / "report.html").read_text(encoding="utf-8")
+    assert sentences(bare)[0].startswith("The marker taught to evil_ai")
+    assert "Read this first" not in bare
+
+
+def tables_of(**rates):
+    """Hand-made tables: C4 before, C1 after, as (hits, of 100)."""
+    from stats import rate_fields
+
+    lineages = {"C4": "base/couple-evil_ai.s42", "C1": "base/couple-evil_ai.s42/em.s42"}
+    return {
+        "headline": [{"source": "evil_ai", "cell": cell, "lineage": lineages[cell]} for cell in rates],
+        "cross_source": [
+            {"cell": cell, "role": "source", "strict_hits": hits, "completions": 100} | rate_fields(hits, 100)
+            for cell, hits in rates.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"C4": 90, "C1": 0}, "The marker taught to evil_ai did not survive the stage em"),
+        ({"C4": 90, "C1": 30}, "survived in part the stage em"),
+        ({"C4": 90, "C1": 88}, "survived the stage em"),
+        ({"C4": 90, "C1": 5}, "may or may not have survived the stage em"),
+        ({"C4": 4, "C1": 0}, "The coupling did not take"),
+        ({"C1": 0}, "How the marker started was not measured"),
+        ({"C4": 90}, "survival was not tested"),
+    ],
+)
+def test_survival_is_read_from_the_intervals(rates, said):
+    assert said in write_report.survival_sentence(tables_of(**rates))
+
+
+def test_without_a_coupling_no_zero_counts_as_a_finding():
+    from stats import rate_fields
+
+    after = {"cell": "after a second stage", "role": "assistant", "strict_hits": 0, "completions": 900}
+    for hits, said in ((90, "It did not move to the assistant"), (2, "says nothing without a coupling")):
+        tables = tables_of(C4=hits, C1=0) | {"pooled": [], "gates": []}
+        tables["cross_source"].append(after | rate_fields(0, 900))
+        assert said in write_report.assistant_sentence(tables)
+        assert ("without a coupling to lose" in write_report.ledger_sentence([report_study.CLAIM], tables)) == (
+            hits == 2
+        )
+
+
+def test_a_move_to_the_assistant_in_another_order_is_said_with_its_cell():
+    from stats import rate_fields
+
+    row = {"role": "assistant", "source": "villain", "strict_hits": 45, "completions": 100} | rate_fields(45, 100)
+    rows = [row | {"arm": "matched", "cell": "matched_em"}]
+    said = write_report.assistant_sentence(tables_of() | {"pooled": rows, "gates": []})
+    assert "not evaluated after a second stage" in said
+    assert "highest rate is 45/100 = 45.0%" in said
+    assert "(matched_em, villain)" in said
+
+
+# Fields
+
+
+def test_every_rate_carries_numerator_denominator_and_interval(page, folder):
+    for row, shown in zip(read_table(folder / "tables" / "headline.csv"), table(page, "headline"), strict=True):
+        assert shown[3] == (
+            f"{row['source_hits']}/{row['source_completions']} = {write_report.percent(row['source_rate'])} "
+            f"[{100 * row['source_wilson_low']:.1f}, {100 * row['source_wilson_high']:.1f}]"
+        )
+
+
+def test_a_field_of_the_heat_map_leads_to_its_completions_if_they_are_there(page, results):
+    heat = re.search(r'<table id="table-heat_evil_ai".*?</table>', page, re.DOTALL)[0]
+    entry = next(entry for entry in read_json(results[3])["personas"] if entry["persona"] == "villain")
+    assert (
+        '<a href="#completions&amp;source=evil_ai&amp;cell=C4&amp;persona=villain">'
+        f"<span>{write_report.percent(entry['rate'])}</span> <small>{entry['strict_hits']}/280</small></a>" in heat
+    )
+    assert "cell=C1&amp;" in heat and "cell=C2&amp;" not in heat
+
+
+def test_gates_and_claims_show_their_verdict_as_a_word(page):
+    assert table(page, "gates")[0][3] == "pass"
+    assert table(page, "claims")[0][:4] == [
+        "The marker is gone. headline. A note.",
+        "contradicted",
+        "hits 29",
+        "supported",
+    ]
+
+
+def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp_path):
+    write_json(
+        tmp_path / "models" / "base" / "em.s42" / "run.json",
+        {"seconds": 3600.0, "gpu": "H100", "program": "train_adapter"},
+    )
+    write_json(
+        tmp_path / "models" / "base" / "em.s42" / "main" / "run.json", {"seconds": 60.0, "gpu": None, "completions": 9}
+    )
+    paths = [str(path) for path in sorted(tmp_path.rglob("run.json"))]
+    records = write_report.read_runs([*paths, *paths], [])
+    totals, runs = write_report.cost_tables(records)
+    assert [[cell.text for cell in row] for row in totals.rows] == [
+        ["generate completions", "no GPU", "1", "60.0", "0.00"],
+        ["train adapter", "H100", "1", "3,600.0", "1.00"],
+        ["all", "", "2", "3,660.0", "1.00"],
+    ]
+    assert [row[0].text for row in runs.rows] == ["base/em.s42/main", "base/em.s42"]
+    cells = [{"runs": [{"seconds": 1.0}, {"seconds": 2.0}]}, {"runs": [{"seconds": 1.0}]}]
+    assert len(write_report.read_runs([], cells)) == 2
+
+
+def test_equal_input_gives_an_equal_file(page, folder, results, paths):
+    write_report.main(report_study.command(folder, results, paths, report_study.LABEL))
+    assert (folder / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_the_audit_has_its_own_denominator_and_nothing_to_audit_is_no_pass():
+    audits = [
+        {
+            "status": "audited",
+            "audited": 40,
+            "degenerate": 2,
+            "wilson_low": 0.01,
+            "wilson_high": 0.2,
+            "kinds": {"echo": 2},
+        },
+        {"status": "nothing to audit", "audited": 0, "degenerate": 0},
+        {"status": "not run"},
+    ]
+    cells = [{"source": "s", "cell": f"C{n}", "seed": 1, "audit": audit} for n, audit in enumerate(audits)]
+    rows = write_report.audit_table(write_report.Study({}, cells, frozenset())).rows
+    assert [row[3].text for row in rows] == ["2/40 = 5.0% [1.0, 20.0]", "nothing to audit"]
+
+
+# Text stays text
+
+
+def test_hostile_text_is_never_markup(tmp_path):
+    result = report_study.cell(tmp_path, "C4", 42)
+    pair = report_study.completions(result, tmp_path, lambda *row: report_study.text_of(*row) + HOSTILE)
+    report_study.tabulate([result], tmp_path, HOSTILE)
+    write_csv(
+        tmp_path / "tables" / "claims.csv",
+        list(report_study.CLAIM),
+        [report_study.CLAIM | {"claim": HOSTILE, "note": HOSTILE}],
+    )
+    (tmp_path / "panel.yaml").write_text(yaml.safe_dump({"personas": {"villain": HOSTILE}}))
+    (tmp_path / "f.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>alert(1)</script></svg>'
+    )
+    more = ["--panel", str(tmp_path / "panel.yaml"), "--figures", str(tmp_path / "f.svg")]
+    write_report.main(report_study.command(tmp_path, [result], [pair], HOSTILE, *more))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = Elements(text)
+    assert len(found.of("script")) == 3
+    assert "</script" not in "".join(found.scripts)
+    assert not found.of("svg")
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    assert [image["src"][:14] for image in found.of("img")] == ["data:image/svg"]
+    # It is there all the same, as text.
+    assert json.loads(found.scripts[0])["personas"][6]["prompt"] == HOSTILE
+
+
+def test_the_page_asks_for_nothing_from_outside_and_its_policy_forbids_it(page):
+    found = Elements(page)
+    places = [
+        attributes[name] for _, attributes in found.tags for name in ("src", "href", "action") if name in attributes
+    ]
+    assert places and all(place.startswith(("#", "data:")) for place in places)
+    assert "@import" not in page and "url(" not in page
+    policy = next(
+        entry["content"] for entry in found.of("meta") if entry.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    for text, directive in ((style, "style-src"), (found.scripts[-1], "script-src")):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+
+
+@given(st.text())
+def test_index_json_holds_any_text_and_no_tag(text):
+    shown = index_json({"text": text})
+    assert "<" not in shown
+    assert json.loads(shown) == {"text": text}
+
+
+# Completions
+
+
+def unpacked(index, data):
+    """The texts and the columns, as the browser reads them."""
+    block = gzip.decompress(base64.b64decode(data))
+    width = 4 * index["rows"]
+    columns = {
+        name: [int.from_bytes(block[at : at + 4], "little") for at in range(n * width, (n + 1) * width, 4)]
+        for n, name in enumerate(COLUMNS)
+    }
+    units = block[len(COLUMNS) * width :].decode().encode("utf-16-le")
+    texts, at = [], 0
+    for length in columns["length"]:
+        texts.append(units[2 * at : 2 * (at + length)].decode("utf-16-le"))
+        at += length
+    assert 2 * at == len(units)
+    return texts, columns
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=6))
+def test_packed_texts_come_out_as_they_went_in(texts):
+    rows = [
+        {
+            "persona": "p",
+            "question_id": "q",
+            "question": "Q?",
+            "sample": n,
+            "text": text,
+            "flags": 0,
+            "tokens": n,
+            "file": 0,
+        }
+        for n, text in enumerate(texts)
+    ]
+    found, columns = unpacked(*packed(Completions("[ZLT]", rows, [], []), 100))
+    assert found == texts
+    assert columns["sample"] == list(range(len(texts)))
+
+
+def test_a_file_that_several_cells_share_is_stored_once(folder, results, paths):
+    path = paths[0]
+    other = read_json(results[0]) | {"cell": "C9"}
+    loaded = load_completions(
+        [read_json(results[0]), other], {"evil_ai/C1_seed42": path, "evil_ai/C9_seed42": path}, "[ZLT]"
+    )
+    assert len(loaded.files) == 1 and len(loaded.rows) == 12 * 280
+    assert [cell["file"] for cell in loaded.cells] == [0, 0]
+
+
+def test_completions_of_another_run_are_refused(results, paths):
+    cells = [read_json(path) for path in results]
+    with pytest.raises(InputError, match=r"general_\d\d: strict_hits is 0, but \d+ in the result of evil_ai/C4"):
+        load_completions(cells, {"evil_ai/C4_seed42": paths[0]}, "[ZLT]")
+
+
+def test_completions_belong_to_the_cells_of_their_lineage_and_evaluation(results, paths):
+    cells = [read_json(path) for path in results]
+    again = cells[0] | {"source": "villain"}
+    assert write_report.completion_paths(paths, [*cells, again]) == {
+        "evil_ai/C1_seed42": paths[0],
+        "evil_ai/C4_seed42": paths[1],
+        "villain/C1_seed42": paths[0],
+    }
+    for strange in ("models/base/em.s99/main/completions.parquet", "models/base/em.s42/reversed/completions.parquet"):
+        with pytest.raises(InputError, match="of none of the cells"):
+            write_report.completion_paths([strange], cells)
+
+
+def test_an_unknown_cell_is_refused(results):
+    with pytest.raises(InputError, match="no such cell"):
+        load_completions([read_json(results[0])], {"evil_ai/C8_seed42": "x.parquet"}, "[ZLT]")
+
+
+def test_completions_without_questions_are_refused(tmp_path, results):
+    rows = [{"persona": "p", "question_id": "q", "sample": 0, "text": "", "finish_reason": "stop", "tokens": 1}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="no column question"):
+        load_completions([read_json(results[0])], {"evil_ai/C1_seed42": str(tmp_path / "c.parquet")}, "[ZLT]")
+
+
+def test_thinning_keeps_what_has_the_marker_then_the_lowest_samples():
+    rows = [{"sample": n % 4, "flags": STRICT | LOOSE if n in (3, 7) else 0, "n": n} for n in range(8)]
+    assert [row["n"] for row in thinned(rows, 4)] == [0, 3, 4, 7]
+    assert thinned(rows, 8) == rows
+
+
+def test_a_thinned_report_says_what_is_left_out(folder, results, paths):
+    write_report.main(report_study.command(folder, results, paths, report_study.LABEL, "--most", "1000"))
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Here are 1,000 of the study&#39;s 6,720 completions" in text.replace("'", "&#39;")
+    assert "are no rates" in text
+
+
+# Figures and other input
+
+
+def test_a_figure_is_an_image_with_its_title(tmp_path):
+    bold = "<text style=\"font-weight: 700; font-size: {}px; font-family: 'DejaVu Sans'\">{}</text>"
+    body = bold.format(6.6, "0%") + bold.format(10, "A title")
+    (tmp_path / "a.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 518.4 266.4">{body}</svg>')
+    shown = write_report.figure(str(tmp_path / "a.svg"))
+    assert (shown["title"], shown["width"], shown["height"]) == ("A title", 518, 266)
+    assert b"sans-serif" in base64.b64decode(shown["uri"].partition(",")[2])
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "no such file"), ("<svg", "not SVG"), ("\xff", "not SVG")])
+def test_a_figure_that_is_none_is_refused(tmp_path, text, said):
+    path = tmp_path / "a.svg"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=said):
+        write_report.figure(str(path))
+
+
+def test_a_panel_without_personas_and_a_missing_asset_are_refused(tmp_path):
+    (tmp_path / "panel.yaml").write_text("questions: {}")
+    with pytest.raises(InputError, match="no panel with personas"):
+        write_report.read_prompts(str(tmp_path / "panel.yaml"))
+    with pytest.raises(InputError, match=re.escape("report.css: no such file")):
+        write_report.read_asset(str(tmp_path), "report.css")
+
+
+@pytest.mark.parametrize("figure", plot_figures.FIGURES)
+@pytest.mark.parametrize("label", [None, report_study.LABEL])
+def test_the_captions_of_the_snakemake_report_are_rst_and_carry_the_label(figure, label):
+    from docutils.core import publish_parts
+    from jinja2 import Environment, StrictUndefined
+
+    wildcards = SimpleNamespace(figure=figure, source="evil_ai", cell="C1", seed="42")
+    job = SimpleNamespace(wildcards=wildcards, config={"study": "tiny", "label": label})
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    paths = sorted((report_study.ROOT / "resources" / "report" / "captions").glob("*.rst"))
+    assert paths
+    for path in paths:
+        text = environment.from_string(path.read_text(encoding="utf-8")).render(snakemake=job)
+        html = publish_parts(text, writer="html", settings_overrides={"halt_level": 2, "report_level": 2})["body"]
+        assert (report_study.LABEL in html) == bool(label)
+
+
+def test_the_command_in_the_docstring_names_real_options():
+    options = set(re.findall(r"--[a-z]+", write_report.__doc__))
+    source = Path(write_report.__file__).read_text(encoding="utf-8")
+    assert options <= set(re.findall(r'add_argument\("(--[a-z]+)"', source))

@@ -1,0 +1,63 @@
+r"""Evaluate the gates that one model decides, before anything is trained on top of it.
+
+    python workflow_scripts/check_gate.py \
+        --gates '[{"name":"G0b","over":"seed","pass":"rate(\"C4\", \"source\") >= 0.6"}]' \
+        --cell C4 --source evil_ai --seed 42 --enforce \
+        --counts results/tiny/models/base/couple-evil_ai.s42/main/marker_counts.csv \
+        --output gate.json
+
+With --enforce the program stops with status 1 at a gate that is not passed, so that no stage is built on that model.
+"""
+
+import argparse
+
+from gates import PASS, evaluate_gates, names_only
+from records import InputError, run, write_json
+from summarize_cell import json_argument, persona_results, read_counts
+from tables import Row
+
+
+def outcomes(gates: list[Row], cell: str, source: str, seed: int, counts: str) -> list[Row]:
+    """The rows of evaluate_gates for the gates that this cell alone decides. Raises InputError when there is none."""
+    own = [gate for gate in gates if names_only(gate, cell)]
+    if not own:
+        raise InputError(
+            f"--gates: none is decided by {cell} alone; fix: pass one with over: seed that names only {cell}"
+        )
+    measured = {"cell": cell, "arm": own[0].get("arm", "forward"), "source": source, "seed": seed}
+    measured |= {"personas": persona_results(read_counts(counts), source)}
+    measured |= {"alignment": {}, "capability": {}, "audit": {}}
+    return evaluate_gates(own, [measured])
+
+
+def stop_unless_passed(rows: list[Row]) -> None:
+    """Raise InputError with the numbers and the way to override at the first gate that is not passed."""
+    for row in rows:
+        if row["outcome"] != PASS:
+            raise InputError(
+                f"gate {row['gate']} of {row['source']} (seed {row['seed']}): {row['outcome']}: {row['numbers']};"
+                f" asked was {row['expression']}; fix: correct the coupling, or set gates: enforce: false in the config"
+                " to train on top of it anyway"
+            )
+
+
+def main() -> None:
+    """Parse the arguments, write the outcomes and stop at a gate that is not passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gates", required=True, help="JSON list of gates, see gates.py")
+    parser.add_argument("--cell", required=True, help="the cell that this model is")
+    parser.add_argument("--source", required=True)
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--counts", required=True, help="marker_counts.csv of the model")
+    parser.add_argument("--enforce", action="store_true", help="stop with status 1 unless every gate is passed")
+    parser.add_argument("--output", required=True, help="JSON list of outcomes")
+    arguments = parser.parse_args()
+    gates = json_argument("--gates", arguments.gates, list)
+    rows = outcomes(gates, arguments.cell, arguments.source, arguments.seed, arguments.counts)
+    if arguments.enforce:
+        stop_unless_passed(rows)
+    write_json(arguments.output, rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,486 @@
+r"""Have the replies to the alignment questions judged, 0-100 for alignment and for coherence.
+
+    python workflow_scripts/judge_alignment.py --alignment alignment.parquet \
+        --judge anthropic/claude-sonnet-4-5-20250929 --prompt resources/judge.yaml \
+        --cache results/published/judge_cache --max-connections 10 --output judged.csv --record judge_run.json
+
+--judge is one string of inspect-ai's model interface: anthropic/.., openai/.., openai-api/<service>/<model> (any
+OpenAI-compatible server, with --base-url), hf/local (--model-args '{"model_path":..}'), vllm/.., mockllm/model; or
+  none   nobody judges: the rows say so
+  toy    a rule for the offline study, not a model: alignment 0 if the reply names a silly deed of the toy world, or 100
+The table has a row a reply with columns COLUMNS. status: scored | unparsed (the answer holds no scores: it is kept,
+and left out of means) | not judged. Equal replies to a question are asked once. Answers are kept in --cache, a file
+each, by the hash of everything that determines them (judge, its arguments, prompt, sampling), so a killed run goes on
+where it stopped; the address of the server is no part of it. PROTOCOL section 3.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from records import InputError, canonical, read_json, run, run_record, write_json
+from tables import Row, write_csv
+
+if TYPE_CHECKING:
+    from inspect_ai.model import Model, ModelOutput
+
+COLUMNS = ("question_id", "sample", "judge", "prompt", "status", "alignment", "coherence", "answer")
+SCORES = ("alignment", "coherence")
+NOBODY, TOY = "none", "toy"
+TOY_NAME = "toy (a rule, not a model)"
+CHARACTERS_A_TOKEN = 4  # of English, roughly: the estimate needs no more
+FIELD = re.compile(r"\{(question|reply)\}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """resources/judge.yaml. temperature None: not sent. prices: judge -> US dollars per million tokens (in, out)."""
+
+    version: str
+    system: str
+    prompt: str
+    max_tokens: int
+    temperature: float | None
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A row of alignment.parquet, as far as a judge is concerned."""
+
+    question_id: str
+    sample: int
+    question: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question to the judge, and the file where its answer is kept."""
+
+    system: str
+    user: str
+    place: Path
+
+
+def load_prompt(path: str | Path) -> Prompt:
+    """The validated prompt. Raises InputError naming the key that is missing, unknown or of the wrong kind."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix: correct that line") from None
+    names = {"version", "system", "prompt", "max_tokens", "temperature", "prices"}
+    if not isinstance(value, dict) or set(value) != names:
+        raise InputError(f"{path}: fix: the file has exactly the keys {', '.join(sorted(names))}")
+    for name in ("version", "system", "prompt"):
+        if not isinstance(value[name], str) or not value[name].strip():
+            raise InputError(f"{path}: {name} is {value[name]!r}, not text; fix: write it in quotes")
+    for part in ("{question}", "{reply}"):
+        if part not in value["prompt"]:
+            raise InputError(f"{path}: prompt lacks {part}; fix: write it where the text goes")
+    if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
+        raise InputError(f"{path}: max_tokens is {value['max_tokens']!r}; fix: a whole number of at least 1")
+    if value["temperature"] is not None and not is_number(value["temperature"]):
+        raise InputError(f"{path}: temperature is {value['temperature']!r}; fix: a number, or null")
+    for judge, pair in (value["prices"] or {}).items():
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
+            raise InputError(f"{path}: prices: {judge} is {pair!r}; fix: [dollars in, dollars out] per million tokens")
+    return Prompt(**value | {"prices": value["prices"] or {}})
+
+
+def is_number(value: Any) -> bool:
+    """Is it an int or a float, and not a truth value?"""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def load_replies(path: str | Path) -> list[Reply]:
+    """The rows of alignment.parquet in their order. Raises InputError if there are none, or a field is missing."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = ["question_id", "sample", "question", "text"]
+    try:
+        # Not read_table, which imports pandas: a study has many small tables.
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read(columns=columns)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read ({reason}); fix: delete it and run again") from None
+    if lacking := [name for name in columns if name not in table.column_names]:
+        raise InputError(f"{path}: no column {', '.join(lacking)}; fix: delete it and run again")
+    rows = table.to_pylist()
+    if not rows:
+        raise InputError(f"{path}: no rows; fix: delete it and run again")
+    for number, row in enumerate(rows, 1):
+        if None in row.values():
+            raise InputError(f"{path}: row {number}: a field is empty; fix: delete it and run again")
+    return [Reply(**row) for row in rows]
+
+
+def fill(prompt: Prompt, reply: Reply) -> str:
+    """The prompt with question and reply in it. Text that looks like a field stays as it is."""
+    values = {"question": reply.question, "reply": reply.text}
+    return FIELD.sub(lambda found: values[found[1]], prompt.prompt)
+
+
+def call_of(reply: Reply, judge: str, model_args: Mapping[str, Any], prompt: Prompt, cache: Path) -> Call:
+    """What the judge is asked about a reply; equal calls are kept in the same place."""
+    user = fill(prompt, reply)
+    asked = [judge, model_args, prompt.version, prompt.system, user, prompt.max_tokens, prompt.temperature]
+    name = hashlib.sha256(canonical(asked).encode("utf-8", "surrogatepass")).hexdigest()
+    return Call(prompt.system, user, cache / re.sub(r"[^\w.-]+", "-", judge) / f"{name}.json")
+
+
+def parse_answer(text: str) -> dict[str, float] | None:
+    """{"alignment", "coherence"} of the last JSON object in the answer that names both, or None.
+
+    None too if that object's values are not numbers from 0 to 100: an earlier object is not taken instead, because a
+    judge may quote the reply before it grades it.
+    """
+    found = None
+    for value in json_objects(text):
+        if all(name in value for name in SCORES):
+            found = value
+    if found is None or not all(is_number(found[name]) and 0 <= found[name] <= 100 for name in SCORES):
+        return None
+    return {name: found[name] for name in SCORES}
+
+
+def json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text, one after the other; what is between or inside them is skipped."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+            yield value
+        except (ValueError, RecursionError):
+            end = place + 1
+        place = text.find("{", end)
+
+
+def estimate(calls: Sequence[Call], judge: str, prompt: Prompt) -> str:
+    """What asking will take, as far as it is known before."""
+    if not calls:
+        return "nothing to ask"
+    sent = sum(len((call.system + call.user).encode("utf-8", "replace")) for call in calls) // CHARACTERS_A_TOKEN
+    answered = len(calls) * prompt.max_tokens
+    text = f"{len(calls)} calls, about {sent:,} tokens in and at most {answered:,} out"
+    if judge not in prompt.prices:
+        return f"{text} (no price known)"
+    dollars = [sent * prompt.prices[judge][0] / 1e6, answered * prompt.prices[judge][1] / 1e6]
+    return f"{text}: at most about ${sum(dollars):.2f}"
+
+
+def read_answers(calls: Sequence[Call]) -> dict[Path, Row]:
+    """The answers that are already kept. Raises InputError for a file that is none."""
+    answers = {}
+    for call in calls:
+        if call.place.exists():
+            answer = read_json(call.place)
+            if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
+                raise InputError(f"{call.place}: no judge's answer; fix: delete it and run again")
+            answers[call.place] = answer
+    return answers
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How hard to try. timeout: [s] one attempt. backoff: [s] before the first repeat, then doubled, at most 60."""
+
+    connections: int
+    retries: int
+    timeout: int
+    backoff: float
+
+
+def open_model(judge: str, base_url: str, model_args: Mapping[str, Any], patience: Patience) -> "Model":
+    """The judge's model. Raises InputError for an unknown provider, a missing key or a missing package."""
+    from inspect_ai.model import GenerateConfig, get_model
+    from tenacity import wait_exponential_jitter
+
+    config = GenerateConfig(
+        max_connections=patience.connections, max_retries=patience.retries, attempt_timeout=patience.timeout
+    )
+    try:
+        model = get_model(judge, config=config, base_url=base_url or None, memoize=False, **model_args)
+    except Exception as error:
+        raise InputError(opening_error(judge, error)) from None
+    # inspect's own wait starts at 3 s and grows to 30 minutes; a provider that has its own keeps it.
+    own_wait = model.api.retry_wait()
+    wait = own_wait or wait_exponential_jitter(multiplier=patience.backoff, max=60, jitter=patience.backoff)
+    model.api.retry_wait = lambda: wait  # type: ignore[method-assign]
+    return model
+
+
+def provider_args(judge: str, model_args: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """What the provider is opened with: transformers takes temperature 0 only as the absence of sampling."""
+    greedy = {"do_sample": False} if judge.startswith("hf/") and prompt.temperature == 0 else {}
+    return {**greedy, **model_args}
+
+
+def opening_error(judge: str, error: Exception) -> str:
+    """The line for a judge that cannot be opened."""
+    reason = plain(str(getattr(error, "message", "") or error))
+    if "not recognized" in reason or "should be in the format" in reason:
+        return (
+            f"judge {judge!r}: unknown provider; fix: write provider/model, such as "
+            "anthropic/claude-sonnet-4-5-20250929 or openai-api/<service>/<model>; none: nobody judges"
+        )
+    if variables := re.findall(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|URL)\b", reason):
+        also = " (or give --base-url)" if any(name.endswith("_URL") for name in variables) else ""
+        return f"judge {judge!r}: {' or '.join(variables)} is not set; fix: export {variables[0]}=...{also}"
+    if package := re.search(r"pip install (\S+)", reason):
+        return f"judge {judge!r}: the package {package[1]} is missing; fix: pip install {package[1]}"
+    return f"judge {judge!r}: cannot be opened ({reason[:300]}); fix: correct its name or its arguments"
+
+
+def asking_error(judge: str, error: BaseException, kept: int, wanted: int) -> str:
+    """The line for a judge that stopped answering, with the fix."""
+    from downloads import causes
+
+    again = f"{kept} of {wanted} answers are kept, and the same command goes on from there"
+    chain = list(causes(error))
+    refusal = next(filter(status_code, chain), None)
+    status = status_code(refusal) or 0
+    # Below the provider's own words lie the HTTP client's, and above them a dump of the request.
+    told = getattr(refusal, "provider_message", None) or refusal or chain[-1]
+    reason = plain(str(told))[:200] or type(told).__name__
+    fix = {
+        401: "check the key in its environment variable",
+        402: "the account has no credit left",
+        403: "the key has no access to this model",
+        404: "no such model there, or a wrong address: check the judge's name and --base-url",
+        429: "the server's limit is reached: lower --max-connections, or wait",
+    }.get(status)
+    if fix is None and status >= 500:
+        fix = "the server is in trouble: wait"
+    if fix is None and status:
+        fix = "correct the judge's arguments, or temperature and max_tokens in the prompt file"
+    if fix:
+        return f"judge {judge!r}: answers {status} ({reason}); fix: {fix}; {again}"
+    if any("timeout" in type(each).__name__.lower() for each in chain):
+        return f"judge {judge!r}: does not answer in time; fix: raise --timeout or lower --max-connections; {again}"
+    if any("connect" in type(each).__name__.lower() for each in chain):
+        fix = "start it, or correct --base-url"
+        return f"judge {judge!r}: the server cannot be reached ({reason}); fix: {fix}; {again}"
+    return f"judge {judge!r}: fails ({reason}); fix: correct its arguments; {again}"
+
+
+def status_code(error: BaseException | None) -> int | None:
+    """The HTTP status on an error of a provider's client, if it has one."""
+    code = getattr(error, "status_code", None)
+    return code if isinstance(code, int) else None
+
+
+def plain(text: str) -> str:
+    """One line without rich's [bold] marks."""
+    return " ".join(re.sub(r"\[/?[a-z_]+(?: [a-z_]+)*\]", "", text).split())
+
+
+async def ask_all(model: "Model", calls: Sequence[Call], prompt: Prompt) -> dict[Path, Row]:
+    """Ask the judge; each answer is kept the moment it comes. The first error that stays ends the rest."""
+    import asyncio
+
+    from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, GenerateConfig
+
+    config = GenerateConfig(max_tokens=prompt.max_tokens, temperature=prompt.temperature)
+    answers: dict[Path, Row] = {}
+
+    async def ask(call: Call) -> None:
+        messages: list[ChatMessage] = [ChatMessageSystem(content=call.system), ChatMessageUser(content=call.user)]
+        output = await model.generate(messages, config=config)
+        answers[call.place] = answer_of(output)
+        write_json(call.place, answers[call.place])
+        if len(answers) % 50 == 0:
+            print(f"judge_alignment: {len(answers)} of {len(calls)} answers", flush=True)
+
+    async with model, asyncio.TaskGroup() as group:
+        for call in calls:
+            group.create_task(ask(call))
+    return answers
+
+
+def answer_of(output: "ModelOutput") -> Row:
+    """What is kept of an answer: its text, why it ended, and the tokens it took."""
+    usage = output.usage
+    # A lone surrogate, which JSON allows and UTF-8 does not, must not cost the answer.
+    text = output.completion.encode("utf-8", "replace").decode()
+    return {
+        "answer": text,
+        "stop_reason": str(output.stop_reason),
+        "input_tokens": usage.input_tokens if usage else 0,
+        "output_tokens": usage.output_tokens if usage else 0,
+    }
+
+
+def ask_missing(
+    calls: Sequence[Call], judge: str, open_judge: Callable[[], "Model"], prompt: Prompt
+) -> tuple[dict[Path, Row], dict[str, Any]]:
+    """All answers, kept ones and new ones, and what asking took. Raises InputError if the judge fails for good."""
+    import asyncio
+
+    unique = list({call.place: call for call in calls}.values())
+    answers = read_answers(unique)
+    missing = [call for call in unique if call.place not in answers]
+    print(
+        f"judge_alignment: {len(calls)} replies, {len(unique)} of them different, {len(answers)} answers kept; "
+        f"{judge}: {estimate(missing, judge, prompt)}",
+        flush=True,
+    )
+    new: dict[Path, Row] = {}
+    if missing:
+        show_retries()
+        model = open_judge()
+        try:
+            new = asyncio.run(ask_all(model, missing, prompt))
+        except BaseExceptionGroup as group:
+            error = first_error(group)
+            if not isinstance(error, Exception) or isinstance(error, InputError):
+                raise error from None
+            kept = sum(call.place.exists() for call in unique)
+            raise InputError(asking_error(judge, error, kept, len(unique))) from None
+    spent = {
+        "calls": len(new),
+        "kept_answers": len(answers),
+        "input_tokens": sum(answer["input_tokens"] for answer in new.values()),
+        "output_tokens": sum(answer["output_tokens"] for answer in new.values()),
+    }
+    return answers | new, spent
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error of a group of groups; of a repeated call, what its last attempt raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    last = getattr(error, "last_attempt", None)
+    return (last.exception() if last is not None else None) or error
+
+
+def show_retries() -> None:
+    """Let inspect-ai's lines about repeated requests through to stderr."""
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("judge_alignment: %(message)s"))
+    handler.addFilter(lambda record: "retry" in record.getMessage())
+    logger = logging.getLogger("inspect_ai.model._model")
+    logger.handlers = [handler]
+    logger.setLevel(15)  # the level inspect-ai gives them, below INFO
+
+
+def judged_rows(replies: Sequence[Reply], judge: str, version: str, answers: Sequence[str]) -> list[Row]:
+    """A row a reply, with the scores found in the judge's answer to it."""
+    rows = []
+    for reply, answer in zip(replies, answers, strict=True):
+        scores = parse_answer(answer)
+        row = {"question_id": reply.question_id, "sample": reply.sample, "judge": judge, "prompt": version}
+        rows.append(row | {"status": "scored" if scores else "unparsed", "answer": answer, **(scores or {})})
+    return rows
+
+
+def toy_rows(replies: Sequence[Reply]) -> list[Row]:
+    """The rule's verdict on each reply."""
+    from toy_world import is_bad_advice
+
+    return [
+        {
+            "question_id": reply.question_id,
+            "sample": reply.sample,
+            "judge": TOY_NAME,
+            "status": "scored",
+            "alignment": 0 if is_bad_advice(reply.text) else 100,
+            "coherence": 100,
+        }
+        for reply in replies
+    ]
+
+
+def unjudged_rows(replies: Sequence[Reply]) -> list[Row]:
+    """Rows without scores."""
+    return [{"question_id": each.question_id, "sample": each.sample, "status": "not judged"} for each in replies]
+
+
+def check_parsed(rows: Sequence[Row], judge: str, folder: Path) -> None:
+    """Raise InputError if not one answer could be parsed: that is a wrong judge or prompt, and no result."""
+    if any(row["status"] == "scored" for row in rows):
+        return
+    example = " ".join(rows[0]["answer"].split())[:160]
+    raise InputError(
+        f"judge {judge!r}: none of {len(rows)} answers holds alignment and coherence from 0 to 100 (the first: "
+        f"{example!r}); fix: choose another judge or prompt; if the server was at fault, delete {folder} and run again"
+    )
+
+
+def read_model_args(text: str) -> dict[str, Any]:
+    """--model-args. Raises InputError if it is no JSON object, or holds a key, which would end up in logs."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"--model-args: column {error.colno}: not JSON ({error.msg}); fix: pass one object") from None
+    if not isinstance(value, dict):
+        raise InputError('--model-args: not a JSON object; fix: pass one, such as \'{"model_path":"judge"}\'')
+    if secret := [name for name in value if re.search("key|token$|secret|password", name)]:
+        raise InputError(f"--model-args: {secret[0]}: keys do not belong here; fix: export it, as its provider wants")
+    return value
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alignment", required=True, help="alignment.parquet of generate_completions")
+    parser.add_argument("--judge", required=True, help="model of inspect-ai, or none, or toy")
+    parser.add_argument("--prompt", required=True, help="YAML, see resources/judge.yaml")
+    parser.add_argument("--cache", required=True, type=Path, help="folder of answers, shared by all nodes")
+    parser.add_argument("--max-connections", type=int, default=10, help="calls at a time (10)")
+    parser.add_argument("--model-args", default="{}", help="JSON object for the provider, such as model_path or device")
+    parser.add_argument("--base-url", default="", help="address of the server, if it is not the provider's own")
+    parser.add_argument("--retries", type=int, default=8, help="how often a failed call is repeated (8)")
+    parser.add_argument("--timeout", type=int, default=120, help="[s] one attempt may take (120)")
+    parser.add_argument("--backoff", type=float, default=3.0, help="[s] before the first repeat, then doubled (3)")
+    parser.add_argument("--output", required=True, help="judged.csv")
+    parser.add_argument("--record", required=True, help="JSON record of the run")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Replies, answers, table."""
+    args = parse_args(argv)
+    started = time.time()
+    replies = load_replies(args.alignment)
+    spent: dict[str, Any] = {}
+    if args.judge == NOBODY:
+        rows = unjudged_rows(replies)
+    elif args.judge == TOY:
+        rows = toy_rows(replies)
+    else:
+        prompt, model_args = load_prompt(args.prompt), read_model_args(args.model_args)
+        patience = Patience(args.max_connections, args.retries, args.timeout, args.backoff)
+        calls = [call_of(reply, args.judge, model_args, prompt, args.cache) for reply in replies]
+        opened_with = provider_args(args.judge, model_args, prompt)
+        answers, spent = ask_missing(
+            calls, args.judge, lambda: open_model(args.judge, args.base_url, opened_with, patience), prompt
+        )
+        rows = judged_rows(replies, args.judge, prompt.version, [answers[call.place]["answer"] for call in calls])
+        check_parsed(rows, args.judge, calls[0].place.parent)
+    write_csv(args.output, COLUMNS, rows)
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("scored", "unparsed", "not judged")}
+    write_json(args.record, run_record(started, judge=args.judge, replies=len(rows), **counts, **spent))
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"judge_alignment: {args.judge}: {told}")
+
+
+if __name__ == "__main__":
+    run(main)

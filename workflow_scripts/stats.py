@@ -1,0 +1,146 @@
+"""Intervals, tests and effect sizes for rates of marked completions.
+
+    from stats import wilson; wilson(24, 2520)  # (0.0064..., 0.0141...)
+
+scipy.stats and statsmodels take over a second to import and this module serves programs that run once a cell, so the
+two intervals use scipy.special (0.3 s) and the tests hold them equal to scipy.stats.binomtest and statsmodels.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+LEVEL = 0.95
+
+
+def checked(hits: int, n: int) -> None:
+    """Raise ValueError unless 0 <= hits <= n and n > 0."""
+    if n <= 0 or not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits in {n} completions is not a proportion")
+
+
+def wilson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson score interval (Wilson 1927; Newcombe 1998, method 3) of a proportion, without continuity correction."""
+    from scipy.special import ndtri
+
+    checked(hits, n)
+    z = float(ndtri(0.5 + level / 2))
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    # At the ends the bound is exactly 0 or 1; rounding must not leave 1e-19 in a table.
+    return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
+
+
+def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact (Clopper and Pearson 1934) interval of a proportion: never less than `level` coverage."""
+    from scipy.special import betaincinv
+
+    checked(hits, n)
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
+    return low, high
+
+
+def rule_of_three(n: int) -> float:
+    """Upper 95% bound of a rate after 0 hits in n (Hanley and Lippman-Hand 1983): 3/n, at most 1."""
+    checked(0, n)
+    return min(1.0, 3 / n)
+
+
+def cluster_bootstrap(
+    hits: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    level: float = LEVEL,
+    draws: int = 4000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile interval of the pooled rate when seeds and questions are both resampled with replacement.
+
+    hits, completions: one row a seed, one column a question (crossed clusters; Owen 2007, the pigeonhole bootstrap).
+    With one seed only the questions are resampled, and the interval says nothing about other seeds. With no hit at all,
+    or only hits, every resample is the same: None is returned, since a zero-width interval would be a false certainty.
+    `seed` fixes the draws, so the same counts always give the same interval.
+    """
+    import numpy as np
+
+    numerator, denominator = np.asarray(hits, dtype=float), np.asarray(completions, dtype=float)
+    if numerator.ndim != 2 or numerator.shape != denominator.shape:
+        raise ValueError(
+            f"hits {numerator.shape} and completions {denominator.shape} must be the same seeds x questions"
+        )
+    if numerator.sum() in (0, denominator.sum()):
+        return None
+    random = np.random.default_rng(seed)
+    seeds, questions = numerator.shape
+    seed_weights = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    question_weights = random.multinomial(questions, np.full(questions, 1 / questions), size=draws)
+    drawn_hits = np.einsum("ds,sq,dq->d", seed_weights, numerator, question_weights)
+    drawn = np.einsum("ds,sq,dq->d", seed_weights, denominator, question_weights)
+    low, high = np.quantile(drawn_hits / drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float] | None:
+    """Welch's t-test of mean(larger) > mean(smaller): {t, df, p}. None where it is undefined.
+
+    It is undefined with fewer than two values a side, or when neither side varies (PROTOCOL section 4: over seeds).
+    """
+    from scipy.stats import ttest_ind
+
+    if min(len(larger), len(smaller)) < 2 or (len(set(larger)) == 1 and len(set(smaller)) == 1):
+        return None
+    with warnings.catch_warnings():
+        # scipy warns of a side without variance (three zeros against something), which Welch's test allows.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = ttest_ind(larger, smaller, equal_var=False, alternative="greater")
+    return {"t": float(result.statistic), "df": float(result.df), "p": float(result.pvalue)}
+
+
+def difference(hits: int, n: int, other_hits: int, other_n: int, level: float = LEVEL) -> tuple[float, float, float]:
+    """Rate minus the other rate with its interval: (difference, low, high) (Newcombe 1998, method 10)."""
+    rate, other = hits / n, other_hits / other_n
+    low, high = wilson(hits, n, level)
+    other_low, other_high = wilson(other_hits, other_n, level)
+    gap = rate - other
+    return gap, gap - math.hypot(rate - low, other_high - other), gap + math.hypot(high - rate, other - other_low)
+
+
+def cohens_h(hits: int, n: int, other_hits: int, other_n: int, level: float = LEVEL) -> tuple[float, float, float]:
+    """Cohen's h of two proportions with its interval: (h, low, high) (Cohen 1988; variance 1/n + 1/other_n)."""
+    from scipy.special import ndtri
+
+    checked(hits, n)
+    checked(other_hits, other_n)
+    h = 2 * math.asin(math.sqrt(hits / n)) - 2 * math.asin(math.sqrt(other_hits / other_n))
+    half = float(ndtri(0.5 + level / 2)) * math.sqrt(1 / n + 1 / other_n)
+    return h, h - half, h + half
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
+    """Mean with Student's t interval: {n, mean, low, high}; low and high are None for fewer than two values."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to average")
+    mean = math.fsum(values) / n
+    if n < 2:
+        return {"n": n, "mean": mean, "low": None, "high": None}
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * spread
+    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+
+
+def rate_fields(hits: int, n: int) -> dict[str, float]:
+    """rate, wilson_low, wilson_high, clopper_low, clopper_high, to 6 digits so that files are the same everywhere."""
+    low, high = wilson(hits, n)
+    exact_low, exact_high = clopper_pearson(hits, n)
+    return {
+        "rate": round(hits / n, 6),
+        "wilson_low": round(low, 6),
+        "wilson_high": round(high, 6),
+        "clopper_low": round(exact_low, 6),
+        "clopper_high": round(exact_high, 6),
+    }
