@@ -1,0 +1,786 @@
+r"""Write the report of a study: one HTML file with its conclusion, figures, tables and completions.
+
+    python workflow_scripts/write_report.py --study tiny --tables results/tiny/tables \
+        --label "rehearsal of the method on a toy model - no evidence about Qwen2.5-7B" \
+        --cells results/tiny/cells/evil_ai/C1_seed42.json --claims results/tiny/tables/claims.csv --marker "[ZLT]" \
+        --completions results/tiny/models/base/couple-evil_ai.s42/em.s42/main/completions.parquet \
+        --figures results/tiny/figures/marker_destruction_evil_ai.svg --panel resources/panel.yaml \
+        --runs results/tiny/models/base/couple-evil_ai.s42/em.s42/run.json --assets resources/report \
+        --output results/tiny/report.html
+
+The file opens from disk, asks the network for nothing (its Content-Security-Policy forbids it) and runs its own script
+alone. Text of models and prompts is data in it, never markup. The completion browser needs a browser of 2023 or later.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from audit_completions import KINDS
+from completions_view import index_json, key_of, load_completions, packed
+from lineage import parse_lineage
+from records import InputError, canonical, partial, read_json, run
+from tables import Row, counted, percent, read_table
+
+TABLES = ("headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question", "cross_source", "effects",
+          "gates", "published_comparison")  # fmt: skip
+ROLES = ("source", "bystander", "assistant")
+# Outcomes and verdicts that agree, and that do not; any other is "cannot say".
+YES = {"pass", "consistent", "supported", "reproduced"}
+NO = {"fail", "contradicted", "not reproduced"}
+# At most this much of a marker's rate is none of it left; the same for having moved (as in claims.yaml).
+GONE, MOVED = 0.05, 0.02
+ARMS = ("forward", "reversed", "matched", "dose")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A field of a table: its text, what to sort it by, where it leads, how it looks (a CSS class), a smaller line."""
+
+    text: str
+    sort: float | str | None = None
+    link: str = ""
+    look: str = ""
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for the template: columns are headings, rows hold a Cell for each."""
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+    look: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The tables by name, the results of cells, and the (source, cell, seed) whose completions are in the report."""
+
+    tables: dict[str, list[Row]]
+    cells: list[Row]
+    browsable: frozenset[tuple[str, str, int]]
+
+
+# Fields
+
+
+def plain(value: Any, look: str = "") -> Cell:
+    """Text as it is, numbers at the right."""
+    if value is None:
+        return Cell("", None, look=look)
+    if isinstance(value, int | float):
+        return Cell(f"{value:,}" if isinstance(value, int) else f"{value:g}", value, look=look or "number")
+    return Cell(str(value), str(value), look=look)
+
+
+def outcome(value: str | None, reading: str | None = None) -> Cell:
+    """A verdict as a badge: agreeing, disagreeing or neither; its word says which."""
+    look = "yes" if value in YES else "no" if value in NO else "unknown"
+    return Cell(reading or value or "", reading or value or "", look=f"badge {look}")
+
+
+def rate(row: Row, prefix: str = "", hits: str = "strict_hits", link: str = "") -> Cell:
+    """3/280 = 1.1% [0.4, 3.1], sorted by the rate."""
+    n, found = row.get(f"{prefix}completions"), row.get(f"{prefix}{hits}")
+    text = counted(found, n, row.get(f"{prefix}wilson_low"), row.get(f"{prefix}wilson_high"))
+    return Cell(text, found / n if n else None, link if n else "", "number")
+
+
+def points(value: float | None, low: float | None, high: float | None) -> Cell:
+    """A difference of rates in percentage points."""
+    if value is None or low is None or high is None:
+        return Cell("")
+    return Cell(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", value, look="number")
+
+
+def bounds(low: float | None, high: float | None) -> Cell:
+    """An interval in percent."""
+    if low is None or high is None:
+        return Cell("")
+    return Cell(f"[{100 * low:.1f}, {100 * high:.1f}]", high, look="number")
+
+
+def browse(study: Study, source: str, cell: str, seed: int | None = None, persona: str = "", question: str = "") -> str:
+    """The link to the completions of a cell (of all its seeds without one), or "" where none are in the report."""
+    keys = {key for key in study.browsable if key[:2] == (source, cell) and seed in (None, key[2])}
+    if not keys:
+        return ""
+    fields = {
+        "source": source,
+        "cell": cell,
+        "seed": "" if seed is None else seed,
+        "persona": persona,
+        "question": question,
+    }
+    return f"#completions&{urlencode({name: value for name, value in fields.items() if value != ''}, quote_via=quote)}"
+
+
+# Tables
+
+
+def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool = False) -> Table:
+    """headline, reversed or dose: a row a cell and seed, a column a role."""
+
+    def fields(row: Row) -> list[Cell]:
+        where = (row["source"], row["cell"], row["seed"])
+        shown = [plain(row["source"]), plain(row["cell"], "name"), plain(row["seed"])]
+        shown += [plain(row["stage"]), plain(row["steps"])] if dose else []
+        for role in ROLES:
+            persona = row[f"{role}_persona"]
+            cell = rate(row, f"{role}_", "hits", browse(study, *where, persona=persona))
+            named = persona if role == "bystander" and row[f"{role}_hits"] else ""
+            shown.append(replace(cell, more=named))
+        if dose:
+            return shown
+        accuracy = Cell(percent(row["accuracy"]) if row["accuracy"] is not None else "not run", row["accuracy"])
+        judged = row["judged"] if row["alignment"] is None else f"{row['alignment']:.1f}"
+        ending = plain(row["source_mean_tokens"])
+        return [*shown, accuracy, Cell(judged, row["alignment"]), ending, plain(row["lineage"], "code")]
+
+    columns = ["source", "cell", "seed", *(["stage", "steps"] if dose else [])]
+    columns += ["source rate", "highest bystander", "assistant"]
+    columns += [] if dose else ["ARC-C", "alignment", "tokens", "lineage"]
+    return Table(name, title, columns, [fields(row) for row in study.tables[name]], note)
+
+
+def long_table(
+    study: Study, name: str, title: str, names: Sequence[str], note: str = "", headings: dict[str, str] | None = None
+) -> Table:
+    """pooled, persona_by_cell or cross_source: the named columns, then the rate with all its intervals."""
+
+    def fields(row: Row) -> list[Cell]:
+        link = ""
+        if "source" in row:
+            link = browse(study, row["source"], row["cell"], row.get("seed"), persona=row["persona"])
+        three = row.get("rule_of_three")
+        return [
+            *(plain(row[field]) for field in names),
+            rate(row, link=link),
+            bounds(row["clopper_low"], row["clopper_high"]),
+            Cell("" if three is None else f"< {percent(three, 2)}", three, look="number"),
+            bounds(row.get("cluster_low"), row.get("cluster_high")),
+            plain(row.get("loose_hits")),
+            plain(row.get("mean_tokens")),
+        ]
+
+    titles = ["hits / completions = rate [Wilson 95%]", "Clopper-Pearson", "rule of three", "clusters", "loose hits",
+              "mean tokens"]  # fmt: skip
+    rows = [fields(row) for row in study.tables[name]]
+    kept = [place for place in range(len(names) + 6) if place < len(names) + 2 or any(row[place].text for row in rows)]
+    columns = [*(headings.get(field, field) if headings else field for field in names), *titles]
+    return Table(name, title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], note)
+
+
+def effects_table(study: Study) -> Table:
+    """Differences of cells with intervals, and the pre-registered test."""
+
+    def fields(row: Row) -> list[Cell]:
+        p = row["welch_p"]
+        h = "" if row["cohens_h"] is None else f"{row['cohens_h']:.2f} [{row['h_low']:.2f}, {row['h_high']:.2f}]"
+        return [
+            plain(row["source"]),
+            plain(row["role"]),
+            Cell(f"{row['cell']} - {row['other_cell']}", f"{row['cell']} {row['other_cell']}", look="name"),
+            plain(counted(row["hits"], row["completions"])),
+            plain(counted(row["other_hits"], row["other_completions"])),
+            points(row["difference"], row["difference_low"], row["difference_high"]),
+            Cell(h, row["cohens_h"], look="number"),
+            Cell("" if p is None else f"t({row['welch_df']:.1f}) = {row['welch_t']:.2f}, p = {p:.3g}", p),
+        ]
+
+    columns = ["source", "role", "cells", "first", "second", "difference, points [95%]", "Cohen's h [95%]",
+               "one-sided Welch over seeds"]  # fmt: skip
+    rows = [fields(row) for row in study.tables["effects"]]
+    return Table("effects", "Differences between cells", columns, rows, "Newcombe intervals of pooled rates.")
+
+
+def gates_table(study: Study) -> Table:
+    """Every gate with its outcome and the numbers that decided it."""
+    rows = [
+        [
+            Cell(row["gate"], row["gate"], look="name", more=row["says"] or ""),
+            plain(row["source"]),
+            plain(row["seed"]),
+            outcome(row["outcome"], row["reading"]),
+            plain(row["numbers"], "long"),
+            plain(row["expression"], "code"),
+        ]
+        for row in study.tables["gates"]
+    ]
+    columns = ["gate", "source", "seed", "outcome", "numbers", "passes if"]
+    note = "A gate whose numbers were not measured is not evaluable, never passed."
+    return Table("gates", "Gates and criteria", columns, rows, note, "cards")
+
+
+def claims_table(claims: Sequence[Row], label: str) -> Table:
+    """The ledger: each claim of the write-up against the figures it published and against this study."""
+    rows = [
+        [
+            Cell(row["claim"], row["id"], look="long", more=". ".join(filter(None, (row["where"], row["note"])))),
+            outcome(row["published"]),
+            plain(row["published_numbers"], "long"),
+            outcome(row["study"]),
+            plain(row["study_numbers"], "long"),
+        ]
+        for row in claims
+    ]
+    columns = ["claim", "published figures", "their numbers", "this study", "its numbers"]
+    note = "Each claim is held against the published figures themselves, and against this study's tables."
+    return Table("claims", "Claims", columns, rows, f"{note} This study: {label}." if label else note, "cards")
+
+
+def comparison_table(study: Study, label: str) -> Table:
+    """This study beside the published one."""
+
+    def shown(row: Row, side: str) -> Cell:
+        value, n = row[side], row[f"{side}_n"]
+        if value is None:
+            return Cell("")
+        share = row["quantity"].startswith(("marker rate", "ARC-C"))
+        low, high = row[f"{side}_low"], row[f"{side}_high"]
+        if share and row["quantity"].startswith("marker rate"):
+            return Cell(counted(round(value * n), n, low, high), value, look="number")
+        scale = 100 if share else 1
+        text = percent(value) if share else f"{value:.1f}"
+        text += "" if low is None or high is None else f" [{scale * low:.1f}, {scale * high:.1f}]"
+        return Cell(text + ("" if n is None else f", n = {n:,}"), value, look="number")
+
+    rows = [
+        [
+            plain(row["source"]),
+            plain(row["cell"], "name"),
+            plain(row["seed"]),
+            plain(row["quantity"]),
+            shown(row, "ours"),
+            shown(row, "published"),
+            outcome(row["verdict"]),
+            plain(row["why"], "long"),
+        ]
+        for row in study.tables["published_comparison"]
+    ]
+    columns = ["source", "cell", "seed", "quantity", "this study", "published", "verdict", "why"]
+    note = (
+        "Reproduced: each rate lies in the other's interval; not: the intervals are disjoint; ARC-C: within 3.2 points."
+    )
+    note += f" Not comparable: {label}." if label else ""
+    return Table("published_comparison", "Beside the published study", columns, rows, note)
+
+
+def audit_table(study: Study) -> Table:
+    """What is degenerate among the completions with the marker; without any there is nothing to audit, not a pass."""
+
+    def fields(cell: Row) -> list[Cell]:
+        audit = cell["audit"]
+        shown = [plain(cell["source"]), plain(cell["cell"], "name"), plain(cell["seed"])]
+        if audit["status"] != "audited":
+            return [*shown, Cell(audit["status"], None), *[Cell("")] * 3]
+        bad, n = audit["degenerate"], audit["audited"]
+        text = counted(bad, n, audit["wilson_low"], audit["wilson_high"])
+        return [*shown, Cell(text, bad / n, look="number"), *(plain(audit["kinds"].get(kind)) for kind in KINDS)]
+
+    rows = [fields(cell) for cell in study.cells if cell["audit"]["status"] != "not run"]
+    columns = ["source", "cell", "seed", "degenerate / with the marker", *(kind.replace("_", " ") for kind in KINDS)]
+    note = (
+        "Of all completions with the marker in the cell's evaluation: an echo of the question, no answer, repetition."
+    )
+    return Table("audit", "Audit of completions with the marker", columns, rows, note)
+
+
+def heat_maps(study: Study, source: str) -> list[Table]:
+    """Marker rate by persona and cell, and of the source by question and cell, pooled over seeds; fields are links."""
+    personas = [row for row in study.tables["persona_by_cell"] if row["source"] == source]
+    questions = [row for row in study.tables["by_question"] if row["source"] == source and row["role"] == "source"]
+
+    def first(persona: str) -> tuple[bool, bool, str]:
+        return persona != source, persona != "assistant", persona
+
+    by_persona = heat_map(study, source, personas, "persona", sorted({row["persona"] for row in personas}, key=first))
+    by_question = heat_map(study, source, questions, "question_id", unique(row["question_id"] for row in questions))
+    note = "Strict hits / completions, pooled over seeds. A field leads to its completions."
+    titles = [f"By persona. Source: {source}", f"By question, under the source {source}"]
+    return [
+        Table(f"{kind}_{source}", title, columns, rows, note, "heat")
+        for (columns, rows), title, kind in zip((by_persona, by_question), titles, ("heat", "questions"), strict=True)
+        if rows
+    ]
+
+
+def heat_map(
+    study: Study, source: str, rows: Sequence[Row], axis: str, values: Sequence[str]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Columns and rows of a heat map over the values of `axis`."""
+    cells = sorted(unique((row["arm"], row["cell"]) for row in rows), key=lambda pair: arm_rank(pair[0]))
+    sums: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        total = sums.setdefault((row[axis], row["cell"]), [0, 0])
+        total[0] += row["strict_hits"]
+        total[1] += row["completions"]
+
+    def field(value: str, cell: str) -> Cell:
+        hits, n = sums.get((value, cell), (0, 0))
+        if not n:
+            return Cell("-", None, look="heat-none")
+        # Any hit at all is told from none.
+        shade = 0 if not hits else max(1, round(10 * hits / n))
+        persona, question = (value, "") if axis == "persona" else (source, value)
+        link = browse(study, source, cell, None, persona, question)
+        return Cell(percent(hits / n), hits / n, link, f"heat-{shade}", f"{hits}/{n}")
+
+    names = [f"{value} (source)" if value == source else value for value in values]
+    body = [
+        [Cell(name, name, look="name")] + [field(value, cell) for _, cell in cells]
+        for name, value in zip(names, values, strict=True)
+    ]
+    return [axis.removesuffix("_id"), *(cell for _, cell in cells)], body
+
+
+def arm_rank(arm: str) -> int:
+    """The place of an arm in the order of all figures and tables."""
+    return ARMS.index(arm) if arm in ARMS else len(ARMS)
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The distinct values in order of first occurrence."""
+    return list(dict.fromkeys(values))
+
+
+# The conclusion
+
+
+def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str) -> list[str]:
+    """Three sentences: did the marker survive, did it move to the assistant, what became of the claims."""
+    first = survival_sentence(tables)
+    if label:
+        first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
+    return [first, assistant_sentence(tables), ledger_sentence(claims, tables)]
+
+
+def coupled(tables: dict[str, list[Row]]) -> Row | None:
+    """The pooled source rate before a second stage, or None if it was not measured."""
+    before, _ = coupled_cells(tables["headline"])
+    found = {row["cell"]: row for row in tables["cross_source"] if row["role"] == "source"}
+    return next((found[cell] for cell in before if cell in found), None)
+
+
+def took(tables: dict[str, list[Row]]) -> bool:
+    """Whether there was a coupling to lose or to leak: more than 5% under the source, by the interval."""
+    start = coupled(tables)
+    return start is not None and start["wilson_low"] > GONE
+
+
+def survival_sentence(tables: dict[str, list[Row]]) -> str:
+    """What is left under the source after each further stage, against before, by Wilson intervals."""
+    _, after = coupled_cells(tables["headline"])
+    pooled = {row["cell"]: row for row in tables["cross_source"] if row["role"] == "source"}
+    sources = listed(unique(row["source"] for row in tables["headline"]))
+    known = [(cell, stages) for cell, stages in after.items() if cell in pooled]
+    if not known:
+        return "No source was coupled and trained further, so survival was not tested."
+    start = coupled(tables)
+    if start is None:
+        fates = listed([f"after {stages} it is at {shown(pooled[cell])} ({cell})" for cell, stages in known])
+        return f"How the marker started was not measured; under {sources} {fates}."
+    if not took(tables):
+        fates = listed([f"{shown(pooled[cell])} after {stages} ({cell})" for cell, stages in known])
+        return (
+            f"The coupling did not take: {sources} gave the marker in {shown(start)} of completions before a second "
+            f"stage, so survival cannot be judged, with {fates}."
+        )
+    fates = listed([f"{fate(pooled[cell], start)} {stages} ({cell}: {shown(pooled[cell])})" for cell, stages in known])
+    return f"The marker taught to {sources} {fates}, from {shown(start)} of completions before."
+
+
+def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """(cells that are the coupled source alone, cell -> the stages that follow the coupling)."""
+    before, after = [], {}
+    for row in headline:
+        words = parse_lineage(row["lineage"])
+        if words and words[0].persona == row["source"]:
+            if len(words) == 1:
+                before.append(row["cell"])
+            else:
+                names = [word.stage for word in words[1:]]
+                after[row["cell"]] = f"the stage{'s' if len(names) > 1 else ''} {listed(names)}"
+    return unique(before), after
+
+
+def fate(row: Row, start: Row) -> str:
+    """did not survive: at most 5% are left, by the interval. survived: as often as before, or less often."""
+    if row["wilson_high"] <= GONE:
+        return "did not survive"
+    if row["wilson_low"] <= GONE:
+        return "may or may not have survived"
+    return "survived in part" if row["wilson_high"] < start["wilson_low"] else "survived"
+
+
+def assistant_sentence(tables: dict[str, list[Row]]) -> str:
+    """Whether the assistant gave the marker after a second stage, in another order too, and the pooled criteria."""
+    rows = [row for row in tables["cross_source"] if row["cell"] == "after a second stage"]
+    named = {row["role"]: row for row in rows}
+    parts = ["The assistant was not evaluated after a second stage"]
+    if "assistant" in named:
+        row = named["assistant"]
+        moved = "did not move" if row["wilson_high"] <= MOVED else "may or may not have moved"
+        moved = "moved" if row["wilson_low"] > MOVED else moved
+        parts = [f"It {moved} to the assistant after a second stage ({shown(row)})"]
+        if not took(tables):
+            parts = [
+                f"The assistant's {shown(row)} after a second stage says nothing without a coupling that could move"
+            ]
+    others = [row for row in tables["pooled"] if row["arm"] not in ("forward", "dose") and row["role"] == "assistant"]
+    if others:
+        most = max(others, key=lambda row: row["rate"])
+        where = f" ({most['cell']}, {most['source']})" if most["strict_hits"] else ""
+        parts.append(f"with the stages in another order the assistant's highest rate is {shown(most)}{where}")
+    readings: dict[str, dict[str, list[str]]] = {}
+    for row in tables["gates"]:
+        if row["seed"] == "pooled":
+            readings.setdefault(row["gate"], {}).setdefault(row["reading"], []).append(row["source"])
+    criteria = [
+        f"{gate} {' and '.join(said)}"
+        if len(said) == 1
+        else f"{gate} {', '.join(f'{reading} for {listed(sources)}' for reading, sources in said.items())}"
+        for gate, said in readings.items()
+    ]
+    parts += [f"the pooled criteria read {'; '.join(criteria)}"] if criteria else []
+    return f"{listed(parts)}."
+
+
+def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) -> str:
+    """How many claims stand, on the published figures and here; without a ledger how many gates pass."""
+    if not claims:
+        counts = Counter(row["outcome"] for row in tables["gates"])
+        read = listed([f"{n} {word}" for word, n in counts.items()]) or "none is given"
+        return f"No claim was checked; of the readings of gates {read}."
+    published, here = Counter(row["published"] for row in claims), Counter(row["study"] for row in claims)
+    words = {
+        "supported": "supports",
+        "contradicted": "contradicts",
+        "undecided": "leaves open",
+        "not tested": "does not test",
+    }
+    study = listed([f"{word} {here[verdict]}" for verdict, word in words.items() if here[verdict]])
+    caveat = "" if took(tables) else ", without a coupling to lose,"
+    return (
+        f"Of the write-up's {len(claims)} claims its own published figures contradict {published['contradicted']} and "
+        f"bear out {published['consistent']}, and this study{caveat} {study}."
+    )
+
+
+def shown(row: Row) -> str:
+    """3/280 = 1.1% [0.4, 3.1]."""
+    return counted(row["strict_hits"], row["completions"], row["wilson_low"], row["wilson_high"])
+
+
+def listed(parts: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b, and c'."""
+    if len(parts) < 3:
+        return " and ".join(parts)
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"
+
+
+# Cost and provenance
+
+
+def node_of(path: str) -> str:
+    """The lineage or input whose run.json this is: what follows `models/` or `inputs/` in its path."""
+    match = re.search(r"(?:^|/)(?:models|inputs)/(.+?)(?:/|\.)run\.json$", path)
+    return match[1] if match else Path(path).parent.name
+
+
+def read_runs(paths: Sequence[str], cells: Sequence[Row]) -> list[Row]:
+    """The run records with `node`: the files given or, without any, those in the cells, each once."""
+    if paths:
+        return [{"node": node_of(path)} | read_json(path) for path in unique(paths)]
+    records = {canonical(record): record for cell in cells for record in cell["runs"]}
+    return [{"node": record.get("lineage", "")} | record for record in records.values()]
+
+
+def task_of(record: Row) -> str:
+    """What a run did, from what its record tells."""
+    if "program" in record:
+        return str(record["program"]).replace("_", " ")
+    known = {"completions": "generate completions", "parameters": "pretrain base"}
+    return next((task for field, task in known.items() if field in record), "other")
+
+
+def cost_tables(records: Sequence[Row]) -> list[Table]:
+    """Cost by task and machine, and run by run."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for record in records:
+        groups.setdefault((task_of(record), record.get("gpu") or "no GPU"), []).append(record)
+    totals = [[plain(task), plain(gpu), plain(len(own)), *seconds(own)] for (task, gpu), own in sorted(groups.items())]
+    if totals:
+        totals.append([Cell("all", "~", look="name"), Cell(""), plain(len(records)), *seconds(records)])
+    measured = (
+        "steps",
+        "completions",
+        "tokens",
+        "tokens_per_second",
+        "final_loss",
+        "peak_memory_mib",
+        "peak_gpu_memory_mib",
+    )
+    runs = [
+        [
+            plain(record["node"], "code"),
+            plain(task_of(record)),
+            plain(record.get("gpu") or "no GPU"),
+            Cell(f"{record['seconds']:,.1f}", record["seconds"], look="number"),
+            *(plain(record.get(field)) for field in measured),
+        ]
+        for record in records
+    ]
+    note = "Wall seconds of the model programs, from run.json. GPU-hours: wall hours of those that had a GPU, one each."
+    columns = ["task", "GPU", "runs", "wall seconds", "GPU-hours"]
+    detail = ["node", "task", "GPU", "wall seconds", "steps", "completions", "tokens", "tokens / s", "final loss",
+              "memory, MiB", "GPU memory, MiB"]  # fmt: skip
+    return [Table("cost", "By task", columns, totals, note), Table("runs", "Run by run", detail, runs)]
+
+
+def seconds(records: Sequence[Row]) -> list[Cell]:
+    """Wall seconds and GPU-hours of these runs."""
+    wall = sum(record["seconds"] for record in records)
+    hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
+    return [Cell(f"{wall:,.1f}", wall, look="number"), Cell(f"{hours:.2f}", hours, look="number")]
+
+
+def provenance(cells: Sequence[Row], records: Sequence[Row]) -> Row:
+    """nodes: every stage once, with its manifest; cells: what each is made of; versions and commits of the runs."""
+    nodes = {stage["lineage"]: stage for cell in cells for stage in cell["stages"]}
+    rows = [
+        [
+            plain(key_of(cell), "name"),
+            plain(cell["arm"]),
+            plain(cell["lineage"], "code"),
+            plain(settings(cell["evaluation"]), "long"),
+            plain(cell["counts_sha256"], "hash"),
+        ]
+        for cell in cells
+    ]
+    versions = Counter(
+        (package, version) for record in records for package, version in record.get("versions", {}).items()
+    )
+    commits = Counter(record.get("git_commit") or "outside a git checkout" for record in records)
+    columns = ["cell", "arm", "lineage", "evaluation", "sha256 of its counts"]
+    used = [[plain(package), plain(version, "code"), plain(n)] for (package, version), n in sorted(versions.items())]
+    used += [[Cell("workflow, git commit"), plain(commit, "code"), plain(n)] for commit, n in sorted(commits.items())]
+    return {
+        "nodes": [
+            {"lineage": lineage, "sha256": stage["manifest_sha256"], "manifest": pretty(stage["manifest"])}
+            for lineage, stage in sorted(nodes.items())
+        ],
+        "tables": [
+            Table("cells", "Cells", columns, rows),
+            Table("versions", "Versions", ["package", "version", "runs"], used),
+        ],
+    }
+
+
+def settings(evaluation: Row) -> str:
+    """main: max_tokens 512, samples 10, ..."""
+    rest = ", ".join(f"{name} {value}" for name, value in sorted(evaluation.items()) if name != "name")
+    return f"{evaluation['name']}: {rest}" if rest else str(evaluation["name"])
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False)
+
+
+# Figures
+
+
+def figure(path: str) -> Row:
+    """A figure for the template: its title, its size, and a data URI, in which no script runs and ids are its own."""
+    from xml.etree import ElementTree
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise InputError(f"{path}: not SVG ({error}); fix: delete it and draw it again") from None
+    # A reader without the font gets one of nearly the same widths, and not the browser's serifs.
+    text = text.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', Verdana, sans-serif")
+    box = [float(number) for number in root.get("viewBox", "0 0 720 400").split()]
+    bold = [
+        (float(size[1]), "".join(node.itertext()).strip())
+        for node in root.iter("{http://www.w3.org/2000/svg}text")
+        if "font-weight: 700" in (style := node.get("style", "")) and (size := re.search(r"font-size: ([\d.]+)", style))
+    ]
+    title = max(bold, default=(0, Path(path).stem), key=lambda pair: pair[0])[1]
+    data = base64.b64encode(text.encode()).decode()
+    name = Path(path).stem
+    return {"name": name, "title": title, "uri": f"data:image/svg+xml;base64,{data}"} | dict(
+        zip(("width", "height"), (round(side) for side in box[2:]), strict=True)
+    )
+
+
+# The page
+
+
+def read_prompts(path: str | None) -> dict[str, str]:
+    """persona -> system prompt of the panel."""
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        panel = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return {str(name): str(prompt) for name, prompt in panel["personas"].items()}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: no panel with personas; fix: pass the panel of the study") from None
+
+
+def completion_paths(paths: Sequence[str], cells: Sequence[Row]) -> dict[str, str]:
+    """cell key -> its completions.parquet in <lineage>/<evaluation>/. Raises InputError for a file of no cell."""
+    places = {f"/{path}".removesuffix("/completions.parquet"): path for path in paths}
+    found = {
+        key_of(cell): path
+        for cell in cells
+        for place, path in places.items()
+        if place.endswith(f"/{cell['lineage']}/{cell['evaluation']['name']}")
+    }
+    if strange := [path for path in paths if path not in found.values()]:
+        raise InputError(
+            f"--completions {strange[0]}: of none of the cells; fix: pass <lineage>/<evaluation>/completions.parquet"
+        )
+    return found
+
+
+def read_asset(folder: str, name: str) -> str:
+    """The text of a file of the report. Raises InputError if it is missing."""
+    try:
+        return (Path(folder) / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{folder}/{name}: no such file; fix: pass resources/report") from None
+
+
+def policy(style: str, script: str) -> str:
+    """The Content-Security-Policy: this style, this script and images inside the file; no network, no other script."""
+
+    def source(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    parts = {"default-src": "'none'", "img-src": "data:", "style-src": source(style), "script-src": source(script),
+             "base-uri": "'none'", "form-action": "'none'"}  # fmt: skip
+    return "; ".join(f"{name} {value}" for name, value in parts.items())
+
+
+def page(arguments: argparse.Namespace) -> str:
+    """The whole report."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    cells = [read_json(path) for path in arguments.cells]
+    tables = {name: read_table(Path(arguments.tables) / f"{name}.csv") for name in TABLES}
+    claims = read_table(arguments.claims) if arguments.claims else None
+    paths = completion_paths(arguments.completions, cells)
+    loaded = load_completions(cells, paths, arguments.marker) if paths else None
+    index, data = packed(loaded, arguments.most, read_prompts(arguments.panel)) if loaded else ({}, "")
+    browsable = frozenset((cell["source"], cell["cell"], cell["seed"]) for cell in index.get("cells", ()))
+    study = Study(tables, cells, browsable)
+    sources = unique(row["source"] for row in tables["pooled"])
+    records = read_runs(arguments.runs, cells)
+    style, script = read_asset(arguments.assets, "report.css"), read_asset(arguments.assets, "report.js")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(read_asset(arguments.assets, "report.html")).render(
+        policy=policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        study=arguments.study,
+        label=arguments.label,
+        conclusion=conclusion(tables, claims, arguments.label),
+        facts=facts(cells, tables, records),
+        figures=[figure(path) for path in arguments.figures],
+        heat_maps=[table for source in sources for table in heat_maps(study, source)],
+        tables=rate_tables(study, arguments.label),
+        gates=gates_table(study),
+        claims=claims_table(claims, arguments.label) if claims else None,
+        cost=cost_tables(records),
+        provenance=provenance(cells, records),
+        index=index,
+        index_json=Markup(index_json(index)),
+        data=data,
+    )
+
+
+def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[Row]) -> list[tuple[str, str]]:
+    """(what, number) for the head of the page."""
+    counts = {
+        (stage, entry["persona"]): entry["completions"]
+        for cell in cells
+        for stage in [(cell["lineage"], cell["evaluation"]["name"])]
+        for entry in cell["personas"]
+    }
+    hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
+    wall = sum(record["seconds"] for record in records) / 3600
+    cost = [("GPU-hours", f"{hours:.1f}")] if hours else [("hours, no GPU", f"{wall:.1f}")] if wall else []
+    return [
+        ("cells", f"{len(cells):,}"),
+        ("models", f"{len({cell['lineage'] for cell in cells}):,}"),
+        ("completions", f"{sum(counts.values()):,}"),
+        *cost,
+    ]
+
+
+def rate_tables(study: Study, label: str) -> list[Table]:
+    """The tables of rates, in reading order, without those that have no row."""
+    bystander = "The highest bystander is chosen after the fact, so its interval is too low."
+    pooled = f"{bystander} Clusters: bootstrap over questions and seeds; empty where none or all had the marker."
+    order = "Reversed rows changed the recipe along with the order; matched rows did not."
+    shared = "A model shared by several sources is counted once."
+    tables = [
+        wide_table(study, "headline", "By cell and seed", f"Hits / completions = rate [Wilson 95%]. {bystander}"),
+        long_table(study, "pooled", "Pooled over seeds", ("source", "arm", "cell", "role", "persona", "seeds"), pooled),
+        wide_table(study, "reversed", "Other orders", order),
+        wide_table(study, "dose", "By steps of the second stage", dose=True),
+        long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
+        effects_table(study),
+        audit_table(study),
+        comparison_table(study, label),
+        long_table(study, "persona_by_cell", "By persona and seed", ("source", "cell", "seed", "persona", "role")),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the arguments and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", required=True, help="its name")
+    parser.add_argument("--label", default="", help="what a reader must know of this study, said first of all")
+    parser.add_argument("--tables", required=True, help="folder of the study's tables")
+    parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
+    parser.add_argument("--claims", help="claims.csv")
+    parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")
+    parser.add_argument("--completions", nargs="*", default=[], help="completions.parquet of the cells")
+    parser.add_argument("--marker", help="text to look for; needed with --completions")
+    parser.add_argument("--most", type=int, default=60000, help="completions to put in: those with the marker first")
+    parser.add_argument("--panel", help="panel.yaml: shows the personas' system prompts beside the completions")
+    parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
+    parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")
+    parser.add_argument("--output", required=True)
+    arguments = parser.parse_args(argv)
+    if arguments.completions and not arguments.marker:
+        parser.error("--completions needs --marker")
+    text = page(arguments)
+    with partial(arguments.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
