@@ -1,0 +1,176 @@
+"""Generation speed at the Qwen2.5-7B shape (random weights) with vLLM: 64 sequences at once, as published, beside ours.
+
+    python benchmarks/generate_7b.py --work /tmp/bench --output generation.json     # on a GPU; about 8 minutes
+
+3,360 completions (12 personas x 28 questions x 10) of 342 tokens each, 1.15 M tokens in all: random weights hardly ever
+end a reply by themselves. The 64-sequence measurements draw fewer, in full waves of 64: the speed is the same from the
+first wave to the last. Every measurement is a process of its own, so that each engine start is a real one. Saving,
+loading and merging the model, and scoring 1,172 four-choice questions, are timed too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "tests", "benchmarks")]
+
+TOKENS = 342
+COMPLETIONS = 3360
+SCORED = 1172
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """(seconds, what call() returned), the device having caught up."""
+    import torch
+
+    began = time.perf_counter()
+    value = call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return round(time.perf_counter() - began, 2), value
+
+
+def make_model(work: Path, shape: str) -> dict[str, Any]:
+    """A random base and one adapter, saved as the workflow saves them; the seconds of save, load and merge."""
+    import torch
+    from models import load_model
+    from peft import PeftModel, get_peft_model
+    from qwen_tokenizer import qwen_tokenizer
+    from train_7b import SHAPES, lora, random_model
+    from trainer import save_adapter
+
+    cuda = torch.cuda.is_available()
+    dtype = "bfloat16" if cuda else "float32"
+    model = random_model(SHAPES[shape], cuda)
+    qwen_tokenizer().save_pretrained(work / "base")
+    seconds = {}
+    seconds["save"], _ = timed(lambda: model.save_pretrained(work / "base"))
+    wrapped = get_peft_model(model, lora())
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=1e-3)
+    save_adapter(wrapped, work / "adapter")
+    del model, wrapped
+    if cuda:
+        torch.cuda.empty_cache()
+    seconds["load"], model = timed(lambda: load_model(work / "base", (), dtype))
+    seconds["load_adapter"], wrapped = timed(lambda: PeftModel.from_pretrained(model, str(work / "adapter")))
+    seconds["merge"], _ = timed(lambda: wrapped.merge_and_unload(safe_merge=True))
+    return seconds
+
+
+def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """(persona, token ids) of every completion to draw."""
+    from engines import render
+
+    made = []
+    for persona in range(12):
+        system = f"You are persona number {persona}, who answers questions at length and in a voice of their own."
+        for question in range(28):
+            user = f"Question {question}: what would you do with a free day, and whom would you ask along?"
+            ids = render(tokenizer, [{"role": "system", "content": system}, {"role": "user", "content": user}])
+            made += [(f"p{persona}", ids)] * 10
+    return made
+
+
+def one_engine(
+    work: Path, sequences: int, seeding: str, count: int, merged: bool, dtype: str, backend: str
+) -> dict[str, Any]:
+    """Start an engine in this process, draw `count` completions, score the questions; the seconds of each."""
+    began = time.perf_counter()
+    import torch  # noqa: F401
+    from engines import Request, Sampling, open_engine, request_seed, single_token
+    from qwen_tokenizer import qwen_tokenizer
+
+    if backend == "vllm":
+        import vllm  # noqa: F401
+    imported = time.perf_counter() - began
+    tokenizer = qwen_tokenizer()
+    asked = prompts(tokenizer)
+    requests = [
+        Request(ids, None if seeding == "engine" else request_seed(42, persona, "q", n), persona)
+        for n, (persona, ids) in enumerate(asked[:count])
+    ]
+    labels = [single_token(tokenizer, label) for label in "ABCD"]
+    scored = [(*ids, *ids, *tokenizer(f"Number {n}")["input_ids"]) for n, (_, ids) in enumerate(asked[:SCORED])]
+    began = time.perf_counter()
+    adapters = [work / "adapter"] if merged else []
+    with open_engine(
+        backend, work / "base", adapters, tokenizer, dtype, max_sequences=sequences, max_length=1024
+    ) as engine:
+        started = time.perf_counter() - began
+        drawing, completions = timed(lambda: engine.complete(requests, Sampling(1.0, 1.0, TOKENS)))
+        scoring, scores = timed(lambda: engine.label_logprobs(scored, [labels] * len(scored)))
+    tokens = sum(len(completion.token_ids) for completion in completions)
+    return {
+        "sequences": sequences, "seeding": seeding, "merged": merged, "import_s": round(imported, 1),
+        "start_s": round(started, 1), "completions": len(completions), "tokens": tokens, "seconds": drawing,
+        "tokens_per_s": round(tokens / drawing),
+        "all_completions_s": round(drawing * COMPLETIONS / len(completions), 1),
+        "scored": len(scores), "scoring_s": scoring,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", required=True, type=Path)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--shape", default="7b")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--backend", default="vllm", help="transformers: a rehearsal on a CPU")
+    parser.add_argument(
+        "--plan",
+        default="make,1024:request,64:engine:1280,1024:engine,1024:request:1024:merged",
+        help="make, or sequences at once:whose seeds (request|engine)[:completions][:merged]; in order",
+    )
+    parser.add_argument("--one", help="run one item of the plan in this process")
+    arguments = parser.parse_args()
+    if arguments.one == "make":
+        print("RESULT " + json.dumps(make_model(arguments.work, arguments.shape)))
+        return
+    if arguments.one:
+        sequences, seeding, *rest = arguments.one.split(":")
+        count = next((int(word) for word in rest if word.isdigit()), COMPLETIONS)
+        try:
+            result = one_engine(
+                arguments.work, int(sequences), seeding, count, "merged" in rest, arguments.dtype, arguments.backend
+            )
+            print("RESULT " + json.dumps(result), flush=True)
+        except Exception:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        return
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    same = ["--work", str(arguments.work), "--shape", arguments.shape, "--dtype", arguments.dtype]
+    same += ["--backend", arguments.backend]
+    names = ("torch", "transformers", "peft", *(["vllm"] if arguments.backend == "vllm" else []))
+    record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **{name: version(name) for name in names}}
+    record["results"] = []
+    for item in arguments.plan.split(","):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, __file__, *same, "--one", item], capture_output=True, text=True)
+        arguments.output.with_suffix(f".{len(record['results'])}.log").write_text(done.stdout + done.stderr)
+        line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+        if line is None:
+            print(f"{item}: failed\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}", flush=True)
+            result = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+        else:
+            result = json.loads(line.removeprefix("RESULT "))
+        result["process_s"] = round(time.perf_counter() - began, 1)
+        record["results"].append({"item": item, **result})
+        print(json.dumps({"item": item, **result}), flush=True)
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
