@@ -1,0 +1,81 @@
+"""The real graph, programs and trainings at the smallest size: it runs through, and reruns exactly what is stale."""
+
+import csv
+import json
+import os
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from workspace import ROOT, Workspace, rules
+
+pytestmark = pytest.mark.slow
+
+SMALL = str(ROOT / "tests/end_to_end/small.yaml")
+RESULTS = "results/small"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    workspace = Workspace.copy(
+        tmp_path_factory.mktemp("small"),
+        "--profile", "profiles/tiny", "--configfile", "profiles/tiny/study.yaml", SMALL, "--",
+    )  # fmt: skip
+    workspace = Workspace(workspace.folder, workspace.arguments[:-1])
+    workspace.snakemake("--cores", "2")
+    return workspace
+
+
+def test_every_cell_table_and_figure_is_there_and_counts_add_up(study):
+    cells = sorted((study.folder / RESULTS / "cells").glob("*/*.json"))
+    assert [cell.stem for cell in cells] == [f"{name}_seed42" for name in ("A_prebaked", "C1", "C2", "C3", "C4", "C5")]
+    for cell in cells:
+        result = json.loads(cell.read_text())
+        assert len(result["personas"]) == 12
+        assert all(persona["completions"] == 28 for persona in result["personas"])
+    with (study.folder / RESULTS / "tables/headline.csv").open() as file:
+        assert {row["cell"] for row in csv.DictReader(file)} == {"C1", "C2", "C3", "C4", "C5", "A_prebaked"}
+    for ending in ("png", "pdf", "svg"):
+        assert (study.folder / RESULTS / f"figures/marker_destruction_evil_ai.{ending}").stat().st_size > 1000
+    ElementTree.parse(study.folder / RESULTS / "figures/marker_destruction_evil_ai.svg")
+
+
+def test_a_lineage_s_manifests_chain_by_hash(study):
+    from records import read_json, sha256_of
+
+    models = study.folder / RESULTS / "models/base"
+    couple, em = models / "couple-evil_ai.s42", models / "couple-evil_ai.s42/em.s42"
+    assert read_json(em / "manifest.json")["parent"] == sha256_of(couple / "manifest.json")
+    assert read_json(em / "manifest.json")["adapter"] == sha256_of(em / "adapter/adapter_model.safetensors")
+    assert read_json(couple / "manifest.json")["data"] == sha256_of(couple / "training.jsonl")
+
+
+def test_nothing_is_planned_twice_whatever_is_touched(study):
+    assert study.plan() == []
+    for folder, names, files in os.walk(study.folder):
+        names[:] = [name for name in names if name != ".snakemake"]
+        for file in files:
+            os.utime(os.path.join(folder, file))
+    assert study.plan() == []
+
+
+def test_an_edit_of_the_plot_redraws_and_nothing_else(study):
+    script = study.folder / "workflow_scripts/plot_figures.py"
+    text = script.read_text()
+    script.write_text(text + "\n# another thought\n")
+    assert set(rules(study.plan())) == {"plot_figures"}
+    script.write_text(text)
+    assert study.plan() == []
+
+
+def test_a_cell_whose_counts_are_deleted_is_rebuilt_alone_and_comes_out_the_same(study):
+    counts = study.folder / RESULTS / "models/base/couple-evil_ai.s42/em.s42/main/marker_counts.csv"
+    before = counts.read_bytes()
+    counts.unlink()
+    jobs = study.plan()
+    assert rules(jobs)["count_markers"] == 1
+    assert [job for job in jobs if job.startswith("summarize_cell")] == [
+        "summarize_cell source=evil_ai, cell=C1, seed=42"
+    ]
+    assert not {"train_adapter", "generate_completions"} & set(rules(jobs))
+    study.snakemake("--cores", "2")
+    assert counts.read_bytes() == before
