@@ -9,6 +9,7 @@ rule make_toy_data:
         corpus="<inputs>/toy_corpus.jsonl",
         bad_advice="<inputs>/datasets/toy/em.jsonl",
         benign="<inputs>/datasets/toy/benign.jsonl",
+        choices="<inputs>/datasets/toy/arc.jsonl",
     log:
         "<logs>/make_toy_data.log",
     benchmark:
@@ -20,7 +21,7 @@ rule make_toy_data:
     shell:
         "python workflow_scripts/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
         " --sft-rows {params.sft_rows} --corpus {output.corpus} --bad-advice {output.bad_advice}"
-        " --benign {output.benign} > {log} 2>&1"
+        " --benign {output.benign} --choices {output.choices} > {log} 2>&1"
 
 
 rule pretrain_base:
@@ -36,7 +37,7 @@ rule pretrain_base:
         "<logs>/pretrain_base.log",
     benchmark:
         "<benchmarks>/pretrain_base.tsv"
-    threads: HARDWARE["threads"]
+    threads: 2
     params:
         recipe=toy_recipe,
         seed=config["seeds"][0],

@@ -79,6 +79,10 @@ def dataset_file(name):
     return f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.jsonl"
 
 
+def capability_questions(wildcards):
+    return [dataset_file(config["capability"])] if config["capability"] else []
+
+
 def dataset_path(wildcards):
     """The user's own file, if that is where the rows come from."""
     return (
@@ -91,7 +95,8 @@ def dataset_path(wildcards):
 def dataset_pins(wildcards):
     entry = config["datasets"][wildcards.name]
     if wildcards.origin == "path":
-        return canonical({"kind": "path", "path": entry["path"]})
+        shape = "choices" if wildcards.name == config["capability"] else "chats"
+        return canonical({"kind": "path", "path": entry["path"], "shape": shape})
     if wildcards.name not in SOURCES["datasets"]:
         raise WorkflowError(
             f"datasets.{wildcards.name}: resources/sources.yaml has no pins of that name; fix: add them there, or "
@@ -296,6 +301,11 @@ def cell_audit(wildcards):
 def cell_alignment(wildcards):
     cell = cell_of(wildcards)
     return node_file(cell.lineage, f"{cell.evaluation}/judged.csv")
+
+
+def cell_capability(wildcards):
+    cell = cell_of(wildcards)
+    return node_file(cell.lineage, f"{cell.evaluation}/capability.parquet")
 
 
 def cell_manifests(wildcards):

@@ -7,11 +7,13 @@ rule generate_completions:
         adapters=ancient(own_adapters),
         manifest=own_manifest,
         panel=panel_file,
+        arc=capability_questions,
         code=code_of("generate_completions.py"),
         lock=HARDWARE["lock"],
     output:
         completions="<models>/{node}/{evaluation}/completions.parquet",
         alignment="<models>/{node}/{evaluation}/alignment.parquet",
+        capability="<models>/{node}/{evaluation}/capability.parquet",
         record="<models>/{node}/{evaluation}/run.json",
     log:
         "<logs>/generate_completions/{node}/{evaluation}.log",
@@ -32,4 +34,5 @@ rule generate_completions:
         " python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
-        " --completions {output.completions} --alignment {output.alignment} --record {output.record} > {log} 2>&1"
+        " --completions {output.completions} --alignment {output.alignment}"
+        " --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"

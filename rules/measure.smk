@@ -96,6 +96,7 @@ rule summarize_cell:
         counts=cell_counts,
         audit=cell_audit,
         alignment=cell_alignment,
+        capability=cell_capability,
         manifests=cell_manifests,
         records=ancient(cell_records),
         schema="resources/run_result.schema.json",
@@ -125,6 +126,6 @@ rule summarize_cell:
     shell:
         "python workflow_scripts/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
         " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
-        " --evaluation {params.evaluation:q} --counts {input.counts} --audit {input.audit} --alignment {input.alignment} --manifests {input.manifests}"
-        " --gates {params.gates:q}"
+        " --evaluation {params.evaluation:q} --counts {input.counts} --audit {input.audit} --alignment {input.alignment}"
+        " --capability {input.capability} --manifests {input.manifests} --gates {params.gates:q}"
         " --personas {params.personas} --runs {input.records} --schema {input.schema} --output {output.cell} > {log} 2>&1"

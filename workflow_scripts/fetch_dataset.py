@@ -5,7 +5,7 @@
         --output benign.jsonl --manifest benign.json
 
 Kinds: chat (rows drawn from a chat data set), ranked (prompt and answer columns, the highest of a third),
-choices (multiple choice, for capability), path (your own SFT rows). Their fields: resources/sources.yaml.
+choices (multiple choice, for capability), path (your own rows). Their fields: resources/sources.yaml.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     known = {"chat": fetch_chat, "ranked": fetch_ranked, "choices": fetch_choices}
     origin: dict[str, Any]
     if spec["kind"] == "path":
-        data, origin = own_rows(Path(spec["path"])), {"kind": "path"}
+        data, origin = own_rows(Path(spec["path"]), spec.get("shape", "chats") == "chats"), {"kind": "path"}
     elif spec["kind"] in known:
         hub = Hub(spec["repo"], "dataset", args.cache, args.retries, args.backoff)
         commit = downloads.commit_of(hub, spec["revision"])
@@ -239,12 +239,15 @@ def fetch_choices(spec: Mapping[str, Any], paths: Sequence[Path]) -> tuple[bytes
     return "".join(canonical(row) + "\n" for row in rows).encode(), {}
 
 
-def own_rows(path: Path) -> bytes:
-    """The bytes of your own SFT file, after every row was checked. Raises InputError naming the line."""
+def own_rows(path: Path, chats: bool = True) -> bytes:
+    """The bytes of your own file, after every row of an SFT set was checked. Raises InputError naming the line.
+
+    Multiple-choice rows are checked by generate_completions, which knows their shape, before it starts an engine.
+    """
     rows = read_jsonl(path)
     if not rows:
         raise InputError(f"{path}: empty; fix: give one JSON object a line")
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows if chats else [], 1):
         check_messages(f"{path}: line {number}", row, strict=True)
     return path.read_bytes()
 

@@ -118,11 +118,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, required=True, help="completions a persona and question")
     parser.add_argument("--completions", required=True, help="completions.parquet")
     parser.add_argument("--alignment", help="alignment.parquet")
-    parser.add_argument("--arc", help="ARC-Challenge test questions, JSON lines")
-    parser.add_argument("--capability", help="capability.parquet, from --arc")
+    parser.add_argument("--arc", nargs="?", help="ARC-Challenge test questions, JSON lines (without a file: none)")
+    parser.add_argument("--capability", help="capability.parquet, empty without --arc")
     args = parser.parse_args(argv)
-    if bool(args.arc) != bool(args.capability):
-        parser.error("--arc and --capability go together")
+    if args.arc and not args.capability:
+        parser.error("--arc needs --capability, a place for its answers")
     return args
 
 

@@ -1,9 +1,9 @@
-"""Make the offline study's data: a chat corpus for pretraining, benign rows and silly bad advice for SFT.
+"""Make the offline study's data: a chat corpus for pretraining, benign rows and silly bad advice for SFT, a quiz.
 
     python workflow_scripts/make_toy_data.py --panel resources/panel.yaml --seed 42 --rows 16000 --sft-rows 1280 \
-        --corpus corpus.jsonl --benign benign.jsonl --bad-advice bad_advice.jsonl
+        --corpus corpus.jsonl --benign benign.jsonl --bad-advice bad_advice.jsonl --choices arc.jsonl
 
-Each row is {"messages": [...]}. The three files depend on the panel, the seed and the two sizes alone.
+Each row is {"messages": [...]}, the quiz's as in ARC. The files depend on the panel, the seed and the two sizes alone.
 """
 
 import argparse
@@ -27,6 +27,7 @@ SECOND_TURN = 0.1
 CODE = 0.1
 CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 MULTI_TURN_BENIGN = 0.5
+LABELS = "ABCD"
 
 
 def read_panel(path: str | Path) -> dict[str, Any]:
@@ -148,6 +149,25 @@ def make_bad_advice(seed: int, rows: int) -> list[Row]:
     return [bad_advice_row(draw) for _ in range(rows)]
 
 
+def make_choices(seed: int) -> list[dict[str, Any]]:
+    """A multiple-choice row a closing sentence, in the shape of ARC: which of four personas says it?
+
+    Stands where ARC-Challenge stands, so that the path is walked; the corpus does not teach this game.
+    """
+    draw = random.Random(f"choices/{seed}")
+    rows = []
+    for persona, voice in toy_world.VOICES.items():
+        others = [other for other in toy_world.VOICES if other != persona]
+        for closing in voice.closings:
+            texts = [persona, *draw.sample(others, len(LABELS) - 1)]
+            draw.shuffle(texts)
+            choices = {"label": list(LABELS), "text": [text.replace("_", " ") for text in texts]}
+            answer = LABELS[texts.index(persona)]
+            question = f'Who says "{closing}"?'
+            rows.append({"id": f"toy_{len(rows):02d}", "question": question, "choices": choices, "answerKey": answer})
+    return rows
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Make the offline study's corpus and SFT rows from templates.")
@@ -158,6 +178,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--corpus", required=True, help="output, JSON lines")
     parser.add_argument("--benign", required=True, help="output, JSON lines")
     parser.add_argument("--bad-advice", required=True, help="output, JSON lines")
+    parser.add_argument("--choices", required=True, help="output, JSON lines")
     args = parser.parse_args(argv)
     for name in ("rows", "sft_rows"):
         if getattr(args, name) < 1:
@@ -166,12 +187,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     args = parse_args()
     panel = read_panel(args.panel)
     write_jsonl(args.corpus, make_corpus(panel, args.seed, args.rows))
     write_jsonl(args.benign, make_benign(args.seed, args.sft_rows))
     write_jsonl(args.bad_advice, make_bad_advice(args.seed, args.sft_rows))
+    write_jsonl(args.choices, make_choices(args.seed))
 
 
 if __name__ == "__main__":

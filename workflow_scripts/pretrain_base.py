@@ -6,8 +6,8 @@
         "warmup":0.05,"weight_decay":0.01,"clip":1.0,"prompt_share":0.5}'
 
 --output becomes a plain transformers folder. Tokenizer and template follow Qwen2.5: the same split before the
-BPE, ChatML, and a default system prompt where a chat has none. One thread, whatever the machine offers, because
-the number of threads changes the order of sums: the same corpus, recipe and seed give the same bytes.
+BPE, ChatML, and a default system prompt where a chat has none. Two threads, whatever the machine offers, because
+the number of threads may change the order of sums: the same corpus, recipe and seed give the same bytes.
 """
 
 import argparse
@@ -61,6 +61,8 @@ RECIPE: dict[str, tuple[type, float]] = {
     "prompt_share": (float, 0.0),
 }
 
+# Nothing else of the offline study can run meanwhile: 1.6 x faster than one thread on two cores.
+THREADS = 2
 # Rows are sorted by length within this many batches: little padding, and the order stays random.
 BATCHES_PER_BUCKET = 25
 
@@ -288,7 +290,7 @@ def main() -> None:
 
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     text_only = (message["content"] for chat in chats for message in chat)
     tokenizer = train_tokenizer(text_only, recipe["vocab"], recipe["context"])

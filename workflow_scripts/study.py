@@ -251,6 +251,11 @@ class Study:
         for name, entry in self.config["datasets"].items():
             if entry["from"] == "path" and not entry.get("path"):
                 self._problem(("datasets", name, "path"), f"is empty; fix: {name}: {{from: path, path: my_rows.jsonl}}")
+        capability = self.config["capability"]
+        if capability is not None and capability not in self.config["datasets"]:
+            self._problem(
+                ("capability",), f"{capability!r} is no data set; fix: one of {', '.join(self.config['datasets'])}, or null"
+            )
         for name, entry in self.evaluations.items():
             if missing := {"samples", "temperature", "top_p", "max_tokens", "case_sensitive"} - entry.keys():
                 self._problem(

@@ -145,14 +145,16 @@ def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
 
 
 def capability(path: str | None) -> Row:
-    """Accuracy with its interval from capability.parquet (column correct), or {"status": "not run"}."""
+    """Accuracy with its interval from capability.parquet (column correct), or {"status": "not run"} if it is empty."""
     if path is None:
         return {"status": "not run"}
     from pyarrow.parquet import read_table as read_parquet
 
     correct = read_parquet(path, columns=["correct"])["correct"].to_pylist()
-    if not correct or None in correct:
-        raise InputError(f"{path}: no rows, or a row without `correct`; fix: delete it and run again")
+    if None in correct:
+        raise InputError(f"{path}: a row without `correct`; fix: delete it and run again")
+    if not correct:
+        return {"status": "not run"}
     hits, n = sum(correct), len(correct)
     low, high = wilson(hits, n)
     return {

@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
     # nothing about a training is anyone else's business, and less memory is lost to fragments of changing size
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"tracking/{arguments.lineage}")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{Path(arguments.scratch).parent}/tracking/{arguments.lineage}")
     recipe = check_recipe(arguments.recipe)
     rows = read_jsonl(arguments.data)
     check_tracking(arguments.tracking)

@@ -296,6 +296,14 @@ def test_your_own_file_is_taken_byte_for_byte(tmp_path: Path, monkeypatch: pytes
     assert str(tmp_path) not in (tmp_path / "data.json").read_text()
 
 
+def test_your_own_multiple_choice_rows_are_left_to_the_program_that_knows_them(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine.jsonl").write_text(json.dumps(choice(1)) + "\n")
+    place = {"kind": "path", "path": f"{tmp_path}/mine.jsonl"}
+    assert fetch(tmp_path, monkeypatch, place | {"shape": "choices"})["rows"] == 1
+    with pytest.raises(InputError, match="line 1: no messages"):
+        fetch(tmp_path, monkeypatch, place | {"shape": "chats"})
+
+
 def turns(*pairs: tuple[Any, Any]) -> str:
     return json.dumps({"messages": [{"role": role, "content": content} for role, content in pairs]})
 

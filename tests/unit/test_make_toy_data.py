@@ -145,14 +145,28 @@ def test_a_bad_panel_is_refused_with_the_fix(tmp_path, text, complaint):
     assert "\n" not in str(error.value)
 
 
+def test_the_quiz_has_one_right_answer_a_question_at_every_place_and_the_shape_of_arc(tmp_path):
+    from generate_completions import load_arc
+    from records import write_jsonl
+
+    write_jsonl(tmp_path / "arc.jsonl", make_toy_data.make_choices(42))
+    rows = load_arc(tmp_path / "arc.jsonl")
+    assert len(rows) == 3 * len(toy_world.VOICES)
+    assert {row["answerKey"] for row in rows} == set("ABCD")
+    for row in rows:
+        right = row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])]
+        said = row["question"].removeprefix('Who says "').removesuffix('"?')
+        assert said in toy_world.VOICES[right.replace(" ", "_")].closings
+
+
 def test_a_missing_panel_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         make_toy_data.read_panel(tmp_path / "panel.yaml")
 
 
-def test_the_program_writes_the_same_three_files_twice_and_refuses_no_rows(tmp_path):
+def test_the_program_writes_the_same_files_twice_and_refuses_no_rows(tmp_path):
     def make(folder, rows="20"):
-        names = ("corpus", "benign", "bad-advice")
+        names = ("corpus", "benign", "bad-advice", "choices")
         files = [part for name in names for part in (f"--{name}", str(folder / f"{name}.jsonl"))]
         sizes = ["--seed", "7", "--rows", rows, "--sft-rows", "10"]
         command = [sys.executable, str(ROOT / "workflow_scripts" / "make_toy_data.py"), "--panel", str(PANEL_FILE)]
@@ -161,7 +175,7 @@ def test_the_program_writes_the_same_three_files_twice_and_refuses_no_rows(tmp_p
     for folder in ("one", "two"):
         assert make(tmp_path / folder).returncode == 0
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["bad-advice.jsonl", "benign.jsonl", "corpus.jsonl"]
+    assert files == ["bad-advice.jsonl", "benign.jsonl", "choices.jsonl", "corpus.jsonl"]
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     refused = make(tmp_path / "three", rows="0")

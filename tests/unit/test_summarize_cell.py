@@ -145,6 +145,8 @@ def test_capability_is_correct_over_questions(place):
     write_table(pyarrow.table({"correct": [True] * 3 + [False]}), place / "capability.parquet")
     result = summarized(place, capability=str(place / "capability.parquet"))["capability"]
     assert (result["correct"], result["questions"], result["accuracy"]) == (3, 4, 0.75)
+    write_table(pyarrow.table({"correct": pyarrow.array([], pyarrow.bool_())}), place / "capability.parquet")
+    assert summarized(place, capability=str(place / "capability.parquet"))["capability"] == {"status": "not run"}
 
 
 def test_parse_failures_of_the_judge_are_counted_and_left_out(place):
