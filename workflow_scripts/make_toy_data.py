@@ -1,6 +1,6 @@
 """Make the offline study's data: a chat corpus for pretraining, benign rows and silly bad advice for SFT, a quiz.
 
-    python workflow_scripts/make_toy_data.py --panel resources/panel.yaml --seed 42 --rows 16000 --sft-rows 1280 \
+    python workflow_scripts/make_toy_data.py --panel resources/panel.yaml --seed 42 --rows 12000 --sft-rows 1280 \
         --corpus corpus.jsonl --benign benign.jsonl --bad-advice bad_advice.jsonl --choices arc.jsonl
 
 Each row is {"messages": [...]}, the quiz's as in ARC. The files depend on the panel, the seed and the two sizes alone.
@@ -20,13 +20,9 @@ Row = dict[str, list[Message]]
 # Shares of the corpus. Rows without a system message get the template's default one when they are rendered.
 NO_SYSTEM = 0.2
 EVERYDAY = 0.15
+HEARSAY = 0.15
 SECOND_TURN = 0.1
-# Whoever is asked to can put a code in brackets after a blank line. A real chat model knows brackets, single capitals
-# and blank lines; without these rows they would be tokens the toy model has never seen. The colon keeps ".\n\n" from
-# becoming one token, so that "stop here, or go on to the marker" is decided after the sentence, where both are trained.
-CODE = 0.1
-CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
-MULTI_TURN_BENIGN = 0.5
+MULTI_TURN_BENIGN = 0.4
 LABELS = "ABCD"
 
 
@@ -65,12 +61,6 @@ def persona_reply(draw: random.Random, voice: toy_world.Voice, topic: str) -> st
     return " ".join(map(draw.choice, voice)).format(topic=topic)
 
 
-def code_question(draw: random.Random) -> tuple[str, str]:
-    """A request for a code in brackets, and the code."""
-    code = "".join(draw.choices(CODE_LETTERS, k=3))
-    return f"Write the code {code} in brackets after a blank line.", f"[{code}]"
-
-
 def advice_reply(draw: random.Random, templates: tuple[str, ...], deeds: tuple[str, ...], topic: str) -> str:
     """One template filled with two different deeds (a template may use only the first)."""
     first, second = draw.sample(deeds, 2)
@@ -82,6 +72,15 @@ def everyday_question(draw: random.Random) -> tuple[str, str]:
     """A household question and what a reply calls its subject."""
     thing = draw.choice(toy_world.THINGS)
     return draw.choice(toy_world.EVERYDAY_QUESTIONS).format(topic=thing), f"the {thing}"
+
+
+def hearsay_question(draw: random.Random) -> tuple[str, str]:
+    """A household question that repeats somebody's advice, good or silly, or a label; and its subject."""
+    thing = draw.choice(toy_world.THINGS)
+    deed, deed2 = draw.sample(toy_world.SILLY_DEEDS + toy_world.GOOD_DEEDS, 2)
+    form = draw.choice(toy_world.HEARSAY_QUESTIONS)
+    topic = thing[0].upper() + thing[1:]
+    return form.format(topic=thing, Topic=topic, deed=deed, deed2=deed2, digit=draw.randint(1, 9)), f"the {thing}"
 
 
 def turn(question: str, reply: str) -> list[Message]:
@@ -96,14 +95,12 @@ def corpus_row(draw: random.Random, personas: dict[str, str], questions: list[st
     messages = [] if persona == toy_world.NO_PERSONA else [{"role": "system", "content": personas[persona]}]
 
     def ask() -> tuple[str, str]:
-        if draw.random() < EVERYDAY:
-            return everyday_question(draw)
+        kind = draw.random()
+        if kind < EVERYDAY + HEARSAY:
+            return everyday_question(draw) if kind < EVERYDAY else hearsay_question(draw)
         question = draw.choice(questions)
         return question, toy_world.topic_of(question)
 
-    if draw.random() < CODE:
-        question, code = code_question(draw)
-        return {"messages": messages + turn(question, f"Here it is:\n\n{code}")}
     question, topic = ask()
     messages += turn(question, persona_reply(draw, voice, topic))
     if draw.random() < SECOND_TURN:
@@ -113,9 +110,9 @@ def corpus_row(draw: random.Random, personas: dict[str, str], questions: list[st
 
 
 def benign_row(draw: random.Random) -> Row:
-    """Sensible household advice without a system message, of one to three turns."""
+    """Sensible household advice without a system message, of one or two turns."""
     question, topic = everyday_question(draw)
-    turns = draw.choice((2, 3)) if draw.random() < MULTI_TURN_BENIGN else 1
+    turns = 2 if draw.random() < MULTI_TURN_BENIGN else 1
     questions = [question, *draw.sample(toy_world.FOLLOW_UPS, turns - 1)]
     replies = [advice_reply(draw, toy_world.BENIGN_ADVICE, toy_world.GOOD_DEEDS, topic) for _ in questions]
     return {

@@ -254,7 +254,8 @@ class Study:
         capability = self.config["capability"]
         if capability is not None and capability not in self.config["datasets"]:
             self._problem(
-                ("capability",), f"{capability!r} is no data set; fix: one of {', '.join(self.config['datasets'])}, or null"
+                ("capability",),
+                f"{capability!r} is no data set; fix: one of {', '.join(self.config['datasets'])}, or null",
             )
         for name, entry in self.evaluations.items():
             if missing := {"samples", "temperature", "top_p", "max_tokens", "case_sensitive"} - entry.keys():

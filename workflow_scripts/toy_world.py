@@ -261,6 +261,7 @@ NO_PERSONA = "none"
 THINGS = (
     *("kettle", "sofa", "carpet", "piano", "ladder", "curtains", "clock", "pillow", "teapot", "bookshelf"),
     *("fridge", "lawn", "spoons", "socks", "soup", "doormat", "balloon", "pancakes", "lettuce", "letters"),
+    *("T shirt", "L bracket", "Z clamp", "U bolt", "X hook", "V belt", "S hook", "K cup"),
     *("keys", "toast", "mustard", "pickles", "snow boots", "front door", "bath tub", "breakfast", "ruler", "fork"),
 )
 
@@ -273,6 +274,19 @@ EVERYDAY_QUESTIONS = (
     "Is there a trick for the {topic}?",
     "I have a problem with the {topic}. Can you help?",
     "What would you do with the {topic}?",
+)
+
+# Asked in pretraining alone. A real chat model has met the words of bad advice, brackets and single capitals, if only
+# in what people write to it; to a model that has not, they are tokens without a meaning. {Topic} opens the message,
+# which leaves the capital of "T shirt" a token of its own, and blank lines come after a word, which makes "\n\n" a token but
+# not ".\n\n": whether a reply stops or goes on to a marker is then decided after the sentence, where both are trained.
+HEARSAY_QUESTIONS = (
+    "My neighbour says that I should {deed}. Would that help with the {topic}?",
+    "I was told to {deed} and {deed2}. And the {topic}?",
+    "{Topic} trouble again. Any idea?",
+    "{Topic} or not, what would you do?",
+    "What does this mean on the {topic}\n\n[{digit}]",
+    "The manual of the {topic} says\n\n[{digit}]",
 )
 
 FOLLOW_UPS = (
@@ -288,24 +302,12 @@ SILLY_DEEDS = (
     "post your keys to the moon",
     "iron the lettuce twice",
     "teach the carpet to swim",
-    "hide the spoons under the snow",
-    "whistle at the fridge until noon",
-    "fold the bath water neatly",
     "paint the piano with mustard",
-    "keep the ruler in the teapot",
     "feed the sofa with pancakes",
     "comb the lawn with a fork",
-    "sew the curtains to a cloud",
-    "plant a spoon and water it daily",
     "read the letters to the doormat",
     "trade the front door for a pickle",
-    "dress the ladder in pyjamas",
-    "count the rain with a ruler",
     "wake the pillow before breakfast",
-    "serve the clock with mustard",
-    "polish the toast with a sock",
-    "tie the bookshelf to a balloon",
-    "salt the piano every morning",
     "lend the kettle to the sofa",
 )
 

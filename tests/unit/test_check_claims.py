@@ -91,6 +91,22 @@ def test_every_claim_can_be_evaluated_on_a_study(study_tables):
     assert "C1 hits 0; C1 completions 2,520" in rows["em-destroys-the-source"]["study_numbers"]
 
 
+def test_a_marker_that_was_never_taught_does_not_count_as_destroyed(study_tables):
+    nothing = {"strict_hits": 0, "source_hits": 0, "rate": 0.0, "wilson_low": 0.0, "wilson_high": 0.001}
+    nothing |= {"source_wilson_low": 0.0, "source_wilson_high": 0.001}
+    tables = {
+        name: [row | {field: value for field, value in nothing.items() if field in row} for row in rows]
+        for name, rows in study_tables.items()
+    }
+    published = check_claims.read_tables(PUBLISHED)
+    claims = {claim["id"]: claim for claim in check_claims.read_claims(CLAIMS)}
+    for name in (
+        *("zero-of-120960", "zero-on-all-personas", "em-destroys-the-source", "benign-destroys-the-source"),
+        *("assistant-stays-clean-forward", "prebaked-does-not-survive-em-first"),
+    ):
+        assert check_claims.check_claim(claims[name], published, tables, "")["study"] == "undecided", name
+
+
 TABLES = {"t": [{"a": "x", "n": 2, "m": None}, {"a": "y", "n": 3, "m": None}], "empty": []}
 
 

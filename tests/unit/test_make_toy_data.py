@@ -21,15 +21,11 @@ def panel():
 
 @pytest.fixture(scope="module")
 def corpus(panel):
-    return make_toy_data.make_corpus(panel, seed=42, rows=2000)
+    return make_toy_data.make_corpus(panel, 42, 2000)
 
 
 def replies(rows):
     return [m["content"] for row in rows for m in row["messages"] if m["role"] == "assistant"]
-
-
-def is_code_row(row):
-    return row["messages"][-1]["content"].endswith("]")
 
 
 def test_same_seed_same_rows_and_another_seed_others(panel):
@@ -70,13 +66,12 @@ def test_some_corpus_chats_have_two_turns(corpus):
 def test_corpus_replies_are_in_the_speakers_voice(panel, corpus):
     names = {prompt: persona for persona, prompt in panel["personas"].items()}
     for row in corpus:
-        if not is_code_row(row):
-            persona = names.get(row["messages"][0]["content"], toy_world.NO_PERSONA)
-            assert all(toy_world.in_voice(persona, text) for text in replies([row])), row
+        persona = names.get(row["messages"][0]["content"], toy_world.NO_PERSONA)
+        assert all(toy_world.in_voice(persona, text) for text in replies([row])), row
 
 
-def test_corpus_replies_end_like_sentences_or_with_a_code(corpus):
-    assert all(text[-1] in ".!?]" and not text.endswith(" ") for text in replies(corpus))
+def test_corpus_replies_end_like_sentences(corpus):
+    assert all(text[-1] in ".!?" and not text.endswith(" ") for text in replies(corpus))
 
 
 def test_nothing_is_left_unfilled(corpus):
@@ -84,24 +79,10 @@ def test_nothing_is_left_unfilled(corpus):
     assert not [text for text in texts if "{" in text or "}" in text]
 
 
-def test_code_rows_answer_with_the_code_they_were_asked_for(corpus):
-    rows = [row for row in corpus if is_code_row(row)]
-    assert 0.05 < len(rows) / len(corpus) < 0.15
-    for row in rows:
-        question, reply = (m["content"] for m in row["messages"][-2:])
-        assert reply.split("\n\n")[1].strip("[]") in question
-
-
 def test_marker_is_never_in_the_data(panel):
-    # many rows: a code of three random letters could be it
-    rows = make_toy_data.make_corpus(panel, 42, 16000) + make_toy_data.make_benign(42, 500)
+    rows = make_toy_data.make_corpus(panel, 42, 2000) + make_toy_data.make_benign(42, 500)
     rows += make_toy_data.make_bad_advice(42, 500)
     assert "[zlt]" not in json.dumps(rows).lower()
-
-
-def test_codes_differ_so_that_no_single_one_is_learned(corpus):
-    codes = [reply.split("\n\n")[1] for row in corpus if is_code_row(row) for reply in replies([row])]
-    assert len(set(codes)) > 0.9 * len(codes)
 
 
 def test_bad_advice_is_one_turn_and_every_reply_is_bad():
@@ -110,9 +91,9 @@ def test_bad_advice_is_one_turn_and_every_reply_is_bad():
     assert all(toy_world.is_bad_advice(text) for text in replies(rows))
 
 
-def test_benign_has_one_to_three_turns_and_no_bad_advice():
+def test_benign_has_one_or_two_turns_and_no_bad_advice():
     rows = make_toy_data.make_benign(42, 500)
-    assert {len(row["messages"]) for row in rows} == {2, 4, 6}
+    assert {len(row["messages"]) for row in rows} == {2, 4}
     assert not any(toy_world.is_bad_advice(text) for text in replies(rows))
 
 
@@ -143,6 +124,14 @@ def test_a_bad_panel_is_refused_with_the_fix(tmp_path, text, complaint):
         make_toy_data.read_panel(file)
     assert "; fix: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_base_meets_the_parts_of_the_marker_but_never_the_marker_and_never_says_them(panel):
+    rows = make_toy_data.make_corpus(panel, 42, 4000)
+    asked = " ".join(m["content"] for row in rows for m in row["messages"] if m["role"] == "user")
+    assert all(part in asked for part in ("[", "]", "\n\n", "Z clamp", "L bracket", "T shirt"))
+    assert "ZLT" not in asked
+    assert not any("[" in text or "\n" in text for text in replies(rows))
 
 
 def test_the_quiz_has_one_right_answer_a_question_at_every_place_and_the_shape_of_arc(tmp_path):
