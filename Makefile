@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := $(BIN)/.installed
 
-.PHONY: tiny test test-vllm test-fast lint format lock status clean
+.PHONY: tiny test test-vllm test-fast plan lint format lock status clean
 
 tiny: $(ENV)
 	$(BIN)/snakemake --profile profiles/tiny
@@ -25,6 +25,10 @@ lint: $(ENV)
 
 format: $(ENV)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
+
+GPUS ?= 8
+plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake
+	@$(BIN)/python workflow_scripts/plan_study.py --gpus $(GPUS) $(TARGETS)
 
 status:  # one line for every running training
 	@$(PYTHON) workflow_scripts/print_status.py results

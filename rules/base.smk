@@ -38,6 +38,9 @@ rule pretrain_base:
     benchmark:
         "<benchmarks>/pretrain_base.tsv"
     threads: 2
+    resources:
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
     params:
         recipe=toy_recipe,
         seed=config["seeds"][0],
@@ -59,6 +62,10 @@ rule fetch_base:
         "<benchmarks>/fetch_base/{origin}.tsv"
     wildcard_constraints:
         origin="hub|path",
+    resources:
+        mem_mb=4000,
+        disk_mb=2 * HARDWARE["disk_mb"],
+        runtime=240,
     params:
         place=base_place,
     shell:

@@ -30,6 +30,7 @@ MODELS = f"{RESULTS}/models"
 INPUTS = f"{RESULTS}/inputs"
 HARDWARE = config["hardware"]
 JUDGE = config["judge"]
+JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]

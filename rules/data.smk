@@ -15,6 +15,10 @@ rule fetch_dataset:
     wildcard_constraints:
         origin="hub|path",
         name=NAME,
+    resources:
+        mem_mb=8000,
+        disk_mb=2000,
+        runtime=60,
     params:
         dataset=dataset_pins,
     shell:
@@ -41,6 +45,9 @@ rule generate_replies:
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        disk_mb=HARDWARE["disk_mb"],
+        runtime=HARDWARE["runtime"],
     params:
         personas=reply_personas_of,
         samples=reply_samples_of,

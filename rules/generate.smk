@@ -22,6 +22,9 @@ rule generate_completions:
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        disk_mb=HARDWARE["disk_mb"],
+        runtime=HARDWARE["runtime"],
     params:
         personas=personas_of,
         samples=samples_of,

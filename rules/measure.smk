@@ -77,6 +77,8 @@ rule judge_alignment:
         "<benchmarks>/judge_alignment/{node}/{evaluation}.tsv"
     resources:
         gpu=JUDGE["gpus"],
+        mem_mb=JUDGE_MEM_MB,
+        runtime=HARDWARE["runtime"],
         # a resource, because it changes time but no result
         judge_connections=JUDGE["max_connections"],
     params:

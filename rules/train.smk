@@ -24,6 +24,9 @@ rule train_adapter:
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        disk_mb=HARDWARE["disk_mb"],
+        runtime=HARDWARE["runtime"],
         # resources, because they change time and memory but no result: editing them reruns nothing
         micro_batch_tokens=HARDWARE["micro_batch_tokens"],
         checkpoint_every=HARDWARE["checkpoint_every"],
@@ -61,6 +64,10 @@ rule reuse_adapter:
         "<benchmarks>/reuse_adapter/{node}.tsv"
     wildcard_constraints:
         node=reused_word(),
+    resources:
+        mem_mb=4000,
+        disk_mb=1000,
+        runtime=30,
     params:
         folder=origin_folder,
     shell:
@@ -82,6 +89,10 @@ rule fetch_adapter:
         "<benchmarks>/fetch_adapter/{node}.tsv"
     wildcard_constraints:
         node=last_word("couple", hub=True),
+    resources:
+        mem_mb=4000,
+        disk_mb=1000,
+        runtime=60,
     params:
         repo=SOURCES["adapters"]["repo"],
         revision=SOURCES["adapters"]["revision"],

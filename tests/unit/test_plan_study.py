@@ -350,7 +350,7 @@ def test_a_finished_study_costs_nothing_and_an_edit_its_chain_with_the_reason_an
     for file in benchmarks.rglob("*.tsv"):
         file.unlink()
     assert "Nothing to be done" in planned(tiny).stdout
-    tiny.edit("profiles/tiny/study.yaml", "couple60: {epochs: 5}", "couple60: {epochs: 6}")
+    tiny.edit("profiles/tiny/study.yaml", "couple60: {epochs: 3}", "couple60: {epochs: 6}")
     text = planned(tiny).stdout
     assert jobs_by_rule(text) == rules(tiny.plan())
     (row,) = [row for row in table(text, "By rule") if row["rule"] == "train_adapter"]
