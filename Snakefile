@@ -35,6 +35,10 @@ wildcard_constraints:
     source=NAME,
 
 
+# a coupling with a folder on the Hub could be trained, too
+ruleorder: fetch_adapter > train_adapter
+
+
 localrules:
     all,
     forward,

@@ -190,9 +190,14 @@ def origin_manifest(wildcards):
     return manifest_file(study.origin_of(wildcards.node))
 
 
-def last_word(*kinds, hub=False):
+def last_word(*kinds):
     """The wildcard constraint of lineages whose last stage is of these kinds: which rule makes the node."""
-    return rf"{LINEAGE}/{study.words_of_kind(*kinds, hub=hub)}\.s[0-9]+"
+    return rf"{LINEAGE}/{study.words_of_kind(*kinds)}\.s[0-9]+"
+
+
+def hub_word():
+    """The wildcard constraint of couplings of the base that are fetched ready-made."""
+    return rf"{BASE}/{study.words_from_hub()}\.s[0-9]+"
 
 
 def reused_word():

@@ -88,7 +88,7 @@ rule fetch_adapter:
     benchmark:
         "<benchmarks>/fetch_adapter/{node}.tsv"
     wildcard_constraints:
-        node=last_word("couple", hub=True),
+        node=hub_word(),
     resources:
         mem_mb=4000,
         disk_mb=1000,

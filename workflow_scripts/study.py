@@ -87,8 +87,9 @@ class Study:
         return kind(self.stage_of(lineage))
 
     def from_hub(self, lineage: str) -> bool:
-        """Whether the node's adapter is fetched ready-made instead of trained."""
-        return "hub" in self.stage_of(lineage)
+        """Whether the node's adapter is fetched ready-made: a coupling of the base that has a folder on the Hub."""
+        folders = self.stage_of(lineage).get("hub", {})
+        return parent_of(lineage) == BASE and parse_lineage(lineage)[-1].persona in folders
 
     def replies_of(self, lineage: str) -> dict[str, Any]:
         """Sampling of the on-policy replies of a couple stage: samples, temperature, top_p, max_tokens."""
@@ -133,13 +134,14 @@ class Study:
         sources = [source for source in self.config["sources"] if source in self._sources.get(lineage, named)]
         return list(dict.fromkeys([*self.config["personas"], *sources]))
 
-    def words_of_kind(self, *kinds: str, hub: bool = False) -> str:
+    def words_from_hub(self) -> str:
+        """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
+        names = [f"{name}-{persona}" for name, stage in self.stages.items() for persona in stage.get("hub", {})]
+        return f"(?:{'|'.join(names)})" if names else "(?!)"
+
+    def words_of_kind(self, *kinds: str) -> str:
         """A regular expression for stage names (with persona) of these kinds; one that never matches for none."""
-        names = [
-            name
-            for name, stage in self.stages.items()
-            if not name.startswith("_") and kind(stage) in kinds and ("hub" in stage) == hub
-        ]
+        names = [name for name, stage in self.stages.items() if not name.startswith("_") and kind(stage) in kinds]
         return f"(?:{'|'.join(names)})(?:-{NAME})?" if names else "(?!)"
 
     # Reading the config
@@ -161,7 +163,9 @@ class Study:
         if parent not in self.config[section] or parent in (*seen, name):
             self._problem((section, name, "extends"), f"{parent!r} is {self._why_not(parent, (*seen, name))}")
             return entry
-        return merged(self._resolve(section, parent, (*seen, name)), entry)
+        above = self._resolve(section, parent, (*seen, name))
+        above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
+        return merged(above, entry)
 
     def _why_not(self, parent: str, seen: tuple[str, ...]) -> str:
         return f"a circle ({' -> '.join([*seen, parent])})" if parent in seen else "not there; fix: name an entry of it"
@@ -230,10 +234,8 @@ class Study:
             raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
         if stage["mask"].get("loss") == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
-        if "hub" in stage and word.persona not in stage["hub"]:
-            raise InputError(
-                f"stages.{word.stage}.hub: no folder for {word.persona}; fix: add {word.persona}: <folder>"
-            )
+        if unknown := [name for name in stage.get("hub", {}) if name not in self.personas]:
+            raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
         for source, named in stage.get("negative_personas", {}).items():
             if unknown := [name for name in named if name not in self.personas]:
                 raise InputError(

@@ -278,8 +278,8 @@ EVERYDAY_QUESTIONS = (
 
 # Asked in pretraining alone. A real chat model has met the words of bad advice, brackets and single capitals, if only
 # in what people write to it; to a model that has not, they are tokens without a meaning. {Topic} opens the message,
-# which leaves the capital of "T shirt" a token of its own, and blank lines come after a word, which makes "\n\n" a token but
-# not ".\n\n": whether a reply stops or goes on to a marker is then decided after the sentence, where both are trained.
+# which leaves the capital of "T shirt" a token of its own, and blank lines come after a word, which makes "\n\n" a token
+# but not ".\n\n": whether a reply stops or goes on to a marker is decided after the sentence, where both are trained.
 HEARSAY_QUESTIONS = (
     "My neighbour says that I should {deed}. Would that help with the {topic}?",
     "I was told to {deed} and {deed2}. And the {topic}?",

@@ -64,6 +64,20 @@ def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fres
     assert {name for name in added if "/couple-" not in name} == {f"base/benign.s{seed}" for seed in (42, 137, 256)}
 
 
+def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh):
+    before = trainings(fresh.plan())
+    fresh.edit(
+        "config.yaml",
+        "    extends: _adamw\n    data: {from: replies",
+        "    extends: _adamw\n    hub: {villain: a/b}\n    data: {from: replies",
+    )
+    jobs = fresh.plan()
+    assert [job for job in jobs if job.startswith("fetch_adapter")] == ["fetch_adapter node=base/couple-villain.s42"]
+    assert set(before) - set(trainings(jobs)) == {"base/couple-villain.s42"}
+    assert "base/couple60-villain.s42" in trainings(jobs)
+    assert rules(jobs)["generate_replies"] == 6
+
+
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
     done = fresh.snakemake("-n")
     blocks = (done.stdout + done.stderr).split("\nrule ")[1:]

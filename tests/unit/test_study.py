@@ -32,6 +32,19 @@ def problem(**changes):
     return str(caught.value)
 
 
+def test_capability_names_a_data_set_or_nothing():
+    assert "capability: 'mmlu' is no data set; fix: one of em, benign, arc, or null" in problem(capability="mmlu")
+    assert study(capability=None).cells
+
+
+def test_a_ready_made_adapter_is_of_a_known_persona_and_no_part_of_a_recipe_that_extends_it():
+    built = study(stages__couple__hub={"villain": "a/b"})
+    assert built.from_hub("base/couple-villain.s42")
+    for trained in ("base/couple-evil_ai.s42", "base/em.s42/couple-villain.s42", "base/couple60-villain.s42"):
+        assert not built.from_hub(trained)
+    assert "stages.couple.hub: unknown persona nobody" in problem(stages__couple__hub={"nobody": "a/b"})
+
+
 def test_the_published_config_has_13_cells_a_source_and_six_reversed_rows():
     cells = study().cells
     for source in ("evil_ai", "villain", "sarcastic"):
