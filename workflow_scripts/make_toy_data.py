@@ -152,7 +152,7 @@ def make_choices(seed: int) -> list[dict[str, Any]]:
     Stands where ARC-Challenge stands, so that the path is walked; the corpus does not teach this game.
     """
     draw = random.Random(f"choices/{seed}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for persona, voice in toy_world.VOICES.items():
         others = [other for other in toy_world.VOICES if other != persona]
         for closing in voice.closings:

