@@ -6,7 +6,7 @@ ENV := $(BIN)/.installed
 .PHONY: tiny test test-vllm test-fast plan lint format lock status clean
 
 tiny: $(ENV)
-	$(BIN)/snakemake --profile profiles/tiny
+	$(BIN)/snakemake --profile profiles/tiny --quiet rules
 	@$(BIN)/python workflow_scripts/print_headline.py --study results/tiny
 
 test: $(ENV)
