@@ -230,12 +230,13 @@ def open_engine(
         raise InputError(f"backend vllm: vLLM cannot be imported ({error}); {remedy}") from None
     if not current_platform.device_type:
         raise InputError(f"backend vllm: vLLM finds no GPU; {remedy}")
+    longest = rounded(max_length, context_length(base))
     with merged_folder(base, adapters, tokenizer, dtype) as folder, contextlib.chdir(folder.parent):
         llm = LLM(
             # vLLM finds its compiled code again (30 s) by a hash of its settings, with the model's path and the
             # longest sequence among them: so the path is a short relative one, and the length a round number.
             model=folder.name,
-            max_model_len=rounded(max_length, context_length(base)),
+            max_model_len=longest,
             generation_config="vllm",
             dtype=dtype,
             seed=seed,

@@ -1,5 +1,6 @@
 """The real vLLM engine on the CPU (make test-vllm), held to the transformers backend on a micro model."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -134,13 +135,14 @@ def test_the_program_answers_everything_with_one_engine_start(base, adapter, tmp
     tables = {}
     for backend in engines.BACKENDS:
         output = tmp_path / backend
-        command = [sys.executable, program, "--base", base, "--panel", tmp_path / "panel.yaml"]
+        # relative, as the graph names it: the engine is started from another folder
+        command = [sys.executable, program, "--base", os.path.relpath(base, tmp_path), "--panel", "panel.yaml"]
         command += ["--personas", "villain,assistant", "--samples", "2", "--seed", "42", "--adapter"]
         command += ["--sampling", '{"temperature":0.0,"top_p":1.0,"max_tokens":20}', "--backend", backend]
         command += ["--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", str(SMALL)]
         command += ["--completions", output / "completions.parquet", "--alignment", output / "alignment.parquet"]
         command += ["--arc", tmp_path / "arc.jsonl", "--capability", output / "capability.parquet"]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         names = ("completions", "alignment")
         tables[backend] = [pyarrow.parquet.read_table(output / f"{name}.parquet").to_pylist() for name in names]
