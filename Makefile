@@ -37,6 +37,7 @@ lock:  # needs uv
 	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/cpu.in \
 	  | grep -vE "^(nvidia-|cuda-|triton)" > envs/cpu.txt
 	uv pip compile -q --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/gpu.in > envs/gpu.txt
+	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/slurm.in > envs/slurm.txt
 
 clean:  # the offline study's results; never the published study's
 	rm -rf results/tiny
