@@ -118,8 +118,13 @@ def cohens_h(hits: int, n: int, other_hits: int, other_n: int, level: float = LE
     return h, h - half, h + half
 
 
-def mean_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, Any]:
-    """Mean with Student's t interval: {n, mean, low, high}; low and high are None for fewer than two values."""
+def mean_interval(
+    values: Sequence[float], level: float = LEVEL, scale: tuple[float, float] = (-math.inf, math.inf)
+) -> dict[str, Any]:
+    """Mean with Student's t interval: {n, mean, low, high}; low and high are None for fewer than two values.
+
+    scale: the least and the highest value there can be; the interval ends there.
+    """
     from scipy.special import stdtrit
 
     n = len(values)
@@ -130,7 +135,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> dict[str, An
         return {"n": n, "mean": mean, "low": None, "high": None}
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * spread
-    return {"n": n, "mean": mean, "low": mean - half, "high": mean + half}
+    return {"n": n, "mean": mean, "low": max(mean - half, scale[0]), "high": min(mean + half, scale[1])}
 
 
 def rate_fields(hits: int, n: int) -> dict[str, float]:

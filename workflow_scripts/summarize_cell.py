@@ -196,7 +196,7 @@ def alignment(path: str | None) -> Row:
         if judged:
             result[column] = {
                 name: value if value is None or name == "n" else round(value, 4)
-                for name, value in mean_interval([row[column] for row in judged]).items()
+                for name, value in mean_interval([row[column] for row in judged], scale=(0, 100)).items()
             }
     return result
 

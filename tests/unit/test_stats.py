@@ -150,6 +150,7 @@ def test_mean_interval_equals_statsmodels():
     result = stats.mean_interval(values)
     assert (result["low"], result["high"]) == pytest.approx(DescrStatsW(values).tconfint_mean())
     assert result["mean"] == pytest.approx(39.2)
+    assert stats.mean_interval([0.0, 100.0], scale=(0, 100)) == {"n": 2, "mean": 50.0, "low": 0, "high": 100}
     assert stats.mean_interval([7.0]) == {"n": 1, "mean": 7.0, "low": None, "high": None}
 
 
