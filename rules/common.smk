@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+from braces import braces
 from imports import closure
 from lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from records import InputError, canonical
@@ -277,6 +278,17 @@ def case_flag_of(wildcards):
     )
 
 
+def braced(name):
+    """A parameter: the input of that name as words that bash expands to it. Every file of a large study written out is
+    more than a person can read or paste. What follows from the input, Snakemake does not record as a parameter.
+    """
+
+    def words(wildcards, input):
+        return braces(input[name])
+
+    return words
+
+
 # Cells
 
 
@@ -433,10 +445,12 @@ def completions_of_study(wildcards):
 
 
 def records_of_study(wildcards):
-    """run.json of everything that was trained, answered or, for the toy base, pretrained."""
+    """run.json of everything that was trained, answered or, for the toy base, pretrained.
+
+    By depth, which keeps the seeds of a stage side by side: a few words for `braced`, not two a model.
+    """
     base = [f"{base_folder()}.run.json"] if config["base"]["from"] == "toy" else []
-    return list(
-        dict.fromkeys(
-            [*base, *(record for cell in study.cells for record in records_of(cell))]
-        )
+    records = dict.fromkeys(
+        [*base, *(record for cell in study.cells for record in records_of(cell))]
     )
+    return sorted(records, key=lambda record: record.count("/"))

@@ -20,10 +20,11 @@ rule tabulate_study:
     benchmark:
         "<benchmarks>/tabulate_study.tsv"
     params:
+        cells=braced("cells"),
         label=config["label"] or "",
         gates=GATES,
     shell:
-        "python workflow_scripts/tabulate_study.py --cells {input.cells} --published {input.published}"
+        "python workflow_scripts/tabulate_study.py --cells {params.cells} --published {input.published}"
         " --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
 
 
@@ -135,10 +136,14 @@ rule write_report:
     benchmark:
         "<benchmarks>/write_report.tsv"
     params:
+        cells=braced("cells"),
+        figures=braced("figures"),
+        completions=braced("completions"),
+        records=braced("records"),
         label=config["label"] or "",
         marker=config["marker"],
     shell:
         "python workflow_scripts/write_report.py --study {config[study]} --label={params.label:q}"
-        " --tables {RESULTS}/tables --cells {input.cells} --claims {input.claims} --figures {input.figures}"
-        " --completions {input.completions} --marker {params.marker:q} --panel {input.panel} --runs {input.records}"
+        " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
+        " --completions {params.completions} --marker {params.marker:q} --panel {input.panel} --runs {params.records}"
         " --assets resources/report --output {output.report} > {log} 2>&1"

@@ -1,5 +1,7 @@
 """What Snakemake plans: the published study from nothing, and one thing at a time."""
 
+import re
+
 import pytest
 from workspace import rules
 
@@ -106,3 +108,13 @@ def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(f
     gates = [job for job in fresh.plan() if job.startswith("check_gate")]
     assert len(gates) == 4
     assert "check_gate node=base/couple-assistant.s42, evaluation=main" in gates
+
+
+@pytest.mark.slow
+def test_a_command_of_a_large_study_can_still_be_read_and_pasted(fresh):
+    """1,509 cells. Linux takes no argument of 128 KiB, such as a command for `bash -c` or `ssh`."""
+    fresh.edit("config.yaml", "seeds: [42, 137, 256]  ", f"seeds: {list(range(125))}  ")
+    done = fresh.snakemake("-n", "-p")
+    commands = re.findall(r"^ *Shell command: (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    assert sum("summarize_cell.py" in command for command in commands) == 3 * (4 * 125 + 1) + 6
+    assert max(map(len, commands)) < 100_000
