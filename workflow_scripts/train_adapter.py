@@ -211,7 +211,7 @@ def work_folder(arguments: argparse.Namespace, recipe: dict[str, Any]) -> Path:
     """Where this training keeps its state: under --scratch if it may be resumed, else a temporary folder."""
     if arguments.scratch is None:
         return Path(tempfile.mkdtemp(prefix="train_adapter."))
-    return Path(arguments.scratch) / resume_key(arguments, recipe)
+    return arguments.scratch / resume_key(arguments, recipe)
 
 
 def train_lineage(
@@ -305,7 +305,8 @@ def main(argv: list[str] | None = None) -> None:
     # nothing about a training is anyone else's business, and less memory is lost to fragments of changing size
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{Path(arguments.scratch).parent}/tracking/{arguments.lineage}")
+    study = arguments.scratch.parent if arguments.scratch else arguments.record.parent
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{study}/tracking/{arguments.lineage}")
     recipe = check_recipe(arguments.recipe)
     rows = read_jsonl(arguments.data)
     check_tracking(arguments.tracking)
