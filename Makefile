@@ -33,11 +33,10 @@ plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS:
 status:  # one line for every running training
 	@$(PYTHON) workflow_scripts/print_status.py results
 
-lock:  # needs uv
-	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/cpu.in \
-	  | grep -vE "^(nvidia-|cuda-|triton)" > envs/cpu.txt
-	uv pip compile -q --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/gpu.in > envs/gpu.txt
-	uv pip compile -q --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header envs/slurm.in > envs/slurm.txt
+lock:  # needs uv; keeps the pins that still hold, add UPGRADE=--upgrade to move them
+	for name in cpu gpu slurm; do uv pip compile -q $(UPGRADE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-annotate --custom-compile-command "make lock" envs/$$name.in -o envs/$$name.txt; done
+	sed -i -E "/^(nvidia-|cuda-|triton)/d" envs/cpu.txt  # a CUDA build of torch brings its own
 
 clean:  # the offline study's results; never the published study's
 	rm -rf results/tiny
