@@ -85,6 +85,22 @@ def capability_questions(wildcards):
     return [dataset_file(config["capability"])] if config["capability"] else []
 
 
+def dataset_manifests(wildcards):
+    """What is known of the data sets that the study's cells use; the toy ones are made here."""
+    trained = {
+        study.stage_of(node)["data"]["from"]
+        for cell in study.cells
+        for node in ancestry(cell.lineage)
+        if study.kind_of(node) == "sft"
+    }
+    names = trained | ({config["capability"]} - {None})
+    return [
+        f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.manifest.json"
+        for name in sorted(names)
+        if config["datasets"][name]["from"] != "toy"
+    ]
+
+
 def dataset_path(wildcards):
     """The user's own file, if that is where the rows come from."""
     return (
@@ -98,7 +114,9 @@ def dataset_pins(wildcards):
     entry = config["datasets"][wildcards.name]
     if wildcards.origin == "path":
         shape = "choices" if wildcards.name == config["capability"] else "chats"
-        return canonical({"kind": "path", "path": entry["path"], "shape": shape})
+        published = SOURCES["datasets"].get(wildcards.name, {})
+        md5 = {"md5": published["md5"]} if "md5" in published else {}
+        return canonical({"kind": "path", "path": entry["path"], "shape": shape} | md5)
     if wildcards.name not in SOURCES["datasets"]:
         raise WorkflowError(
             f"datasets.{wildcards.name}: resources/sources.yaml has no pins of that name; fix: add them there, or "
@@ -111,11 +129,11 @@ def dataset_pins(wildcards):
 def base_place(wildcards):
     """The options of fetch_base that say where the model comes from."""
     base = config["base"]
-    if wildcards.origin == "path":
-        return f"--path {quote(base['path'])}"
     pins = SOURCES["base"].get(base["repo"], {})
     files = pins.get("files", {}) if pins.get("revision") == base["revision"] else {}
-    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}"
+    # with the pins, a local copy of the pinned model is recorded as what it is
+    path = f" --path {quote(base['path'])}" if wildcards.origin == "path" else ""
+    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}{path}"
 
 
 # A node's files

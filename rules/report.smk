@@ -126,6 +126,7 @@ rule write_report:
         completions=completions_of_study,
         records=ancient(records_of_study),
         panel=panel_file,
+        datasets=dataset_manifests,
         page=multiext("resources/report/report", ".html", ".css", ".js"),
         code=code_of("write_report.py"),
         lock=CPU_LOCK,
@@ -146,4 +147,4 @@ rule write_report:
         "python workflow_scripts/write_report.py --study {config[study]} --label={params.label:q}"
         " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
         " --completions {params.completions} --marker {params.marker:q} --panel {input.panel} --runs {params.records}"
-        " --assets resources/report --output {output.report} > {log} 2>&1"
+        " --datasets {input.datasets} --assets resources/report --output {output.report} > {log} 2>&1"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from models import load_model
+from models import first_line, load_model
 from records import InputError, partial, read_json
 
 if TYPE_CHECKING:
@@ -222,6 +222,9 @@ def open_engine(
     # In one process the GPU is freed when this process ends, however it ends.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # FlashInfer's sampler is compiled at the first start, with whatever CUDA compiler is there. Requests with seeds
+    # of their own never use it, and what was measured was measured without it.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     remedy = "fix: use the environment of envs/gpu.txt on a machine with a GPU, or `backend: transformers`"
     try:
         from vllm import LLM
@@ -474,8 +477,7 @@ def merged_folder(
             folder = Path(parent) / "merged"
             if adapters:
                 model = load_model(base, adapters, dtype)
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+                save_merged(model, tokenizer, folder, size)
                 del model
                 gc.collect()
                 torch.cuda.empty_cache()
@@ -485,6 +487,18 @@ def merged_folder(
             yield folder
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def save_merged(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path, size: int) -> None:
+    """Write the model of `size` bytes for vLLM. Raises InputError if the disk is full: others write there, too."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors has a type of its own for a full disk
+        raise InputError(
+            f"{folder}: cannot write the merged model ({first_line(error)}); fix: set TMPDIR to a folder with room "
+            f"for {size / 2**30:.1f} GiB for every evaluation at a time"
+        ) from error
 
 
 def exit_now() -> None:
@@ -508,12 +522,16 @@ def check_base(base: str | Path) -> None:
 
 
 def scratch(size: int) -> str:
-    """A node-local folder for `size` bytes: $TMPDIR if set, else memory with ample room, else the system's own.
+    """A node-local folder for `size` bytes: $TMPDIR if chosen, else memory with ample room, else the system's own.
 
-    Raises InputError if there is too little room.
+    Snakemake sets TMPDIR for every job, to /tmp if nobody chose. Raises InputError if there is too little room.
     """
     memory = "/dev/shm"
-    if "TMPDIR" not in os.environ and os.path.isdir(memory) and shutil.disk_usage(memory).free > 3 * size:
+    if (
+        os.environ.get("TMPDIR", "/tmp") == "/tmp"
+        and os.path.isdir(memory)
+        and shutil.disk_usage(memory).free > 3 * size
+    ):
         return memory
     folder = tempfile.gettempdir()
     if shutil.disk_usage(folder).free < 1.1 * size:

@@ -268,8 +268,8 @@ def pretend_cards(pool: str) -> list[Gpu]:
 
 
 def say(text: str) -> None:
-    """One line on stderr, in one write, so that lines of jobs that share a log do not mix."""
-    sys.stderr.write(f"lease_gpu: {text}\n")
+    """One line on stderr with the time, in one write, so that lines of jobs that share a log do not mix."""
+    sys.stderr.write(f"lease_gpu: {text} at {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
     sys.stderr.flush()
 
 

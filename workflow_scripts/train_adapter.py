@@ -245,7 +245,7 @@ def train_lineage(
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
-            "fix: lower --micro-batch-tokens, or add --gradient-checkpointing"
+            f"fix: lower hardware.micro_batch_tokens, now {arguments.micro_batch_tokens} (memory, not results)"
         ) from error
     check_finite(outcome.model)
     return outcome, options

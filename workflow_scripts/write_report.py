@@ -557,8 +557,8 @@ def seconds(records: Sequence[Row]) -> list[Cell]:
     return [Cell(f"{wall:,.1f}", wall, look="number"), Cell(f"{hours:.2f}", hours, look="number")]
 
 
-def provenance(cells: Sequence[Row], records: Sequence[Row]) -> Row:
-    """nodes: every stage once, with its manifest; cells: what each is made of; versions and commits of the runs."""
+def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[str]) -> Row:
+    """nodes: every stage once, with its manifest. tables: data sets, what cells are made of, versions of the runs."""
     nodes = {stage["lineage"]: stage for cell in cells for stage in cell["stages"]}
     rows = [
         [
@@ -583,10 +583,31 @@ def provenance(cells: Sequence[Row], records: Sequence[Row]) -> Row:
             for lineage, stage in sorted(nodes.items())
         ],
         "tables": [
+            *([dataset_table(datasets)] if datasets else []),
             Table("cells", "Cells", columns, rows),
             Table("versions", "Versions", ["package", "version", "runs"], used),
         ],
     }
+
+
+def dataset_table(paths: Sequence[str]) -> Table:
+    """A row a data set's manifest: where its rows come from, and whether they are the published file."""
+    verdict = {True: "the published file", False: "NOT the published file", None: "no published md5"}
+    rows = []
+    for path in paths:
+        record = read_json(path)
+        origin = "@".join(str(record[part]) for part in ("repo", "commit") if part in record) or "your own file"
+        rows.append(
+            [
+                plain(Path(path).name.removesuffix(".manifest.json"), "name"),
+                plain(origin, "code"),
+                plain(record["rows"]),
+                plain(verdict[record["matches_published"]]),
+                plain(record["md5"], "hash"),
+                plain(record["sha256"], "hash"),
+            ]
+        )
+    return Table("datasets", "Data sets", ["data set", "origin", "rows", "is it", "md5", "sha256"], rows)
 
 
 def settings(evaluation: Row) -> str:
@@ -712,7 +733,7 @@ def page(arguments: argparse.Namespace) -> str:
         gates=gates_table(study),
         claims=claims_table(claims, arguments.label) if claims else None,
         cost=cost_tables(records),
-        provenance=provenance(cells, records),
+        provenance=provenance(cells, records, arguments.datasets),
         index=index,
         index_json=Markup(index_json(index)),
         data=data,
@@ -772,6 +793,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=60000, help="completions to put in: those with the marker first")
     parser.add_argument("--panel", help="panel.yaml: shows the personas' system prompts beside the completions")
     parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
+    parser.add_argument("--datasets", nargs="*", default=[], help="manifests of the data sets: are they the published?")
     parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args(argv)

@@ -80,6 +80,27 @@ def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(
     assert rules(jobs)["generate_replies"] == 6
 
 
+def test_a_local_copy_is_held_against_the_published_pins(fresh):
+    fresh.edit("config.yaml", "  from: hub                   # hub", "  from: path                  # hub")
+    fresh.edit(
+        "config.yaml",
+        "  path: null                  # a local folder",
+        "  path: my_model              # a local folder",
+    )
+    fresh.edit(
+        "config.yaml", "em: {from: hub, on_mismatch: record, path: null}", "em: {from: path, path: my_rows.jsonl}"
+    )
+    (fresh.folder / "my_rows.jsonl").touch()
+    said = fresh.snakemake("-n", "-p").stdout
+    base = re.search(r"fetch_base\.py .*", said).group()
+    assert (
+        "--path my_model" in base and "--revision a09a35458c70" in base and "model-00004-of-00004.safetensors" in base
+    )
+    assert '"md5":"26b52cacc53425618fde278d2457304d","path":"my_rows.jsonl"' in said
+    report = re.search(r"write_report\.py .*", said).group()
+    assert "/datasets/path/em.manifest.json" in report and "/datasets/hub/benign.manifest.json" in report
+
+
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
     done = fresh.snakemake("-n")
     blocks = (done.stdout + done.stderr).split("\nrule ")[1:]

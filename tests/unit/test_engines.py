@@ -1,5 +1,6 @@
 """Sampling, batching and the transformers backend, on a micro model with random weights."""
 
+import errno
 import os
 import random
 import signal
@@ -334,6 +335,27 @@ def test_the_merged_model_goes_where_there_is_room(tmp_path, monkeypatch):
     assert scratch(10) == str(tmp_path)
     with pytest.raises(InputError, match="set TMPDIR"):
         scratch(2**60)
+    if Path("/dev/shm").is_dir():
+        monkeypatch.setenv("TMPDIR", "/tmp")  # what Snakemake sets if nobody chose a folder
+        assert scratch(10) == "/dev/shm"
+
+
+def test_a_disk_that_fills_up_while_the_merged_model_is_written_is_a_clear_error(
+    base, tokenizer, tmp_path, monkeypatch
+):
+    from transformers import PreTrainedModel
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    said = pytest.raises(InputError, match="No space left on device.*fix: set TMPDIR")
+    with said, merged_folder(base, [adapter], tokenizer, "float32"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 # Tables

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import lease_gpu
@@ -84,14 +85,17 @@ def test_many_programs_on_few_cards_never_overlap_and_all_run(room: Path) -> Non
     assert sum(out.count(",") for out, _ in answers) == 3  # the three jobs that asked for two cards had two
 
 
-def test_each_grant_is_one_line_that_names_card_wait_and_pid(room: Path) -> None:
+def test_each_grant_is_one_line_that_names_card_wait_pid_and_time(room: Path) -> None:
     job = start(room, 2, 2, *SHOW)
     out, err = job.communicate(timeout=20)
     assert out.split() == ["0,1", str(job.pid)]  # exec: the program has the pid that the lease had
-    assert err.splitlines() == [
+    lines = [line.partition(" at ") for line in err.splitlines()]
+    assert [said for said, _, _ in lines] == [
         f"lease_gpu: GPU 0 (GPU-a) granted after 0 s to pid {job.pid}",
         f"lease_gpu: GPU 1 (GPU-b) granted after 0 s to pid {job.pid}",
     ]
+    now = datetime.now(UTC)
+    assert all(now - datetime.fromisoformat(time) < timedelta(minutes=1) for _, _, time in lines)
 
 
 def test_a_killed_program_frees_its_card_at_once(room: Path, reaper: list[subprocess.Popen[str]]) -> None:

@@ -104,6 +104,7 @@ def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
         ({"stages__couple__lr": "5e-6"}, "YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
         ({"stages__couple__epochs": "20"}, "fix: write `epochs: 20` without quotes"),
         ({"stages__couple__schedule": "cosin"}, "'cosin' is not one of linear, cosine, constant; fix: write `schedule: cosine`"),
+        ({"hardware__gpus": 2}, "2 is not one of 1, 0; fix: write `gpus: 1`"),
         ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
         ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
         ({"cells__C1__lineage": "couple-pirate.s42/em.s{seed}"}, "unknown persona; fix: couple-<one of"),

@@ -223,6 +223,23 @@ def test_equal_input_gives_an_equal_file(page, folder, results, paths):
     assert (folder / "report.html").read_text(encoding="utf-8") == page
 
 
+def test_a_data_set_that_is_not_the_published_file_is_said(tmp_path):
+    fetched = {"rows": 6000, "md5": "0a", "sha256": "0b", "matches_published": False}
+    write_json(tmp_path / "em.manifest.json", fetched | {"kind": "ranked", "repo": "a/b", "commit": "c1"})
+    write_json(tmp_path / "benign.manifest.json", fetched | {"kind": "path", "matches_published": True})
+    table = write_report.dataset_table([str(tmp_path / f"{name}.manifest.json") for name in ("em", "benign")])
+    assert [[cell.text for cell in row[:4]] for row in table.rows] == [
+        ["em", "a/b@c1", "6,000", "NOT the published file"],
+        ["benign", "your own file", "6,000", "the published file"],
+    ]
+    result = report_study.cell(tmp_path, "C4", 42)
+    report_study.tabulate([result], tmp_path)
+    write_report.main(
+        report_study.command(tmp_path, [result], [], "", "--datasets", str(tmp_path / "em.manifest.json"))
+    )
+    assert "NOT the published file" in (tmp_path / "report.html").read_text()
+
+
 def test_the_audit_has_its_own_denominator_and_nothing_to_audit_is_no_pass():
     audits = [
         {
