@@ -62,6 +62,7 @@ rule fetch_base:
         "<benchmarks>/fetch_base/{origin}.tsv"
     wildcard_constraints:
         origin="hub|path",
+    priority: 2
     resources:
         mem_mb=4000,
         disk_mb=2 * HARDWARE["disk_mb"],

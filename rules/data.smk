@@ -42,6 +42,8 @@ rule generate_replies:
         "<benchmarks>/generate_replies/{node}.tsv"
     wildcard_constraints:
         node=last_word("couple"),
+    # couplings and what they need come first: the longest chains wait for them
+    priority: 2
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
@@ -74,6 +76,7 @@ rule make_coupling_data:
         "<logs>/make_coupling_data/{node}.log",
     benchmark:
         "<benchmarks>/make_coupling_data/{node}.tsv"
+    priority: 2
     params:
         source=source_of,
         negatives=negatives_of,

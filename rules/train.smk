@@ -21,6 +21,7 @@ rule train_adapter:
         "<benchmarks>/train_adapter/{node}.tsv"
     wildcard_constraints:
         node=last_word("couple", "sft"),
+    priority: 1
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],

@@ -67,7 +67,7 @@ sinfo -N -o "%N %t %c cores %m MB %G" || { tail -n 20 "$folder"/log/*; exit 1; }
 # The study, from a copy, with pretend cards for the lease
 mkdir -p "$folder/study"
 cp -r "$root"/{Snakefile,README.md,config.yaml,rules,profiles,resources,workflow_scripts,envs} "$folder/study/"
-ln -sfn "$jobs" "$folder/study/.venv"
+ln -sfn "$jobs" "$folder/study/.venv-gpu"
 cd "$folder/study"
 export LEASE_GPU_POOL='{"gpus": ["GPU-a", "GPU-b"]}'
 cells=results/small/cells/evil_ai
