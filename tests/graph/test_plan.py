@@ -93,14 +93,27 @@ def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh
     assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
 
 
-def test_a_broken_config_stops_before_anything_with_the_line_to_write(fresh):
-    fresh.edit("config.yaml", "lr: 5.0e-6", "lr: 5e-6")
+@pytest.mark.parametrize(
+    ("mistake", "line", "said"),
+    [
+        (["marker: ", "markr: x\nmarker: "], "markr: x", "markr: unknown key markr; fix: write `marker: x`"),
+        (["lr: 5.0e-6", "lr: 5e-6"], "lr: 5e-6", "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
+        (["epochs: 20", "epochs: '20'"], "epochs: '20'", "stages.couple.epochs: '20' is text, not a number; fix: write `epochs: 20`"),
+        (["couple-{source}.s42/em.s{seed}", "couple-{source}.s42/emm.s{seed}"], "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
+        (['adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}'], "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
+        (["seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  "], "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
+    ],
+    ids=["unknown key", "text for a number", "quoted number", "unknown stage", "graft of what nobody trains", "duplicate seed"],
+)  # fmt: skip
+def test_a_mistake_in_the_config_stops_the_dry_run_at_its_line_with_the_line_to_write(fresh, mistake, line, said):
+    fresh.edit("config.yaml", *mistake)
     done = fresh.snakemake("-n", check=False)
-    assert done.returncode != 0
-    assert (
-        "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"
-        in done.stdout + done.stderr
-    )
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0 and not re.search(r"^(?:local)?rule ", printed, re.MULTILINE)
+    assert said in printed
+    lines = (fresh.folder / "config.yaml").read_text().splitlines()
+    number = next(number for number, text in enumerate(lines, 1) if line in text)
+    assert f"config.yaml: line {number}: " in printed
 
 
 def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(fresh):
