@@ -1,8 +1,8 @@
 """How planning grows with the study: a dry run's time and memory for 19 to 5,000 cells (seeds x sources).
 
-    python benchmarks/growth.py                       # measure, print, write results_growth.json and growth.png
-    python benchmarks/growth.py --cells 19 100        # some sizes only, written nowhere
-    python benchmarks/growth.py --draw                # the figure again, from results_growth.json
+    python benchmarks/growth.py                    # measure, print, write results_growth.json and growth.png
+    python benchmarks/growth.py --cells 19 100     # these sizes alone; the others' rows stay
+    python benchmarks/growth.py --cells            # none: the figure again
 
 Beside every study stands a bare workflow of as many jobs and output files, whose rules hold nothing but names: what it
 takes is Snakemake's, the rest is ours. Every dry run is a process of its own. Seconds of CPU (user and system) are what
@@ -94,7 +94,8 @@ def measured(workspace: Workspace, repeats: int) -> dict[str, Any]:
 
 def row_of(cells: int, state: str, ours: dict[str, Any], reference: dict[str, Any], jobs: int) -> dict[str, Any]:
     """One line of the table. jobs: of the whole study."""
-    row: dict[str, Any] = {"cells": cells, "state": state, "jobs": jobs, "load": round(os.getloadavg()[0], 1)}
+    row: dict[str, Any] = {"cells": cells, "state": state, "jobs": jobs, "repeats": REPEATS[cells]}
+    row |= {"date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[0], 1)}
     for name, run in (("ours", ours), ("bare", reference)):
         row[name] = {key: round(run[key], 2) for key in ("wall_s", "cpu_s", "peak_mib")}
         row[name] |= {"planned_jobs": sum(run["jobs"].values()), "planned_files": run["files"]}
@@ -168,28 +169,28 @@ def machine() -> dict[str, Any]:
     return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "system": platform.system()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, nargs="+", choices=list(SIZES), help="measure these sizes, write nothing")
-    parser.add_argument("--draw", action="store_true", help="draw the figure from results_growth.json")
-    arguments = parser.parse_args()
-    if arguments.draw:
-        return draw(json.loads(RESULTS.read_text())["rows"])
-    print(HEAD)
-    print("|---" * HEAD.count(" | ") + "|---|")
-    rows = [row for cells in arguments.cells or SIZES for row in measure(cells)]
-    if arguments.cells:
-        return None
+def save(rows: list[dict[str, Any]]) -> None:
+    """Put the rows in the place of those of the same size in results_growth.json, and draw it."""
+    old = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
+    sizes = {row["cells"] for row in rows}
+    kept = [row for row in old if row["cells"] not in sizes] + rows
     record = {
         "command": "python benchmarks/growth.py",
-        "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "versions": {"python": platform.python_version(), "snakemake": version("snakemake")},
-        "repeats": REPEATS,
-        "rows": rows,
+        "rows": sorted(kept, key=lambda row: row["cells"]),
     }
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-    draw(rows)
+    draw(record["rows"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, nargs="*", choices=list(SIZES), default=list(SIZES), help="the sizes")
+    arguments = parser.parse_args()
+    print(HEAD)
+    print("|---" * HEAD.count(" | ") + "|---|", flush=True)
+    save([row for cells in arguments.cells for row in measure(cells)])
 
 
 if __name__ == "__main__":

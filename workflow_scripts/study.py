@@ -55,7 +55,7 @@ class Study:
         self._raise()
         self.stages = {name: self._resolve("stages", name) for name in config["stages"]}
         self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
-        self.personas = list(dict.fromkeys(config["personas"] + config["sources"]))
+        self.personas = dict.fromkeys(config["personas"] + config["sources"])
         self._raise()
         self.cells = list(self._expand())
         self._check_names()

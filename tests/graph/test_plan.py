@@ -26,9 +26,9 @@ def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_s
         "couple": 4, "em": 15, "benign": 9, "em_reversed": 1, "benign_reversed": 1, "couple60": 3,
     }  # fmt: skip
     assert rules(jobs)["summarize_cell"] == 3 * 13 + 6
-    assert [job for job in jobs if job.startswith("train_adapter node=base/em.s42")] == [
-        "train_adapter node=base/em.s42"
-    ]
+    assert lineages.count("base/couple-assistant.s42") == 1
+    for c2_or_c3 in ("base/em.s42", "base/couple-assistant.s42/em.s42"):
+        assert lineages.count(c2_or_c3) == jobs.count(f"count_markers node={c2_or_c3}, evaluation=main") == 1
 
 
 def test_one_cell_s_file_plans_its_chain_alone(fresh):
@@ -82,9 +82,15 @@ def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(
 
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
     done = fresh.snakemake("-n")
-    blocks = (done.stdout + done.stderr).split("\nrule ")[1:]
-    asking = {block.partition(":")[0] for block in blocks if "gpu=1" in block.partition("Shell command")[0]}
-    assert asking == {"generate_replies", "train_adapter", "generate_completions"}
+    block = r"^(?:local)?rule (\w+):\n((?:    .*\n)*)Shell command: (.*)$"
+    jobs = re.findall(block, done.stdout + done.stderr, re.MULTILINE)
+    assert len(jobs) > 200
+    assert {rule for rule, body, _ in jobs if "gpu=1" in body} == {
+        "generate_replies",
+        "train_adapter",
+        "generate_completions",
+    }
+    assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 
 
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh):
