@@ -36,6 +36,11 @@ PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
 CPU_LOCK = "envs/cpu.txt"
+# Its files one by one: Snakemake compares files by content, but a folder by its time alone.
+PUBLISHED = [
+    f"resources/published/{path.name}"
+    for path in sorted((Path(workflow.basedir) / "resources/published").glob("*.csv"))
+]
 SOURCES = yaml.safe_load(
     (Path(workflow.basedir) / "resources/sources.yaml").read_text(encoding="utf-8")
 )

@@ -4,7 +4,7 @@
 rule tabulate_study:
     input:
         cells=cells_of(*ARMS),
-        published="resources/published",
+        published=PUBLISHED,
         code=code_of("tabulate_study.py"),
         lock=CPU_LOCK,
     output:
@@ -24,7 +24,7 @@ rule tabulate_study:
         label=config["label"] or "",
         gates=GATES,
     shell:
-        "python workflow_scripts/tabulate_study.py --cells {params.cells} --published {input.published}"
+        "python workflow_scripts/tabulate_study.py --cells {params.cells} --published resources/published"
         " --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
 
 
@@ -58,7 +58,7 @@ rule plot_figures:
 rule check_claims:
     input:
         claims="resources/claims.yaml",
-        published="resources/published",
+        published=PUBLISHED,
         tables=expand("<results>/tables/{table}.csv", table=TABLES),
         code=code_of("check_claims.py"),
         lock=CPU_LOCK,
@@ -76,21 +76,21 @@ rule check_claims:
     params:
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/check_claims.py --claims {input.claims} --published {input.published}"
+        "python workflow_scripts/check_claims.py --claims {input.claims} --published resources/published"
         " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
 
 
 rule verify_published:
     input:
         claims="resources/claims.yaml",
-        published="resources/published",
+        published=PUBLISHED,
         code=code_of("check_claims.py"),
         lock=CPU_LOCK,
     output:
         claims="results/verify_published/claims.csv",
         text="results/verify_published/claims.md",
     shell:
-        "python workflow_scripts/check_claims.py --claims {input.claims} --published {input.published}"
+        "python workflow_scripts/check_claims.py --claims {input.claims} --published resources/published"
         " --output {output.claims}"
 
 

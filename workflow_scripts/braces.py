@@ -7,40 +7,38 @@ still, but it would pick up the files of an older config.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # A place in a name that differs between the cells of a study: a word, or a number inside it.
 PART = re.compile(r"[0-9]+|[^0-9/.@-]+|[/.@-]")
 
-# A name in parts; several texts in one place are alternatives.
-Word = list[tuple[str, ...]]
+# A name in parts; several texts in one place are alternatives. Lists, because a study with many seeds has long ones.
+Word = list[list[str]]
 
 
 def braces(paths: Iterable[str]) -> str:
     """The paths as words of bash (or zsh), separated by spaces. They hold no character that is special to a shell."""
     words: list[Word] = []
     for path in paths:
-        word: Word = [(part,) for part in PART.findall(path)]
-        while words and (joined := join(words[-1], word)):
+        words.append([[part] for part in PART.findall(path)])
+        while len(words) > 1 and join(words[-2], words[-1]):
             words.pop()
-            word = joined
-        words.append(word)
     return " ".join("".join(map(written, word)) for word in words)
 
 
-def join(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]]) -> Word | None:
-    """One word that expands to all of `first`, then all of `second`; None if there is none.
+def join(first: Word, second: Word) -> bool:
+    """Make `first` expand to all of `first`, then all of `second`, if one word can.
 
     They may differ in one place only, and left of it no place may vary: bash varies the rightmost braces fastest.
     """
     if len(first) != len(second):
-        return None
+        return False
     places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
     if len(places) != 1 or any(len(part) > 1 for part in first[: places[0]]):
-        return None
-    (place,) = places
-    return [*first[:place], (*first[place], *second[place]), *first[place + 1 :]]
+        return False
+    first[places[0]] += second[places[0]]
+    return True
 
 
-def written(part: tuple[str, ...]) -> str:
+def written(part: list[str]) -> str:
     return part[0] if len(part) == 1 else f"{{{','.join(part)}}}"

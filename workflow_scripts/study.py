@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,15 +55,16 @@ class Study:
         self._raise()
         self.stages = {name: self._resolve("stages", name) for name in config["stages"]}
         self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
-        self.personas = list(dict.fromkeys(config["personas"] + config["sources"]))
+        self.personas = dict.fromkeys(config["personas"] + config["sources"])
         self._raise()
         self.cells = list(self._expand())
         self._check_names()
         self._raise()
         self.by_key = {cell.key: cell for cell in self.cells}
-        self._sources: dict[str, list[str]] = {}
+        self._rank = {source: place for place, source in enumerate(config["sources"])}
+        self._sources: dict[str, set[str]] = {}
         for cell in self.cells:
-            self._sources.setdefault(cell.lineage, []).append(cell.source)
+            self._sources.setdefault(cell.lineage, set()).add(cell.source)
         self._steps: dict[str, set[int]] = {}
         for lineage in {node for cell in self.cells for node in ancestry(cell.lineage)}:
             word = parse_lineage(lineage)[-1]
@@ -131,8 +133,8 @@ class Study:
     def personas_of(self, lineage: str) -> list[str]:
         """The personas a node is evaluated on: the panel's and, if not among them, the sources of its cells."""
         named = [word.persona for word in parse_lineage(lineage) if word.persona]
-        sources = [source for source in self.config["sources"] if source in self._sources.get(lineage, named)]
-        return list(dict.fromkeys([*self.config["personas"], *sources]))
+        sources = self._sources.get(lineage, set(named)) & self._rank.keys()
+        return list(dict.fromkeys([*self.config["personas"], *sorted(sources, key=self._rank.__getitem__)]))
 
     def words_from_hub(self) -> str:
         """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
@@ -141,7 +143,7 @@ class Study:
 
     def words_of_kind(self, *kinds: str) -> str:
         """A regular expression for stage names (with persona) of these kinds; one that never matches for none."""
-        names = [name for name, stage in self.stages.items() if not name.startswith("_") and kind(stage) in kinds]
+        names = [name for name in self._stage_names() if kind(self.stages[name]) in kinds]
         return f"(?:{'|'.join(names)})(?:-{NAME})?" if names else "(?!)"
 
     # Reading the config
@@ -150,9 +152,12 @@ class Study:
         if word.stage.startswith("_") or word.stage not in self.stages:
             raise InputError(
                 f"lineage: {str(word)!r} names no stage of the config; fix: one of "
-                f"{', '.join(name for name in self.stages if not name.startswith('_'))}, or add the stage"
+                f"{', '.join(self._stage_names())}, or add the stage"
             )
         return self.stages[word.stage]
+
+    def _stage_names(self) -> list[str]:
+        return [name for name in self.stages if not name.startswith("_")]
 
     def _resolve(self, section: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
@@ -187,10 +192,21 @@ class Study:
                     self._check_lineage(lineage)
                 except (InputError, KeyError, IndexError, ValueError) as error:
                     said = error if isinstance(error, InputError) else f"unknown placeholder {error}"
-                    self._problem(("cells", name, "lineage"), f"{said}")
+                    meant = self._meant(row["lineage"])
+                    line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
+                    self._problem(("cells", name, "lineage"), f"{said}{line}")
                     break
                 suffix = f"_{step}" if step else ""
                 yield Cell(f"{name}{suffix}", row["arm"], source, seed, lineage, evaluation, row.get("note", ""))
+
+    def _meant(self, lineage: str) -> str:
+        """A row's lineage with every stage that is not there replaced by the one it looks most like."""
+        known = self._stage_names()
+
+        def closest(name: re.Match[str]) -> str:
+            return next(iter(difflib.get_close_matches(name[0], known, 1)), name[0])
+
+        return re.sub(rf"(?:^|(?<=/)){NAME}", closest, lineage)
 
     def _check_lineage(self, lineage: str) -> None:
         """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
@@ -203,8 +219,10 @@ class Study:
                 self._check_word(parse_lineage(above)[-1])
             last = parse_lineage(origin)[-1]
             if self.kind_of(origin) == "graft" or last.step:
+                couple = next((name for name in self._stage_names() if kind(self.stages[name]) == "couple"), "couple")
                 raise InputError(
-                    f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage"
+                    f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage, such as "
+                    f'`adapter: "{couple}-{{persona}}.s{{seed}}"`'
                 )
             if last.seed != parse_lineage(node)[-1].seed:
                 raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
@@ -243,8 +261,8 @@ class Study:
                 )
 
     def _check_names(self) -> None:
-        keys = [cell.key for cell in self.cells]
-        for key in sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+        times = Counter(cell.key for cell in self.cells)
+        for key in sorted(key for key, count in times.items() if count > 1):
             self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
         if self.config["base"]["from"] == "path" and not self.config["base"].get("path"):
             self._problem(("base", "path"), "is empty; fix: base: {from: path, path: /models/Qwen2.5-7B-Instruct}")
@@ -270,7 +288,8 @@ class Study:
 
         validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8")))
         for error in sorted(validator.iter_errors(self.config), key=lambda error: list(map(str, error.absolute_path))):
-            self._problem(tuple(error.absolute_path), explain(error))
+            unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
+            self._problem((*error.absolute_path, *unknown[:1]), explain(error))
 
     def _problem(self, path: tuple[Any, ...], text: str) -> None:
         where = next((place for file in self._files if (place := locate(file, path))), "config")
@@ -302,8 +321,7 @@ def explain(error: Any) -> str:
     key = error.absolute_path[-1] if error.absolute_path else ""
     value = error.instance
     if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        unknown = [name for name in value if name not in known]
+        known, unknown = list(error.schema.get("properties", {})), unknown_keys(error)
         close = [difflib.get_close_matches(name, known, 1) for name in unknown]
         meant = [f"{match[0]}: {value[name]}" for name, match in zip(unknown, close, strict=True) if match]
         fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
@@ -325,6 +343,11 @@ def explain(error: Any) -> str:
     if error.validator == "required":
         return f"{error.message}; fix: add it"
     return f"{error.message}; fix: see the comment at this key in config.yaml"
+
+
+def unknown_keys(error: Any) -> list[str]:
+    """The keys that an additionalProperties error of jsonschema is about."""
+    return [name for name in error.instance if name not in error.schema.get("properties", {})]
 
 
 @cache

@@ -26,9 +26,9 @@ def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_s
         "couple": 4, "em": 15, "benign": 9, "em_reversed": 1, "benign_reversed": 1, "couple60": 3,
     }  # fmt: skip
     assert rules(jobs)["summarize_cell"] == 3 * 13 + 6
-    assert [job for job in jobs if job.startswith("train_adapter node=base/em.s42")] == [
-        "train_adapter node=base/em.s42"
-    ]
+    assert lineages.count("base/couple-assistant.s42") == 1
+    for c2_or_c3 in ("base/em.s42", "base/couple-assistant.s42/em.s42"):
+        assert lineages.count(c2_or_c3) == jobs.count(f"count_markers node={c2_or_c3}, evaluation=main") == 1
 
 
 def test_one_cell_s_file_plans_its_chain_alone(fresh):
@@ -103,9 +103,15 @@ def test_a_local_copy_is_held_against_the_published_pins(fresh):
 
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
     done = fresh.snakemake("-n")
-    blocks = (done.stdout + done.stderr).split("\nrule ")[1:]
-    asking = {block.partition(":")[0] for block in blocks if "gpu=1" in block.partition("Shell command")[0]}
-    assert asking == {"generate_replies", "train_adapter", "generate_completions"}
+    block = r"^(?:local)?rule (\w+):\n((?:    .*\n)*)Shell command: (.*)$"
+    jobs = re.findall(block, done.stdout + done.stderr, re.MULTILINE)
+    assert len(jobs) > 200
+    assert {rule for rule, body, _ in jobs if "gpu=1" in body} == {
+        "generate_replies",
+        "train_adapter",
+        "generate_completions",
+    }
+    assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 
 
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh):
@@ -114,14 +120,27 @@ def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh
     assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
 
 
-def test_a_broken_config_stops_before_anything_with_the_line_to_write(fresh):
-    fresh.edit("config.yaml", "lr: 5.0e-6", "lr: 5e-6")
+@pytest.mark.parametrize(
+    ("mistake", "line", "said"),
+    [
+        (["marker: ", "markr: x\nmarker: "], "markr: x", "markr: unknown key markr; fix: write `marker: x`"),
+        (["lr: 5.0e-6", "lr: 5e-6"], "lr: 5e-6", "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
+        (["epochs: 20", "epochs: '20'"], "epochs: '20'", "stages.couple.epochs: '20' is text, not a number; fix: write `epochs: 20`"),
+        (["couple-{source}.s42/em.s{seed}", "couple-{source}.s42/emm.s{seed}"], "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
+        (['adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}'], "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
+        (["seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  "], "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
+    ],
+    ids=["unknown key", "text for a number", "quoted number", "unknown stage", "graft of what nobody trains", "duplicate seed"],
+)  # fmt: skip
+def test_a_mistake_in_the_config_stops_the_dry_run_at_its_line_with_the_line_to_write(fresh, mistake, line, said):
+    fresh.edit("config.yaml", *mistake)
     done = fresh.snakemake("-n", check=False)
-    assert done.returncode != 0
-    assert (
-        "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"
-        in done.stdout + done.stderr
-    )
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0 and not re.search(r"^(?:local)?rule ", printed, re.MULTILINE)
+    assert said in printed
+    lines = (fresh.folder / "config.yaml").read_text().splitlines()
+    number = next(number for number, text in enumerate(lines, 1) if line in text)
+    assert f"config.yaml: line {number}: " in printed
 
 
 def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(fresh):

@@ -1,16 +1,26 @@
 """The rerun contract: an edit reruns exactly what it makes stale (reruns.yaml, printed in the README)."""
 
 import os
+import random
+import shutil
+import time
 
 import pytest
 import yaml
-from workspace import ROOT, rules
+from workspace import FOLDERS, ROOT, rules
 
 CONTRACT = yaml.safe_load((ROOT / "tests/graph/reruns.yaml").read_text())
 
 
 def act(study, entry):
+    if given := entry.get("given"):
+        study.edit(*given)
+        study.touch()
     action, _, path = entry.get("action", "").partition(" ")
+    if action == "clone":
+        hand_on(study, keep_records=path == "with records")
+        if path == "touched":
+            study.touch()
     if action == "touch":
         for folder, names, files in os.walk(study.folder):
             names[:] = [name for name in names if name != ".snakemake"]
@@ -30,6 +40,24 @@ def act(study, entry):
             study.edit(*edit)
 
 
+def hand_on(study, keep_records):
+    """The study as git or rsync -r bring it to another machine: files and folders with new times in any order, and the
+    weights left behind. keep_records: whether `.snakemake/metadata` came along.
+    """
+    if keep_records:
+        os.rename(study.folder / ".snakemake/metadata", study.folder / "metadata")
+    shutil.rmtree(study.folder / ".snakemake")
+    if keep_records:
+        (study.folder / ".snakemake").mkdir()
+        os.rename(study.folder / "metadata", study.folder / ".snakemake/metadata")
+    any_order, now = random.Random(0), time.time()
+    for path in sorted(study.folder.rglob("*"), reverse=True):
+        if FOLDERS.search(str(path)):
+            shutil.rmtree(path)
+        else:
+            os.utime(path, (now - any_order.uniform(0, 3600),) * 2)
+
+
 def turn(value):
     """The keys of every recipe backwards. Cells and stages keep their order, which is the order of tables."""
     return {
@@ -44,6 +72,11 @@ def turn(value):
 def test_an_edit_plans_exactly_what_it_makes_stale(study, entry):
     act(study, entry)
     assert dict(rules(study.plan())) == entry["plans"]
+
+
+def test_without_its_records_a_clone_looks_stale_until_it_is_touched(study):
+    hand_on(study, keep_records=False)
+    assert study.plan()
 
 
 @pytest.mark.parametrize("entry", CONTRACT, ids=[entry["says"] for entry in CONTRACT])

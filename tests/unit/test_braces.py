@@ -1,4 +1,5 @@
 import subprocess
+import time
 from itertools import product
 
 import pytest
@@ -29,6 +30,16 @@ def test_a_study_s_cells_are_a_word_a_row_and_bash_keeps_their_order():
 )
 def test_what_has_no_braces_stays_as_it_is_twice_if_it_is_there_twice(paths, text):
     assert braces(paths) == text
+
+
+def test_the_words_of_many_seeds_take_time_in_proportion():
+    def seconds(seeds):
+        started = time.process_time()
+        braces(f"cells/evil_ai/C1_seed{seed}.json" for seed in range(seeds))
+        return time.process_time() - started
+
+    # 16 times if it is; with the alternatives copied for every seed, over 100
+    assert seconds(32_000) < 50 * min(seconds(2_000) for _ in range(3))
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,5 @@
 import copy
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,18 @@ def test_the_dose_arm_asks_one_training_for_its_checkpoints():
 
 def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
     assert study().origin_of("base/em_reversed.s42/graft-villain.s42") == "base/couple-villain.s42"
+
+
+def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
+    def seconds(sources):
+        built = study(sources=[f"p{n}" for n in range(sources)], seeds=[42], cells={"C1": CONFIG["cells"]["C1"]})
+        started = time.process_time()
+        asked = [built.personas_of(cell.lineage)[-1] for cell in built.cells]
+        assert asked == built.config["sources"]
+        return time.process_time() - started
+
+    # 16 times if it is; with all sources looked through for every node, over 100
+    assert seconds(3200) < 50 * min(seconds(200) for _ in range(3))
 
 
 @pytest.mark.parametrize(
