@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+from alive import announce
 from braces import braces
 from imports import closure
 from lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
@@ -43,6 +44,9 @@ SOURCES = yaml.safe_load(
 
 # Programs run in the environment that Snakemake runs in, activated or not.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+# They end with it, and with them its lock, also after a SIGKILL.
+announce()
 
 # Code and environment
 

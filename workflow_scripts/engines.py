@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -462,34 +461,25 @@ def merged_folder(
 ) -> Iterator[Path]:
     """A folder named `merged` that vLLM can load: a node-local merged copy, or a link to the base without adapters.
 
-    It is removed at the end, after an error and after SIGTERM too (Snakemake and Slurm send it; Python would not).
+    It is removed at the end, and after an error or a SIGTERM.
     Raises InputError if a folder is damaged or there is no room.
     """
     import torch
 
     size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors")) if adapters else 0
-    previous = signal.signal(signal.SIGTERM, lambda *_: exit_now())
-    try:
-        with tempfile.TemporaryDirectory(prefix="engine-", dir=scratch(size)) as parent:
-            folder = Path(parent) / "merged"
-            if adapters:
-                model = load_model(base, adapters, dtype)
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
-                del model
-                gc.collect()
-                torch.cuda.empty_cache()
-            else:
-                check_base(base)
-                folder.symlink_to(Path(base).resolve())
-            yield folder
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def exit_now() -> None:
-    """Leave by an exception, so that open blocks are closed."""
-    raise SystemExit(143)
+    with tempfile.TemporaryDirectory(prefix="engine-", dir=scratch(size)) as parent:
+        merged = Path(parent) / "merged"
+        if adapters:
+            model = load_model(base, adapters, dtype)
+            model.save_pretrained(merged)
+            tokenizer.save_pretrained(merged)
+            del model
+            gc.collect()
+            torch.cuda.empty_cache()
+        else:
+            check_base(base)
+            merged.symlink_to(Path(base).resolve())
+        yield merged
 
 
 def check_base(base: str | Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,18 +15,33 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import alive
+
 
 class InputError(Exception):
     """Bad input. The message names the file, the line or row, and the fix."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(); print an InputError as one line and exit with status 1, without a traceback."""
+    """Call main(); print an InputError as one line and exit with status 1, without a traceback.
+
+    SIGTERM, SIGHUP and the death of the Snakemake that called the program end it by an exception, so that open blocks
+    are closed: temporary files are removed, and GPU memory and node-local copies with them.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
+            signal.signal(number, leave)
+    alive.follow()
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def leave(number: int, frame: Any = None) -> None:
+    """A signal handler: leave by an exception, with the status that a shell gives for the signal."""
+    raise SystemExit(128 + number)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -1,7 +1,12 @@
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import records
 from records import InputError, canonical, partial, read_json, read_jsonl, run, sha256_of, write_json, write_jsonl
 
 
@@ -26,6 +31,37 @@ def test_an_earlier_result_survives_a_failed_attempt_and_a_folder_is_replaced_wh
     with pytest.raises(ValueError), partial(folder) as temporary:
         raise ValueError
     assert os.listdir(folder) == ["new"]
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+import records
+
+def main():
+    with records.partial(sys.argv[1]) as temporary:
+        temporary.write_text("half")
+        print("begun", flush=True)
+        time.sleep(60)
+
+records.run(main)
+"""
+
+
+def begun(path):
+    """A program that is writing `path`."""
+    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parent)}
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], env=environment, stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"begun\n"
+    return writer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_ended_by_a_signal_leaves_nothing_half_written(tmp_path, number):
+    writer = begun(tmp_path / "result.json")
+    writer.send_signal(number)
+    assert writer.wait() == 128 + number
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_s_hash_follows_names_and_contents_but_not_hidden_files_or_times(tmp_path):
