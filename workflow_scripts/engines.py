@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from models import load_model
-from records import InputError, partial, read_json
+from records import InputError, maker, partial, read_json, remove_leftovers
 
 if TYPE_CHECKING:
     import torch
@@ -461,13 +461,15 @@ def merged_folder(
 ) -> Iterator[Path]:
     """A folder named `merged` that vLLM can load: a node-local merged copy, or a link to the base without adapters.
 
-    It is removed at the end, and after an error or a SIGTERM.
+    It is removed at the end, and after an error or a SIGTERM; after a SIGKILL by the next engine on the node.
     Raises InputError if a folder is damaged or there is no room.
     """
     import torch
 
     size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors")) if adapters else 0
-    with tempfile.TemporaryDirectory(prefix="engine-", dir=scratch(size)) as parent:
+    folder = Path(scratch(size))
+    remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(prefix=f"engine.{maker()}.", suffix=".partial", dir=folder) as parent:
         merged = Path(parent) / "merged"
         if adapters:
             model = load_model(base, adapters, dtype)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -62,6 +63,33 @@ def test_a_program_that_is_ended_by_a_signal_leaves_nothing_half_written(tmp_pat
     writer.send_signal(number)
     assert writer.wait() == 128 + number
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    living, killed = begun(tmp_path / "a.json"), begun(tmp_path / "b.json")
+    killed.kill()
+    killed.wait()
+    assert len(os.listdir(tmp_path)) == 2
+    write_json(tmp_path / "c.json", 1)
+    assert len(os.listdir(tmp_path)) == 2
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".a.json.")]
+    living.terminate()
+    living.wait()
+    assert os.listdir(tmp_path) == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")]
+)
+def test_a_full_or_read_only_disk_is_one_line_with_the_fix(number, fix, capsys):
+    def main():
+        raise OSError(number, os.strerror(number), "results/table.csv")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 1
+    said = f"error: results/table.csv: {os.strerror(number)}; fix: {fix}, then give the same command again\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_folder_s_hash_follows_names_and_contents_but_not_hidden_files_or_times(tmp_path):
