@@ -21,6 +21,7 @@ from typing import Any
 import alive
 
 LEFTOVER = re.compile(r"\.(?P<pid>\d+)@(?P<host>.+)\.[a-z0-9_]+\.partial")  # the end of a name that partial gives
+ROOM = 2**20  # bytes that are left on a disk that is not full
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -100,6 +101,11 @@ def partial(path: str | Path) -> Iterator[Path]:
             # Snakemake creates nothing here, but an earlier attempt may have left a folder.
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except Exception as error:
+        # Writers in other languages say it in words of their own.
+        if isinstance(error, InputError) or shutil.disk_usage(holder).free > ROOM:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import records
@@ -90,6 +91,13 @@ def test_a_full_or_read_only_disk_is_one_line_with_the_fix(number, fix, capsys):
     assert stopped.value.code == 1
     said = f"error: results/table.csv: {os.strerror(number)}; fix: {fix}, then give the same command again\n"
     assert capsys.readouterr().err == said
+
+
+def test_whatever_a_writer_says_of_a_full_disk_it_is_called_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left on device: .*weights") as full, partial(tmp_path / "weights"):
+        raise RuntimeError("unexpected pos 48832 vs 48720")
+    assert full.value.errno == errno.ENOSPC
 
 
 def test_a_folder_s_hash_follows_names_and_contents_but_not_hidden_files_or_times(tmp_path):
