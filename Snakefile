@@ -68,10 +68,12 @@ rule reversed:
 
 rule figures:
     input:
+        results_of(*ARMS),
         figures_of_study,
         tables_of_study,
 
 
 rule publish:
     input:
+        results_of(*ARMS),
         "<results>/publish.json",

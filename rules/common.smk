@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+from alive import announce
 from braces import braces
 from imports import closure
 from lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
@@ -48,6 +49,9 @@ SOURCES = yaml.safe_load(
 
 # Programs run in the environment that Snakemake runs in, activated or not.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+# They end with it, and with them its lock, also after a SIGKILL.
+announce()
 
 # Code and environment
 
@@ -176,10 +180,19 @@ def own_adapters(wildcards):
     return adapters_of(wildcards.node)
 
 
+def is_trained(node):
+    """Whether the node's adapter is trained in it: it is no graft, no stopped stage and not from the Hub."""
+    return study.origin_of(node) == node and not study.from_hub(node)
+
+
+def rows_of(node):
+    if study.kind_of(node) == "couple":
+        return node_file(node, "training.jsonl")
+    return dataset_file(study.stage_of(node)["data"]["from"])
+
+
 def training_rows(wildcards):
-    if study.kind_of(wildcards.node) == "couple":
-        return node_file(wildcards.node, "training.jsonl")
-    return dataset_file(study.stage_of(wildcards.node)["data"]["from"])
+    return rows_of(wildcards.node)
 
 
 def parent_gate(wildcards):
@@ -357,11 +370,7 @@ def cell_manifests(wildcards):
 
 def records_of(cell):
     """run.json of the trainings and the evaluation that a cell consists of."""
-    trained = [
-        node
-        for node in ancestry(cell.lineage)
-        if study.origin_of(node) == node and not study.from_hub(node)
-    ]
+    trained = [node for node in ancestry(cell.lineage) if is_trained(node)]
     return [
         *(node_file(node, "run.json") for node in trained),
         node_file(cell.lineage, f"{cell.evaluation}/run.json"),
@@ -402,9 +411,30 @@ def cells_of(*arms):
 
 
 def results_of(*arms):
-    """Cells and their counts: without the counts among the targets, Snakemake would not miss deleted ones."""
-    counts = [counts_file(cell) for cell in study.cells if cell.arm in arms]
-    return [*cells_of(*arms), *dict.fromkeys(counts)]
+    """Cells, and one small file of every job that they rest on.
+
+    Snakemake misses a file only if a target needs it, and records a job that failed as it does one that ended well. So
+    without these files among the targets, deleted counts would not be missed, and after an edit whose job failed the
+    same command would find nothing to do and leave the results of before the edit.
+    """
+    cells = [cell for cell in study.cells if cell.arm in arms]
+    own = dict.fromkeys(node for cell in cells for node in ancestry(cell.lineage))
+    nodes = [node for each in own for node in (each, *ancestry(study.origin_of(each)))]
+    trained = [node for node in nodes if is_trained(node)]
+    coupled = [node for node in trained if study.kind_of(node) == "couple"]
+    files = [
+        panel_file(),
+        *capability_questions(None),
+        *map(manifest_file, [BASE, *nodes]),
+        *map(rows_of, trained),
+        *(node_file(node, "replies.parquet") for node in coupled),
+        *(
+            node_file(cell.lineage, f"{cell.evaluation}/{name}")
+            for cell in cells
+            for name in ("run.json", "judged.csv", "audit.json", "marker_counts.csv")
+        ),
+    ]
+    return [*cells_of(*arms), *dict.fromkeys(files)]
 
 
 def cell_personas(wildcards):

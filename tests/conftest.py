@@ -4,9 +4,21 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def smallest(tmp_path_factory):
+    """The smallest study, built on two cores without any interruption. To read, not to change."""
+    from workspace import Workspace
+
+    study = Workspace.smallest(tmp_path_factory.mktemp("smallest"))
+    study.snakemake("--cores", "2", env=study.environment)
+    return study

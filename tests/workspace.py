@@ -1,5 +1,7 @@
 """A copy of the workflow to plan and run in: the graph under test, with real or faked results."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "README.md", "config.yaml", "rules", "profiles", "resources", "workflow_scripts", "envs")
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+STUDIES = ROOT / "tests/end_to_end"
+# What says how a run went, and not what came out.
+RECORDS = re.compile(r"(?:^|[/.])(?:judge_)?run\.json$|^(?:logs|benchmarks|status|scratch)/|^report\.html$")
 FOLDERS = re.compile(r"/(?:adapter|checkpoints|base/(?:hub|toy|path))$")
 # `snakemake --touch` waits .1 s for every job; without the wait, time stamps still tell the order.
 TOUCH = """
@@ -41,6 +46,37 @@ class Workspace:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
         return cls(folder, arguments)
+
+    @classmethod
+    def smallest(cls, folder: Path) -> "Workspace":
+        """A copy that builds the study of smallest.yaml, on a pretend GPU of its own."""
+        overlays = ["profiles/tiny/study.yaml", str(STUDIES / "small.yaml"), str(STUDIES / "smallest.yaml")]
+        return cls.copy(folder, "--profile", "profiles/tiny", "--configfile", *overlays)
+
+    @property
+    def card(self) -> str:
+        """The pretend GPU that jobs in this folder lease."""
+        return f"GPU-test{str(self.folder).replace('/', '-')}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"LEASE_GPU_POOL": json.dumps({"gpus": [self.card]})}
+
+    def results(self) -> dict[str, str]:
+        """sha256 of every file of the smallest study that another run has to give again; cells without their `runs`."""
+        from records import canonical, sha256_of
+
+        found = {}
+        root = self.folder / "results/smallest"
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if path.is_dir() or RECORDS.search(name) or any(part.startswith(".") for part in name.split("/")):
+                continue
+            if name.startswith("cells/"):
+                found[name] = canonical({**json.loads(path.read_text()), "runs": None})
+            else:
+                found[name] = sha256_of(path)
+        return found
 
     def snakemake(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
         """Run snakemake here. Raises AssertionError with its output if `check` and it fails."""

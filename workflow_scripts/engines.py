@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from models import first_line, load_model
-from records import InputError, partial, read_json
+from records import InputError, maker, partial, read_json, remove_leftovers
 
 if TYPE_CHECKING:
     import torch
@@ -465,28 +464,26 @@ def merged_folder(
 ) -> Iterator[Path]:
     """A folder named `merged` that vLLM can load: a node-local merged copy, or a link to the base without adapters.
 
-    It is removed at the end, after an error and after SIGTERM too (Snakemake and Slurm send it; Python would not).
+    It is removed at the end, and after an error or a SIGTERM; after a SIGKILL by the next engine on the node.
     Raises InputError if a folder is damaged or there is no room.
     """
     import torch
 
     size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors")) if adapters else 0
-    previous = signal.signal(signal.SIGTERM, lambda *_: exit_now())
-    try:
-        with tempfile.TemporaryDirectory(prefix="engine-", dir=scratch(size)) as parent:
-            folder = Path(parent) / "merged"
-            if adapters:
-                model = load_model(base, adapters, dtype)
-                save_merged(model, tokenizer, folder, size)
-                del model
-                gc.collect()
-                torch.cuda.empty_cache()
-            else:
-                check_base(base)
-                folder.symlink_to(Path(base).resolve())
-            yield folder
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    folder = Path(scratch(size))
+    remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(prefix=f"engine.{maker()}.", suffix=".partial", dir=folder) as parent:
+        merged = Path(parent) / "merged"
+        if adapters:
+            model = load_model(base, adapters, dtype)
+            save_merged(model, tokenizer, merged, size)
+            del model
+            gc.collect()
+            torch.cuda.empty_cache()
+        else:
+            check_base(base)
+            merged.symlink_to(Path(base).resolve())
+        yield merged
 
 
 def save_merged(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path, size: int) -> None:
@@ -499,11 +496,6 @@ def save_merged(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path, 
             f"{folder}: cannot write the merged model ({first_line(error)}); fix: set TMPDIR to a folder with room "
             f"for {size / 2**30:.1f} GiB for every evaluation at a time"
         ) from error
-
-
-def exit_now() -> None:
-    """Leave by an exception, so that open blocks are closed."""
-    raise SystemExit(143)
 
 
 def check_base(base: str | Path) -> None:

@@ -3,6 +3,7 @@
 python workflow_scripts/print_status.py results
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -21,11 +22,19 @@ def status_line(status: dict, now: float) -> str:
     return f"{line}  (no news for {age:.0f} s)" if age > STALE else line
 
 
+def read_statuses(folder: Path) -> list[dict]:
+    """What the trainings in `folder` last said. A file that is being written, or goes just now, is left out."""
+    statuses = []
+    for file in sorted(folder.glob("*/status/**/*.json")):
+        if not file.parent.name.endswith(".partial"):
+            with contextlib.suppress(FileNotFoundError):
+                statuses.append(json.loads(file.read_text()))
+    return statuses
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    files = sorted(folder.glob("*/status/**/*.json"))
-    statuses = [json.loads(file.read_text()) for file in files]
-    running = [status for status in statuses if status["step"] < status["steps"]]
+    running = [status for status in read_statuses(folder) if status["step"] < status["steps"]]
     print("\n".join(status_line(status, time.time()) for status in running) or "no training is running")
 
 

@@ -1,11 +1,15 @@
 """Files that are either whole or absent: hashing, atomic writing, clear errors, the record of a run."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,18 +18,44 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import alive
+
+LEFTOVER = re.compile(r"\.(?P<pid>\d+)@(?P<host>.+)\.[a-z0-9_]+\.partial")  # the end of a name that partial gives
+ROOM = 2**20  # bytes that are left on a disk that is not full
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 class InputError(Exception):
     """Bad input. The message names the file, the line or row, and the fix."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(); print an InputError as one line and exit with status 1, without a traceback."""
+    """Call main(); print an InputError, or a full disk, as one line and exit with status 1, without a traceback.
+
+    SIGTERM, SIGHUP and the death of the Snakemake that called the program end it by an exception, so that open blocks
+    are closed: temporary files are removed, and GPU memory and node-local copies with them.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
+            signal.signal(number, leave)
+    alive.follow()
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        fix = "make it writable" if error.errno == errno.EROFS else "make room"
+        print(f"error: {where}{error.strerror}; fix: {fix}, then give the same command again", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def leave(number: int, frame: Any = None) -> None:
+    """A signal handler: leave by an exception, with the status that a shell gives for the signal."""
+    raise SystemExit(128 + number)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -57,11 +87,13 @@ def canonical(value: Any) -> str:
 def partial(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (not yet existing); rename it onto `path` only if the block succeeds.
 
-    The caller creates it as a file or as a folder. After an error it is removed, and `path` stays as it was.
+    The caller creates it as a file or as a folder. After an error it is removed, and `path` stays as it was. What
+    killed processes left beside it is removed, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    remove_leftovers(path.parent)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{maker()}.", suffix=".partial", dir=path.parent))
     temporary = holder / path.name
     try:
         yield temporary
@@ -69,8 +101,38 @@ def partial(path: str | Path) -> Iterator[Path]:
             # Snakemake creates nothing here, but an earlier attempt may have left a folder.
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except Exception as error:
+        # Writers in other languages say it in words of their own.
+        if isinstance(error, InputError) or shutil.disk_usage(holder).free > ROOM:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def maker() -> str:
+    """This process, as the names of its temporary files say it."""
+    return f"{os.getpid()}@{platform.node()}"
+
+
+@functools.cache
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine had begun in `folder` when they were killed; once a process looks."""
+    for entry in os.scandir(folder):
+        made = LEFTOVER.search(entry.name)
+        if made and made["host"] == platform.node() and not is_running(int(made["pid"])):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has that id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
 
 
 def read_json(path: str | Path) -> Any:

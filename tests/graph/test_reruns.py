@@ -83,3 +83,12 @@ def test_without_its_records_a_clone_looks_stale_until_it_is_touched(study):
 def test_the_readme_prints_the_contract(entry):
     jobs = ", ".join(f"{count} {rule}" for rule, count in entry["plans"].items()) or "nothing"
     assert f"| {entry['says']} | {jobs} |" in (ROOT / "README.md").read_text()
+
+
+def test_an_edit_whose_jobs_fail_is_planned_again_by_the_same_command(study, monkeypatch):
+    """Snakemake records a failed job's parameters as if it had ended well, and misses no file that no target needs."""
+    act(study, next(entry for entry in CONTRACT if entry["says"] == "the learning rate of `benign`"))
+    planned = study.plan()
+    monkeypatch.setenv("LEASE_GPU_POOL", "no such pool")
+    assert study.snakemake("--cores", "2", check=False).returncode != 0
+    assert study.plan() == planned

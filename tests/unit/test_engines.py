@@ -2,14 +2,17 @@
 
 import errno
 import os
+import platform
 import random
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import engines
 import pytest
+import records
 from engines import (
     Request,
     Sampling,
@@ -319,14 +322,25 @@ def test_the_merged_folder_holds_the_merged_model_and_is_removed(base, tokenizer
 def test_the_merged_folder_is_removed_after_an_error_and_after_sigterm(base, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "scratch", lambda size: str(tmp_path))
     adapter = make_adapter(tmp_path / "adapter", base)
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), merged_folder(base, [adapter], tokenizer, "float32"):
         raise RuntimeError
+    before = signal.signal(signal.SIGTERM, records.leave)
     with pytest.raises(SystemExit) as left, merged_folder(base, [adapter], tokenizer, "float32"):
         os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
     assert left.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_merged_folder_that_a_killed_process_left_is_removed_by_the_next_engine(
+    base, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engines, "scratch", lambda size: str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f"engine.{ended.pid}@{platform.node()}.a1_b2.partial/merged").mkdir(parents=True)
+    with merged_folder(base, (), tokenizer, "float32") as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
 
 
 def test_the_merged_model_goes_where_there_is_room(tmp_path, monkeypatch):

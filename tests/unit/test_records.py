@@ -1,7 +1,14 @@
+import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import records
 from records import InputError, canonical, partial, read_json, read_jsonl, run, sha256_of, write_json, write_jsonl
 
 
@@ -26,6 +33,71 @@ def test_an_earlier_result_survives_a_failed_attempt_and_a_folder_is_replaced_wh
     with pytest.raises(ValueError), partial(folder) as temporary:
         raise ValueError
     assert os.listdir(folder) == ["new"]
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+import records
+
+def main():
+    with records.partial(sys.argv[1]) as temporary:
+        temporary.write_text("half")
+        print("begun", flush=True)
+        time.sleep(60)
+
+records.run(main)
+"""
+
+
+def begun(path):
+    """A program that is writing `path`."""
+    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parent)}
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], env=environment, stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"begun\n"
+    return writer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_ended_by_a_signal_leaves_nothing_half_written(tmp_path, number):
+    writer = begun(tmp_path / "result.json")
+    writer.send_signal(number)
+    assert writer.wait() == 128 + number
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    living, killed = begun(tmp_path / "a.json"), begun(tmp_path / "b.json")
+    killed.kill()
+    killed.wait()
+    assert len(os.listdir(tmp_path)) == 2
+    write_json(tmp_path / "c.json", 1)
+    assert len(os.listdir(tmp_path)) == 2
+    assert [name for name in os.listdir(tmp_path) if name.startswith(".a.json.")]
+    living.terminate()
+    living.wait()
+    assert os.listdir(tmp_path) == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")]
+)
+def test_a_full_or_read_only_disk_is_one_line_with_the_fix(number, fix, capsys):
+    def main():
+        raise OSError(number, os.strerror(number), "results/table.csv")
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 1
+    said = f"error: results/table.csv: {os.strerror(number)}; fix: {fix}, then give the same command again\n"
+    assert capsys.readouterr().err == said
+
+
+def test_whatever_a_writer_says_of_a_full_disk_it_is_called_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left on device: .*weights") as full, partial(tmp_path / "weights"):
+        raise RuntimeError("unexpected pos 48832 vs 48720")
+    assert full.value.errno == errno.ENOSPC
 
 
 def test_a_folder_s_hash_follows_names_and_contents_but_not_hidden_files_or_times(tmp_path):
