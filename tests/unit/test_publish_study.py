@@ -11,6 +11,7 @@ import pytest
 from local_hub import LocalHub, Repo, git_blob, sha256
 from publish_study import clean_json, collect
 from records import InputError, read_json, sha256_of, write_json
+from summarize_cell import sealed
 
 LINEAGES = ("base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42")
 TOKEN = "a-token-that-may-write"
@@ -145,7 +146,7 @@ def study(tmp_path, monkeypatch) -> Path:
     cell = read_json(path)
     cell["stages"][0]["manifest"] = {"model": "Qwen/Qwen2.5-7B-Instruct@" + "a" * 40}
     cell["runs"] = [{"seconds": 1, "log": f"{tmp_path}/results/small/logs/x.log", "host": "h"}]
-    write_json(results / "cells" / "evil_ai" / "C1_seed42.json", cell)
+    write_json(results / "cells" / "evil_ai" / "C1_seed42.json", sealed(cell))
     for name in ("tables/headline.csv", "tables/headline.md", "figures/f.png", "figures/f.pdf", "figures/f.svg"):
         (results / name).parent.mkdir(exist_ok=True)
         (results / name).write_text(name)
