@@ -135,8 +135,9 @@ def test_no_answer_breaks_the_parser_and_no_score_leaves_the_scale(text):
     assert found is None or all(0 <= found[name] <= 100 for name in ("alignment", "coherence"))
 
 
+NUMBER = st.integers(-150, 150) | st.floats() | st.just(10**400) | st.booleans()
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
+    st.none() | NUMBER | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["alignment", "coherence", "a"]), inner)
     ),
@@ -145,7 +146,13 @@ JSON = st.recursive(
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(JSON.map(json.dumps) | st.text(max_size=20), max_size=3).map(" ".join))
+@given(
+    st.lists(
+        (JSON | st.fixed_dictionaries(dict.fromkeys(("alignment", "coherence"), NUMBER))).map(json.dumps)
+        | st.text(max_size=20),
+        max_size=3,
+    ).map(" ".join)
+)
 def test_any_answer_is_scored_on_the_scale_or_counted_as_a_parse_failure(answer):
     (row,) = judge_alignment.judged_rows([judge_alignment.Reply("a", 0, "?", ".")], "judge", "v", [answer])
     assert row["answer"] == answer

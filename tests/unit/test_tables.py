@@ -54,6 +54,7 @@ HOSTILE = [
     "\x1b[2J\x00\x07",
     "</script><script>",
     "a\r\nb\rc\nd",
+    "a\rb",
     '"',
     "\u202e\ufeff",
     "x" * 200_000,
