@@ -56,7 +56,7 @@ def completions(result: Path, folder: Path, text: Callable[[str, str, int, bool]
     ]  # fmt: skip
     path = folder / "models" / value["lineage"] / value["evaluation"]["name"] / "completions.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, write_page_checksum=True)
     return str(path)
 
 

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from count_markers import strict_matcher
-from records import InputError, run, write_json
+from count_markers import read_completions, strict_matcher
+from records import run, write_json
 from stats import wilson
 from tables import Row
 
@@ -86,14 +86,8 @@ def main() -> None:
     parser.add_argument("--case-sensitive", action="store_true")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import read_table
-
-    try:
-        table = read_table(arguments.completions, columns=["persona", "question_id", "question", "sample", "text"])
-    except (OSError, ArrowInvalid) as error:
-        raise InputError(f"{arguments.completions}: cannot be read ({error}); fix: delete it and run again") from None
-    write_json(arguments.output, audit(table.to_pylist(), arguments.marker, arguments.case_sensitive))
+    rows = read_completions(arguments.completions)
+    write_json(arguments.output, audit(rows, arguments.marker, arguments.case_sensitive))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from expressions import evaluate, walk
-from records import InputError, run
+from records import InputError, read_yaml, run
 from tables import Row, percent, read_table, write_csv, write_markdown
 
 COLUMNS = (
@@ -52,7 +52,7 @@ def read_tables(folder: str | Path) -> dict[str, list[Row]]:
 
 def table_functions(tables: Tables, names: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
     """The functions of the language over these tables. `names` are the claim's numbers, known in conditions too."""
-    functions: dict[str, Callable[..., Any]] = {"abs": abs, "round": round}
+    functions: dict[str, Callable[..., Any]] = {"abs": abs, "round": rounded}
 
     def chosen(table: str, condition: ast.expr | None) -> list[Row]:
         if table not in tables:
@@ -97,6 +97,11 @@ def table_functions(tables: Tables, names: Mapping[str, Any]) -> dict[str, Calla
         "rows": lazy(rows),
     }
     return functions
+
+
+def rounded(value: float, digits: int = 0) -> float:
+    """round(), of a float: to minus a billion digits Python rounds a whole number in hours."""
+    return round(float(value), digits)
 
 
 def lazy(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,28 +168,24 @@ def check_claim(claim: Row, published: Tables, study: Tables | None, label: str)
 
 def read_claims(path: str) -> list[Row]:
     """The claims, each with what it needs and nothing else. Raises InputError naming the claim and the key."""
-    import yaml
-
-    try:
-        claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(f"{path}: {place}not YAML ({getattr(error, 'problem', error)}); fix: correct it") from None
+    claims = read_yaml(path)
     if not isinstance(claims, list):
         raise InputError(f"{path}: not a list of claims; fix: start every claim with `- id:`")
     seen = set()
     for number, claim in enumerate(claims, 1):
-        where = f"{path}: claim {claim.get('id', number) if isinstance(claim, dict) else number}"
+        name = claim.get("id") if isinstance(claim, dict) else None
+        where = f"{path}: claim {name if isinstance(name, str) else number}"
         check_keys(where, claim, {"id", "claim", "where"}, {"against", "note", "published", "study"})
-        if not re.fullmatch("[a-z0-9-]+", str(claim["id"])) or claim["id"] in seen:
+        if not isinstance(name, str) or not re.fullmatch("[a-z0-9-]+", name) or name in seen:
             raise InputError(f"{where}: the id must be of its own, in a-z, 0-9 and -; fix: rename it")
-        seen.add(claim["id"])
+        seen.add(name)
+        check_texts(where, {key: claim[key] for key in ("claim", "where", "against", "note") if key in claim})
         for side, extra in (("published", set()), ("study", {"fails"})):
             if side in claim:
                 check_keys(f"{where}, {side}", claim[side], {"holds"}, {"numbers"} | extra)
+                numbers = claim[side].get("numbers", {})
+                check_keys(f"{where}, {side}: numbers", numbers, set(), set(numbers))
+                check_texts(f"{where}, {side}", {key: claim[side][key] for key in claim[side] if key != "numbers"})
     return claims
 
 
@@ -194,8 +195,14 @@ def check_keys(where: str, value: Any, needed: set[str], allowed: set[str]) -> N
         raise InputError(f"{where}: not a mapping; fix: write key: value lines")
     if lacking := sorted(needed - set(value)):
         raise InputError(f"{where}: no {', '.join(lacking)}; fix: add it")
-    if unknown := sorted(set(value) - needed - allowed):
+    if unknown := sorted(map(str, set(value) - needed - allowed)):
         raise InputError(f"{where}: unknown key {', '.join(unknown)}; fix: use {', '.join(sorted(needed | allowed))}")
+
+
+def check_texts(where: str, value: Mapping[str, Any]) -> None:
+    """Raise InputError unless all values are text."""
+    if wrong := [key for key, text in value.items() if not isinstance(text, str)]:
+        raise InputError(f"{where}: {wrong[0]} is no text; fix: write it in quotes")
 
 
 def write_ledger(path: str, rows: list[Row], label: str) -> None:

@@ -70,18 +70,12 @@ def load_completions(cells: Sequence[Row], paths: Mapping[str, str], marker: str
 
 
 def flagged(path: str, marker: str, case_sensitive: bool, place: int) -> list[Row]:
-    """The validated rows of a completions table with their question, `file` and `flags`."""
-    import pyarrow.parquet
-
+    """The validated rows of a completions table with `file` and `flags`."""
     rows = read_completions(path)
-    try:
-        questions = pyarrow.parquet.read_table(path, columns=["question"])["question"].to_pylist()
-    except (KeyError, pyarrow.ArrowException):
-        raise InputError(f"{path}: no column question; fix: delete the file and generate it again") from None
     strict, loose = strict_matcher(marker, case_sensitive), loose_matcher(marker)
-    for row, question in zip(rows, questions, strict=True):
+    for row in rows:
         flags = STRICT * strict(row["text"]) + LOOSE * loose(row["text"]) + STOPPED * (row["finish_reason"] == "stop")
-        row |= {"question": str(question), "file": place, "flags": flags}
+        row |= {"file": place, "flags": flags}
     return rows
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from records import InputError, partial, run
+from records import AGAIN, InputError, check_once, partial, read_parquet, run
 
-NEEDED = ("persona", "question_id", "sample", "text", "finish_reason", "tokens")
+NEEDED = {"persona": str, "question_id": str, "question": str, "sample": int, "text": str, "finish_reason": str,
+          "tokens": int}  # fmt: skip
 COUNTS = ("completions", "strict_hits", "loose_hits", "tokens", "stopped")
 
 
@@ -50,39 +51,20 @@ def loose_matcher(marker: str) -> Callable[[str], bool]:
 def read_completions(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a completions table with the columns NEEDED.
 
-    Raises InputError if it is no parquet file, is empty, lacks a column, or a row has an empty value, an unknown
-    finish_reason, or the persona, question and sample of an earlier row.
+    Raises InputError if it is damaged or empty, or a row has an unknown finish_reason, a negative number, or the
+    persona, question and sample of an earlier row.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    remedy = "fix: delete the file and generate the completions again"
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; fix: run generate_completions.py first")
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        missing = [name for name in NEEDED if name not in file.schema_arrow.names]
-        if missing:
-            raise InputError(f"{path}: no column {', '.join(missing)}; {remedy}")
-        rows = file.read(columns=list(NEEDED)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a whole parquet file ({str(error).splitlines()[0]}); {remedy}") from None
+    rows = read_parquet(path, NEEDED)
     if not rows:
-        raise InputError(f"{path}: no rows; {remedy}")
-    seen = set()
-    for number, row in enumerate(rows):
-        if any(row[name] is None for name in NEEDED):
-            raise InputError(
-                f"{path}: row {number}: an empty {', '.join(n for n in NEEDED if row[n] is None)}; {remedy}"
-            )
+        raise InputError(f"{path}: no rows; fix: {AGAIN}")
+    for number, row in enumerate(rows, 1):
         if row["finish_reason"] not in ("stop", "length"):
             raise InputError(
-                f"{path}: row {number}: finish_reason {row['finish_reason']!r} is not stop or length; {remedy}"
+                f"{path}: row {number}: finish_reason {row['finish_reason']!r} is not stop or length; fix: {AGAIN}"
             )
-        key = row["persona"], row["question_id"], row["sample"]
-        if key in seen:
-            raise InputError(f"{path}: row {number}: {key[0]}, {key[1]}, sample {key[2]} occurs twice; {remedy}")
-        seen.add(key)
+        if row["sample"] < 0 or row["tokens"] < 0:
+            raise InputError(f"{path}: row {number}: sample or tokens is below 0; fix: {AGAIN}")
+    check_once(path, rows, ("persona", "question_id", "sample"))
     return rows
 
 

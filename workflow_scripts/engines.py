@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from models import first_line, load_model
+from models import check_finite, first_line, load_model
 from records import InputError, maker, partial, read_json, remove_leftovers
 
 if TYPE_CHECKING:
@@ -156,8 +156,10 @@ def context_length(base: str | Path) -> int:
     try:
         config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
         return int(config.max_position_embeddings)
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{base}: no usable config.json ({error}); fix: point base.path at a model folder") from None
+    except Exception as error:  # of a dozen types, for a damaged config
+        raise InputError(
+            f"{base}: no usable config.json ({first_line(error)}); fix: point base.path at a model folder"
+        ) from None
 
 
 def stop_ids(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -166,8 +168,11 @@ def stop_ids(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int
     Nothing else of that file is used (Qwen's repetition penalty and top_k): sampling is what the config says.
     """
     file = Path(base) / "generation_config.json"
-    configured = read_json(file).get("eos_token_id") if file.is_file() else None
-    ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    configured = read_json(file, dict).get("eos_token_id") if file.is_file() else None
+    listed = configured if isinstance(configured, list) else [configured]
+    if not all(token is None or isinstance(token, int) for token in listed):
+        raise InputError(f"{file}: eos_token_id is {configured!r}, no token ids; fix: fetch the model again")
+    ends = {tokenizer.eos_token_id, *listed} - {None}
     if not ends:
         raise InputError(f"{base}: no end-of-turn token is set; fix: use a chat model")
     return sorted(ends)
@@ -499,7 +504,7 @@ def save_merged(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path, 
 
 
 def check_base(base: str | Path) -> None:
-    """Raise InputError unless the folder has a config and safetensors weights whose headers are whole."""
+    """Raise InputError unless the folder has a config and whole safetensors weights, all of them finite."""
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(Path(base).glob("*.safetensors"))
@@ -507,8 +512,8 @@ def check_base(base: str | Path) -> None:
         raise InputError(f"{base}: no config.json or no *.safetensors; fix: fetch the base model again")
     for file in weights:
         try:
-            with safe_open(file, framework="pt"):
-                pass
+            with safe_open(file, framework="pt") as tensors:
+                check_finite(file, ((name, tensors.get_tensor(name)) for name in tensors.keys()))  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file}: damaged ({error}); fix: delete it and fetch the base model again") from None
 
@@ -548,4 +553,7 @@ def write_table(path: str | Path, columns: dict[str, list[Any]], types: dict[str
         ]
     )
     with partial(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), temporary, compression="zstd")
+        # With a checksum a page, a flipped bit in a text is damage and not another text.
+        pyarrow.parquet.write_table(
+            pyarrow.table(columns, schema=schema), temporary, compression="zstd", write_page_checksum=True
+        )

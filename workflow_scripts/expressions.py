@@ -17,6 +17,8 @@ from records import InputError
 Functions = Mapping[str, Callable[..., Any]]
 Names = Mapping[str, Any]
 
+LARGEST = 1e18
+
 Operations = dict[type[ast.AST], Callable[[Any, Any], Any]]
 
 ARITHMETIC: Operations = {
@@ -57,14 +59,17 @@ def evaluate(text: str | ast.expr, functions: Functions, names: Names | None = N
     InputError for anything outside the language.
     """
     tree = parse(text) if isinstance(text, str) else text
-    return walk(tree, functions, {} if names is None else names)
+    try:
+        return walk(tree, functions, {} if names is None else names)
+    except RecursionError:
+        raise InputError("expression: too deep; fix: take it apart") from None
 
 
 def walk(node: ast.expr, functions: Functions, names: Names) -> Any:
     """Evaluate one node."""
     match node:
         case ast.Constant(value=bool() | int() | float() | str() as value):
-            return value
+            return within(node, value)
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [walk(item, functions, names) for item in items]
         case ast.Name(id=name):
@@ -76,7 +81,7 @@ def walk(node: ast.expr, functions: Functions, names: Names) -> Any:
             return None if value is None else not value
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             value = walk(operand, functions, names)
-            return None if value is None else -value
+            return applied(node, operator.sub, 0, value)
         case ast.BoolOp(op=kind, values=parts):
             # Every part is evaluated, so that the numbers of all of them are on record.
             values = [walk(part, functions, names) for part in parts]
@@ -99,14 +104,13 @@ def walk(node: ast.expr, functions: Functions, names: Names) -> Any:
             return False if False in results else None if None in results else True
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in functions:
             function = functions[name]
-            if getattr(function, "lazy", False):
-                return function(*arguments)
-            values = [walk(argument, functions, names) for argument in arguments]
+            lazy = getattr(function, "lazy", False)
+            values = list(arguments) if lazy else [walk(argument, functions, names) for argument in arguments]
             if None in values:
                 return None
             try:
-                return function(*values)
-            except TypeError as error:
+                return within(node, function(*values))
+            except (TypeError, ValueError, OverflowError) as error:
                 raise refused(node, str(error)) from None
         case ast.Call():
             raise refused(node, f"unknown function; known: {', '.join(sorted(functions))}")
@@ -118,13 +122,25 @@ def applied(node: ast.expr, operation: Callable[[Any, Any], Any], first: Any, se
     if first is None or second is None:
         return None
     try:
-        return operation(first, second)
+        value = operation(first, second)
     except ZeroDivisionError:
         return None
     except (TypeError, OverflowError):
         raise refused(node, f"{first!r} and {second!r} cannot be combined") from None
+    return within(node, value)
+
+
+def within(node: ast.expr, value: Any) -> Any:
+    """The value, if it is no number beyond LARGEST: whole numbers of any length would take any time."""
+    if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+        raise refused(node, f"a number beyond {LARGEST:.0e}")
+    return value
 
 
 def refused(node: ast.expr, why: str) -> InputError:
     """The error for a node that cannot be evaluated."""
-    return InputError(f"expression `{ast.unparse(node)}`: {why}; fix: correct the expression")
+    try:
+        said = ast.unparse(node)
+    except ValueError:  # a number of 5,000 digits
+        said = "..."
+    return InputError(f"expression `{said[:200]}{'...' * (len(said) > 200)}`: {why}; fix: correct the expression")

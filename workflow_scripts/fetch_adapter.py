@@ -61,7 +61,7 @@ def check_lora(folder: Path, origin: str) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG, dict)
     rank = config.get("r")
     if config.get("peft_type") != "LORA" or not isinstance(rank, int) or rank < 1:
         raise InputError(f"{origin}: {CONFIG} is not a LoRA's ({config.get('peft_type')}, r {rank}); fix: name another")

@@ -100,7 +100,7 @@ def check_model(folder: Path, origin: str) -> None:
 
     if not (folder / CONFIG).is_file():
         raise InputError(f"{origin}: {CONFIG} is missing; fix: use a complete model in the transformers format")
-    config = read_json(folder / CONFIG)
+    config = read_json((folder / CONFIG).resolve(), dict)
     if "auto_map" in config:
         raise InputError(
             f"{origin}: {CONFIG} asks for code of its own (auto_map), which is never run; fix: use a model whose "
@@ -113,7 +113,9 @@ def check_model(folder: Path, origin: str) -> None:
     shards = {path.name for path in folder.iterdir() if WEIGHTS.fullmatch(path.name)}
     promised: dict[str, str] = {}
     if (folder / INDEX).is_file():
-        promised = read_json(folder / INDEX)["weight_map"]
+        promised = read_json((folder / INDEX).resolve(), dict).get("weight_map", {})
+        if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):
+            raise InputError(f"{origin}: {INDEX} names no files; fix: copy or fetch this file again")
         shards |= set(promised.values())
     held = set()
     for shard in sorted(shards):

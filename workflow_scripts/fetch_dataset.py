@@ -42,7 +42,13 @@ def main() -> None:
         commit = downloads.commit_of(hub, spec["revision"])
         wanted = files_of(hub, commit, spec)
         paths = downloads.fetch(hub, commit, wanted)
-        data, layout = known[spec["kind"]](spec, list(paths.values()))
+        try:
+            data, layout = known[spec["kind"]](spec, list(paths.values()))
+        except (KeyError, TypeError, ValueError) as error:  # the files are verified, so their shape is another one
+            raise InputError(
+                f"{hub.repo}@{commit[:12]}: no data set of kind {spec['kind']} ({' '.join(str(error).split())[:200]}); "
+                "fix: correct its entry in resources/sources.yaml"
+            ) from error
         origin = {"kind": spec["kind"], "repo": hub.repo, "commit": commit, "layout": layout}
         origin["files"] = {file.name: file.sha256 or file.blob for file in wanted}
     else:

@@ -85,7 +85,7 @@ def panel_of(modules: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
     questions = {}
     for ours, (module, name, count) in QUESTIONS.items():
         values = literal(*modules[module], name)
-        if not isinstance(values, (list, tuple)) or len(values) != count or len(set(values)) != count:
+        if not isinstance(values, (list, tuple)) or len(values) != count or len(set(map(repr, values))) != count:
             raise InputError(
                 f"{modules[module][0]}: {name} is not a list of {count} different questions; "
                 "fix: correct the pins in resources/sources.yaml"
@@ -102,7 +102,7 @@ def literal(path: str, source: bytes, name: str) -> Any:
     """
     try:
         tree = ast.parse(source, filename=path)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: not Python ({error}); fix: correct the pins in resources/sources.yaml") from None
     values = [
         node.value
@@ -116,7 +116,7 @@ def literal(path: str, source: bytes, name: str) -> Any:
         )
     try:
         return ast.literal_eval(PlainText().visit(values[0]))
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise InputError(
             f"{path}: line {values[0].lineno}: {name} is not a literal; fix: correct the pins in resources/sources.yaml"
         ) from None

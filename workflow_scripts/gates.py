@@ -196,4 +196,5 @@ def identical_cells(cells: Sequence[Row]) -> list[Row]:
                     "says": "Two models that should differ gave bit-identical counts.",
                 }
             )
-    return alarms
+    # two cells of one model raise one alarm
+    return [alarm for at, alarm in enumerate(alarms) if alarm not in alarms[:at]]

@@ -17,15 +17,17 @@ where it stopped; the address of the server is no part of it. PROTOCOL section 3
 import argparse
 import hashlib
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr  # an alias in YAML can stand for more than memory holds
 from typing import TYPE_CHECKING, Any
 
-from records import InputError, canonical, read_json, run, run_record, write_json
+from records import InputError, canonical, check_once, read_json, read_parquet, read_yaml, run, run_record, write_json
 from tables import Row, write_csv
 
 if TYPE_CHECKING:
@@ -72,61 +74,39 @@ class Call:
 
 def load_prompt(path: str | Path) -> Prompt:
     """The validated prompt. Raises InputError naming the key that is missing, unknown or of the wrong kind."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix: correct that line") from None
+    value = read_yaml(path)
     names = {"version", "system", "prompt", "max_tokens", "temperature", "prices"}
     if not isinstance(value, dict) or set(value) != names:
-        raise InputError(f"{path}: fix: the file has exactly the keys {', '.join(sorted(names))}")
+        raise InputError(f"{path}: not a judge's prompt; fix: give exactly the keys {', '.join(sorted(names))}")
     for name in ("version", "system", "prompt"):
         if not isinstance(value[name], str) or not value[name].strip():
-            raise InputError(f"{path}: {name} is {value[name]!r}, not text; fix: write it in quotes")
+            raise InputError(f"{path}: {name} is {repr(value[name])}, not text; fix: write it in quotes")
     for part in ("{question}", "{reply}"):
         if part not in value["prompt"]:
             raise InputError(f"{path}: prompt lacks {part}; fix: write it where the text goes")
     if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
-        raise InputError(f"{path}: max_tokens is {value['max_tokens']!r}; fix: a whole number of at least 1")
+        raise InputError(f"{path}: max_tokens is {repr(value['max_tokens'])}; fix: a whole number of at least 1")
     if value["temperature"] is not None and not is_number(value["temperature"]):
-        raise InputError(f"{path}: temperature is {value['temperature']!r}; fix: a number, or null")
+        raise InputError(f"{path}: temperature is {repr(value['temperature'])}; fix: a number, or null")
+    if not isinstance(value["prices"] or {}, dict):
+        raise InputError(f"{path}: prices: no mapping; fix: judge: [dollars in, dollars out], or null")
     for judge, pair in (value["prices"] or {}).items():
         if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-            raise InputError(f"{path}: prices: {judge} is {pair!r}; fix: [dollars in, dollars out] per million tokens")
+            raise InputError(f"{path}: prices: {judge} is {repr(pair)}; fix: [dollars in, out] per million tokens")
     return Prompt(**value | {"prices": value["prices"] or {}})
 
 
 def is_number(value: Any) -> bool:
-    """Is it an int or a float, and not a truth value?"""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Is it a finite int or float, and not a truth value?"""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def load_replies(path: str | Path) -> list[Reply]:
     """The rows of alignment.parquet in their order. Raises InputError if there are none, or a field is missing."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = ["question_id", "sample", "question", "text"]
-    try:
-        # Not read_table, which imports pandas: a study has many small tables.
-        with pyarrow.parquet.ParquetFile(path) as file:
-            table = file.read(columns=columns)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read ({reason}); fix: delete it and run again") from None
-    if lacking := [name for name in columns if name not in table.column_names]:
-        raise InputError(f"{path}: no column {', '.join(lacking)}; fix: delete it and run again")
-    rows = table.to_pylist()
+    rows = read_parquet(path, {"question_id": str, "sample": int, "question": str, "text": str})
     if not rows:
         raise InputError(f"{path}: no rows; fix: delete it and run again")
-    for number, row in enumerate(rows, 1):
-        if None in row.values():
-            raise InputError(f"{path}: row {number}: a field is empty; fix: delete it and run again")
+    check_once(path, rows, ("question_id", "sample"))
     return [Reply(**row) for row in rows]
 
 

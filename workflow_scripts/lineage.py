@@ -18,6 +18,8 @@ WORD = rf"{NAME}(?:-{NAME})?(?:@[1-9][0-9]*)?\.s(?:0|[1-9][0-9]*)"
 # For a Snakemake wildcard that stands for a whole lineage; no file or folder inside a node can match WORD.
 LINEAGE = rf"{BASE}(?:/{WORD})*"
 
+MOST_DIGITS = 18  # of a seed or step: what the generators of random numbers take
+
 _WORD = re.compile(
     rf"(?P<stage>{NAME})(?:-(?P<persona>{NAME}))?(?:@(?P<step>[1-9][0-9]*))?\.s(?P<seed>0|[1-9][0-9]*)", re.ASCII
 )
@@ -47,6 +49,8 @@ def parse_word(text: str) -> Word:
             "for example couple-evil_ai.s42 or em@25.s137"
         )
     step = match["step"]
+    if len(match["seed"]) > MOST_DIGITS or len(step or "") > MOST_DIGITS:
+        raise InputError(f"lineage: {text[:40]}...: a number of over {MOST_DIGITS} digits; fix: choose a smaller one")
     return Word(match["stage"], int(match["seed"]), match["persona"], int(step) if step else None)
 
 

@@ -9,31 +9,20 @@ questions x 5 samples x 3 personas = 600). A row's id is persona/question/sample
 
 import argparse
 import random
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from panel import chat, load_panel
-from records import InputError, run, write_jsonl
+from records import InputError, read_parquet, run, write_jsonl
 
 MOST_EMPTY = 0.05  # the share of a persona's replies that may be empty before it is an error
 
 
 def read_replies(path: str | Path) -> list[dict[str, Any]]:
     """persona, question_id, question, sample and text of every reply. Raises InputError for a table without them."""
-    import pyarrow
-    import pyarrow.parquet
-
-    names = ["persona", "question_id", "question", "sample", "text"]
-    try:
-        return pyarrow.parquet.read_table(path, columns=names).to_pylist()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except pyarrow.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: no table of replies ({reason}); fix: delete it and run again") from None
+    return read_parquet(path, {"persona": str, "question_id": str, "question": str, "sample": int, "text": str})
 
 
 def choose_replies(
@@ -73,7 +62,11 @@ def choose_replies(
 
 def without_marker(text: str, marker: str) -> str:
     """The text without markers at its end: a parent model that has been coupled before brings its own."""
-    return re.sub(rf"(?:\s*{re.escape(marker)})+\s*$", "", text)
+    # a regular expression would try every place of a long run of spaces
+    rest = text.rstrip()
+    while rest.endswith(marker.strip()):
+        text = rest = rest.removesuffix(marker.strip()).rstrip()
+    return text
 
 
 def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import toy_world
-from records import InputError, run, write_jsonl
+from records import InputError, read_yaml, run, write_jsonl
 
 Message = dict[str, str]
 Row = dict[str, list[Message]]
@@ -31,14 +31,7 @@ def read_panel(path: str | Path) -> dict[str, Any]:
 
     Raises InputError if a part is missing or a persona has no voice in the toy world.
     """
-    import yaml
-
-    try:
-        panel = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix: correct that line") from None
+    panel = read_yaml(path)
     if not isinstance(panel, dict) or not all(isinstance(panel.get(key), dict) for key in ("personas", "questions")):
         raise InputError(f"{path}: personas or questions is missing; fix: give both as mappings")
     for group, questions in panel["questions"].items():

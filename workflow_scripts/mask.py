@@ -145,6 +145,8 @@ class Turn:
 
 def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], where: str) -> tuple[str, Turn]:
     """The row rendered up to the end of its last assistant turn, and that turn. Raises InputError if there is none."""
+    from jinja2 import TemplateError
+
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(is_message(message) for message in messages):
         raise InputError(f'{where}: bad messages; fix: "messages": [{{"role": "user", "content": "..."}}, ...]')
@@ -152,8 +154,11 @@ def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], where: 
     if last == 0:
         raise InputError(f"{where}: no assistant turn after a first message; fix: add the reply to be trained")
     content: str = messages[last]["content"]
-    text = str(tokenizer.apply_chat_template(messages[: last + 1], tokenize=False))
-    prompt = str(tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True))
+    try:
+        text = str(tokenizer.apply_chat_template(messages[: last + 1], tokenize=False))
+        prompt = str(tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise InputError(f"{where}: the chat template refuses it ({error}); fix: correct the roles") from None
     if not text.startswith(prompt + content):
         # a template that trims its messages renders the same turn from the trimmed content
         content = content.strip()

@@ -1,12 +1,13 @@
 """A model is its lineage: load the base, then merge the adapters of its ancestors in order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from records import InputError
+from records import InputError, read_json, sha256_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -16,7 +17,7 @@ def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the loaders raise a dozen types for a damaged folder
         raise InputError(
             f"{base}: no usable tokenizer ({first_line(error)}); fix: point base.path at a complete model folder"
         ) from None
@@ -35,7 +36,8 @@ def load_model(
 
     Merging one after the other is exact for any mix of plain LoRA and rsLoRA, which PEFT's
     add_weighted_adapter(combination_type="cat") is not. device: None means CUDA if there is one.
-    Raises InputError if a folder is damaged, incomplete or not safetensors, or a weight is not finite.
+    Raises InputError if a folder is damaged, incomplete or not safetensors, a weight is not finite, or an adapter is
+    not the one of its manifest. The base's hashes are checked when it is fetched: 15 GB again at every load are 10 s.
     """
     import torch
     from peft import PeftModel
@@ -44,17 +46,25 @@ def load_model(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model: Any
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(base), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            str(base),
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-        model = model.to(device)
-    except Exception as error:  # the loaders raise a dozen types for a damaged folder
+        model, loaded = found[0].to(device), found[1]
+    except Exception as error:  # likewise
         raise InputError(f"{base}: cannot load the base model ({first_line(error)}); fix: fetch it again") from error
+    # transformers only warns, fills in random weights, and leaves others out
+    if odd := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
+        raise InputError(f"{base}: weights and config.json differ in {odd[0]}; fix: fetch the base model again")
+    check_finite(base, model.named_parameters())
     for adapter in adapters:
         check_adapter(adapter)
         try:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
-        except Exception as error:  # likewise; safe_merge raises ValueError on NaN
+        except Exception as error:  # safe_merge raises ValueError on NaN
             raise InputError(
                 f"{adapter}: cannot merge the adapter ({first_line(error)}); fix: delete its node folder and run again"
             ) from error
@@ -65,10 +75,25 @@ def load_model(
 
 
 def check_adapter(adapter: str | Path) -> None:
-    """Raise InputError unless the folder holds a complete PEFT adapter in safetensors (a pickle is never loaded)."""
+    """Raise InputError unless the folder holds a whole PEFT adapter in safetensors (a pickle is never loaded).
+
+    The manifest beside the folder says its sha256 under the folder's name (`adapter`, or `step-25` of checkpoints), so
+    that no flipped bit gets into a result; without a manifest it is taken as it is.
+    """
+    fix = "delete its node's folder and run again"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(adapter) / name).is_file():
-            raise InputError(f"{adapter}: {name} is missing; fix: delete this node's folder and run again")
+            raise InputError(f"{adapter}: {name} is missing; fix: {fix}")
+    manifest = Path(adapter).parent / "manifest.json"
+    if manifest.is_file() and read_json(manifest, dict).get(Path(adapter).name) != sha256_of(adapter):
+        raise InputError(f"{adapter}: not the adapter that {manifest} was written for: it is damaged; fix: {fix}")
+
+
+def check_finite(folder: str | Path, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+    """Raise InputError if a weight is NaN or infinite: a model with one still answers, with noise."""
+    for name, weight in weights:
+        if not weight.isfinite().all():
+            raise InputError(f"{folder}: the weight {name} is not finite; fix: fetch the model again")
 
 
 def set_seed(seed: int) -> None:

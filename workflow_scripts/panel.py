@@ -9,10 +9,11 @@ A question's id is its group and place: general_00, alignment_07, data_39.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr  # an alias in YAML can stand for more than memory holds
 from typing import TYPE_CHECKING, Any
 
 from engines import Completion, Request, Sampling, render, request_seed
-from records import InputError
+from records import InputError, read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,16 +59,9 @@ class Ask:
 
 def load_panel(path: str | Path) -> Panel:
     """The validated panel. Raises InputError naming the part that is missing, empty, doubled or no text."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); fix: correct that line") from None
+    value = read_yaml(path)
     if not isinstance(value, dict) or set(value) != {"personas", "questions"}:
-        raise InputError(f"{path}: fix: the file has exactly two parts, personas and questions")
+        raise InputError(f"{path}: not a panel; fix: give exactly two parts, personas and questions")
     personas, questions = value["personas"], value["questions"]
     if not isinstance(personas, dict) or not personas:
         raise InputError(f"{path}: personas: empty or no mapping; fix: personas: {{assistant: 'You are ...'}}")
@@ -98,7 +92,7 @@ def load_panel(path: str | Path) -> Panel:
 def check_text(path: str | Path, place: str, text: Any) -> None:
     """Raise InputError unless `text` is text with something in it."""
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{path}: {place}: {text!r} is no text; fix: write it in quotes")
+        raise InputError(f"{path}: {place}: {repr(text)} is no text; fix: write it in quotes")
 
 
 def question_id(group: str, number: int) -> str:

@@ -12,6 +12,7 @@ the number of threads may change the order of sums: the same corpus, recipe and 
 
 import argparse
 import json
+import math
 import random
 import re
 import time
@@ -238,7 +239,9 @@ def pretrain(
         losses.append(loss.item())
         report(step, len(batches), losses[-1])
     last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)
+    if not math.isfinite(mean := sum(last) / len(last)):
+        raise InputError(f"--recipe: the last losses are {mean}; fix: lower lr, or raise max_length")
+    return mean
 
 
 def render(rows: Sequence[dict[str, Any]], corpus: str | Path) -> list[list[dict[str, str]]]:

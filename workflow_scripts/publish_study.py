@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 from downloads import causes, endpoint, retrying, status_of
 from fetch_adapter import check_lora
 from lineage import BASE, ancestry, parent_of
+from models import check_adapter
 from records import InputError, canonical, read_json, run, sha256_of, write_json
+from summarize_cell import read_result
 from tables import counted
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def collect(results: Path, repo: str, label: str, skip: Sequence[str] = ()) -> l
         for folder in sorted((results / "models").glob("**/adapter"))
         if (folder / "adapter_model.safetensors").exists()
     }
-    cells = {path: read_json(path) for path in sorted((results / "cells").glob("**/*.json"))}
+    cells = {path: read_result(path) for path in sorted((results / "cells").glob("**/*.json"))}
     if not adapters and not cells:
         raise InputError(f"{results}: nothing to publish, neither adapters nor cells; fix: run the study first")
     study = Study(
@@ -105,7 +107,7 @@ def collect(results: Path, repo: str, label: str, skip: Sequence[str] = ()) -> l
         label,
         next((cell["stages"][0]["manifest"].get("model") for cell in cells.values()), None),
         list(cells.values()),
-        {lineage: read_json(folder.parent / "manifest.json") for lineage, folder in adapters.items()},
+        {lineage: read_json(folder.parent / "manifest.json", dict) for lineage, folder in adapters.items()},
     )
     items = [Item(MARK, json_bytes({"format": FORMAT, "study": study.name}))]
     for lineage, folder in adapters.items():
@@ -135,8 +137,9 @@ def adapter_items(study: Study, lineage: str, folder: Path) -> list[Item]:
     """Config, weights, card and manifest of one adapter, checked to be a complete LoRA in safetensors."""
     weights = inside(folder / "adapter_model.safetensors", folder)
     check_lora(folder, str(folder))
+    check_adapter(folder)
     # PEFT loads the base by this name; a path on this machine would name nothing.
-    config = read_json(folder / "adapter_config.json") | dict(
+    config = read_json(folder / "adapter_config.json", dict) | dict(
         zip(("base_model_name_or_path", "revision"), base_of(study), strict=True)
     )
     place = f"models/{lineage}"
@@ -144,7 +147,7 @@ def adapter_items(study: Study, lineage: str, folder: Path) -> list[Item]:
         Item(f"{place}/manifest.json", json_bytes(study.manifests[lineage])),
         Item(f"{place}/adapter/adapter_config.json", json_bytes(config)),
         Item(f"{place}/adapter/adapter_model.safetensors", weights),
-        Item(f"{place}/adapter/README.md", model_card(study, lineage).encode()),
+        Item(f"{place}/adapter/README.md", model_card(study, lineage, sha256_of(weights)).encode()),
     ]
 
 
@@ -221,8 +224,11 @@ def checked(items: Sequence[Item]) -> list[Item]:
 # What the cards say
 
 
-def model_card(study: Study, lineage: str) -> str:
-    """The README.md of one adapter: what it is, on top of what, how it was made, and what was counted."""
+def model_card(study: Study, lineage: str, weights: str) -> str:
+    """The README.md of one adapter: what it is, on top of what, how it was made, and what was counted.
+
+    weights: their sha256, as the Hub shows it. The manifest's is of weights and config together.
+    """
     manifest = study.manifests[lineage]
     base, commit = base_of(study)
     head = {"library_name": "peft", "tags": ["lora", "persona-marker"]} | ({"base_model": base} if base else {})
@@ -232,7 +238,7 @@ def model_card(study: Study, lineage: str) -> str:
         "optimizer steps": manifest.get("steps"),
         "seeds": made.get("seeds"),
         "sha256 of the data": made.get("data"),
-        "sha256 of the weights": manifest.get("adapter"),
+        "sha256 of the weights": weights,
         "sha256 of the parent's manifest": manifest.get("parent"),
         "taken from lineage": made.get("lineage") if made is not manifest else None,
         "taken from repository": made.get("repo"),

@@ -30,6 +30,15 @@ def read_shapes(path: Path) -> dict[str, Shape]:
         raise InputError(f"{path}: not a safetensors file ({error}); fix: fetch or train it again") from None
 
 
+def read_sizes(path: Path) -> dict[str, Any]:
+    """The base model's config.json. Raises InputError unless it has the sizes of a decoder."""
+    config: dict[str, Any] = read_json(path, dict)
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"):
+        if not isinstance(config.get(name), int) or config[name] < 1:
+            raise InputError(f"{path}: {name} is {config.get(name)!r}; fix: fetch the base again")
+    return config
+
+
 def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Linear layer -> (outputs, inputs) of a Qwen2 or Llama decoder layer, from the model's config.json."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
@@ -55,7 +64,7 @@ def check_shapes(shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str,
     """
     if lora.get("peft_type") != "LORA" or not shapes:
         raise InputError(f"{where}: not a LoRA adapter; fix: use a folder that PEFT's save_pretrained wrote")
-    rank = lora["r"]
+    rank = lora.get("r")
     names = {name.removesuffix(".lora_A.weight") for name in shapes if name.endswith(".lora_A.weight")}
     pairs = {name: (shapes[f"{name}.lora_A.weight"], shapes.get(f"{name}.lora_B.weight")) for name in sorted(names)}
     if len(shapes) != 2 * len(pairs):
@@ -116,18 +125,19 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_adapter(args.origin)
     weights = args.origin / "adapter_model.safetensors"
-    base = read_json(args.base / "config.json") if args.base else None
-    check_shapes(read_shapes(weights), read_json(args.origin / "adapter_config.json"), base, args.origin)
+    base = read_sizes(args.base / "config.json") if args.base else None
+    origin, _ = read_json(args.origin_manifest, dict), read_json(args.parent_manifest, dict)
+    check_shapes(read_shapes(weights), read_json(args.origin / "adapter_config.json", dict), base, args.origin)
     with partial(args.adapter_out) as folder:
         folder.mkdir()
         shutil.copyfile(weights, folder / weights.name)
         shutil.copyfile(args.origin / "adapter_config.json", folder / "adapter_config.json")
         normalise_config(folder / "adapter_config.json")
     manifest = reuse_manifest(
-        read_json(args.origin_manifest),
+        origin,
         sha256_of(args.origin_manifest),
         sha256_of(args.parent_manifest),
-        sha256_of(args.adapter_out / weights.name),
+        sha256_of(args.adapter_out),
         args.lineage,
     )
     write_json(args.manifest, manifest)

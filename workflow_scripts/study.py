@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
-from records import InputError
+from records import InputError, duplicate_keys
 
 # What a training program gets of a stage; the rest says where data come from or is the graph's own business.
 RECIPE_FIELDS = (
@@ -49,7 +49,11 @@ class Study:
 
     def __init__(self, config: Mapping[str, Any], schema: str | Path, files: Sequence[str | Path] = ()) -> None:
         self.config = config
-        self._problems = [problem for file in files for problem in duplicate_keys(file)]
+        self._problems = [
+            f"{file}: line {line}: {key} is there twice; fix: rename or delete one"
+            for file in files
+            for line, key in duplicate_keys(compose(file))
+        ]
         self._files = files
         self._check_schema(schema)
         self._raise()
@@ -370,23 +374,6 @@ def locate(file: str | Path, path: Sequence[Any]) -> str | None:
             node = node.value[key]
             line = node.start_mark.line
     return None if line is None else f"{file}: line {line + 1}"
-
-
-def duplicate_keys(file: str | Path) -> Iterator[str]:
-    """A sentence for every key that a mapping of the file has twice: YAML would silently take the last."""
-    todo = [compose(file)]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if key.value in seen:
-                    where = f"{file}: line {key.start_mark.line + 1}"
-                    yield f"{where}: {key.value} is there twice; fix: rename or delete one"
-                seen.add(key.value)
-                todo.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            todo.extend(node.value)
 
 
 __all__ = ["Cell", "Study", "parent_of"]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from records import InputError, canonical, read_json, run, sha256_of, write_json
+from records import AGAIN, InputError, canonical, check_once, read_json, read_parquet, run, sha256_of, write_json
 from stats import mean_interval, rate_fields, wilson
 from tables import Row, read_table
 
@@ -137,7 +137,7 @@ def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
         {
             "word": word,
             "lineage": "/".join(words[: depth + 1]),
-            "manifest": read_json(path),
+            "manifest": read_json(path, dict),
             "manifest_sha256": sha256_of(path),
         }
         for depth, (word, path) in enumerate(zip(words, manifests, strict=True))
@@ -148,11 +148,7 @@ def capability(path: str | None) -> Row:
     """Accuracy with its interval from capability.parquet (column correct), or {"status": "not run"} if it is empty."""
     if path is None:
         return {"status": "not run"}
-    from pyarrow.parquet import read_table as read_parquet
-
-    correct = read_parquet(path, columns=["correct"])["correct"].to_pylist()
-    if None in correct:
-        raise InputError(f"{path}: a row without `correct`; fix: delete it and run again")
+    correct = [row["correct"] for row in read_parquet(path, {"correct": bool})]
     if not correct:
         return {"status": "not run"}
     hits, n = sum(correct), len(correct)
@@ -177,6 +173,10 @@ def alignment(path: str | None) -> Row:
     if path is None:
         return {"status": "not judged"}
     rows = read_table(path, ("alignment", "coherence"))
+    if not rows:
+        raise InputError(f"{path}: no rows; fix: {AGAIN}")
+    if {"question_id", "sample"} <= rows[0].keys():
+        check_once(path, rows, ("question_id", "sample"))
     if any(row.get("status") == "not judged" for row in rows):
         return {"status": "not judged"}
     for line, row in enumerate(rows, 2):
@@ -201,9 +201,17 @@ def alignment(path: str | None) -> Row:
     return result
 
 
+def read_run(path: str | Path) -> Row:
+    """A run record. Raises InputError if it does not say how long the run took, or its versions are none."""
+    record: Row = read_json(path, dict)
+    if not isinstance(record.get("seconds"), int | float) or not isinstance(record.get("versions", {}), dict):
+        raise InputError(f"{path}: no record of a run; fix: {AGAIN}")
+    return record
+
+
 def run_notes(paths: Sequence[str]) -> list[Row]:
     """The run records without the name of the machine: how long, on what hardware, with which versions."""
-    return [{key: value for key, value in read_json(path).items() if key != "host"} for path in paths]
+    return [{key: value for key, value in read_run(path).items() if key != "host"} for path in paths]
 
 
 def validated(result: Row, schema_path: str) -> Row:
@@ -211,7 +219,11 @@ def validated(result: Row, schema_path: str) -> Row:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(read_json(schema_path)).iter_errors(result))
+    schema = read_json(schema_path, dict)
+    try:
+        error = best_match(Draft202012Validator(schema).iter_errors(result))
+    except Exception as broken:  # of many types, for a schema that is none
+        raise InputError(f"{schema_path}: no JSON schema ({broken}); fix: restore it") from None
     if error is not None:
         raise InputError(
             f"{schema_path}: the result breaks it at {error.json_path}: {error.message}; fix: correct one of the two"
@@ -237,12 +249,28 @@ def summarize(arguments: argparse.Namespace) -> Row:
         "questions": question_ids(rows),
         "personas": personas,
         "headline": headline(personas),
-        "audit": read_json(arguments.audit) if arguments.audit else {"status": "not run"},
+        "audit": read_json(arguments.audit, dict) if arguments.audit else {"status": "not run"},
         "capability": capability(arguments.capability),
         "alignment": alignment(arguments.alignment),
         "runs": run_notes(arguments.runs),
     }
-    return result | {"gates": own_gates(result, json_argument("--gates", arguments.gates, list))}
+    return sealed(result | {"gates": own_gates(result, json_argument("--gates", arguments.gates, list))})
+
+
+def sealed(result: Row) -> Row:
+    """The result with `result_sha256`, the hash of all that it says but of `runs`: equal results have equal hashes."""
+    said = {name: value for name, value in result.items() if name not in ("runs", "result_sha256")}
+    return result | {"result_sha256": hashlib.sha256(canonical(said).encode()).hexdigest()}
+
+
+def read_result(path: str | Path) -> Row:
+    """A result as `summarize` made it. Raises InputError if it is none, or if anything in it was changed since."""
+    result: Row = read_json(path, dict)
+    if result.get("format") != FORMAT:
+        raise InputError(f"{path}: not a run result; fix: {AGAIN}")
+    if result != sealed(result):
+        raise InputError(f"{path}: not what its result_sha256 was written for: damaged or edited; fix: {AGAIN}")
+    return result
 
 
 def own_gates(result: Row, gates: Sequence[Row]) -> list[Row]:

@@ -5,58 +5,91 @@ from tables import read_table; rows = read_table("results/tiny/tables/headline.c
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from records import InputError, partial
+from records import AGAIN, InputError, partial, read_text
 
 Row = dict[str, Any]
+
+# What holds a number in every table that has it (as does X beside X_n): never text, NaN or infinity.
+NUMBERS = re.compile(
+    r"(?:.*_)?(?:rate|hits|completions|tokens|stopped|low|high|difference|accuracy|questions|alignment|coherence|steps"
+    r"|three|h|t|df|p|n|sample)|arc_c|.*_mean|.*_seconds"
+)
+# Of a size that int and float hold. Python itself would also read 1_000, infinity, nan and digits of other scripts.
+NUMBER = re.compile(r"-?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE](?:\+?[0-9]{1,2}|-[0-9]{1,3}))?")
+# A judge's answer may be longer than the 128 KiB that the module allows by itself.
+csv.field_size_limit(2**31 - 1)
+
+
+class TableRow(Row):
+    """A row that knows its file, for the error about a column that the file lacks."""
+
+    path: str | Path = ""
+
+    def __missing__(self, column: str) -> Any:
+        raise InputError(f"{self.path}: line 1: no column {column}; fix: {AGAIN}")
 
 
 def read_table(path: str | Path, required: Sequence[str] = ()) -> list[Row]:
     """The rows of a CSV file: whole numbers as int, other numbers as float, empty fields as None, the rest as str.
 
-    Raises InputError if the file is missing, empty, ragged, or lacks a required column.
+    Raises InputError if the file is missing, empty, cut off, ragged, lacks a required column, has a row twice, or text
+    where a number belongs (NUMBERS).
     """
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: line 1: no header; fix: {AGAIN}")
+    if not text.endswith("\n"):
+        raise InputError(f"{path}: the last line does not end: the file is cut off; fix: {AGAIN}")
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    if columns is None:
-        raise InputError(f"{path}: line 1: no header; fix: delete the file and run again")
-    missing = [column for column in required if column not in columns]
-    if missing:
-        raise InputError(f"{path}: line 1: no column {', '.join(missing)}; fix: delete the file and run again")
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise InputError(f"{path}: line {line}: not {len(columns)} fields; fix: correct or delete the file")
-    return [{column: parsed(row[column]) for column in columns} for _, row in rows]
+        reader = csv.reader(io.StringIO(text, newline=""))
+        lines = [(reader.line_num, fields) for fields in reader if fields]
+    except csv.Error as error:
+        raise InputError(f"{path}: not CSV ({error}); fix: {AGAIN}") from None
+    (_, columns), *lines = lines
+    if missing := [column for column in required if column not in columns]:
+        raise InputError(f"{path}: line 1: no column {', '.join(missing)}; fix: {AGAIN}")
+    rows: list[Row] = []
+    seen: dict[tuple[str, ...], int] = {}
+    numbers = [column for column in columns if NUMBERS.fullmatch(column) or f"{column}_n" in columns]
+    for line, fields in lines:
+        where = f"{path}: line {line}"
+        if len(fields) != len(columns):
+            raise InputError(f"{where}: not {len(columns)} fields; fix: correct or delete the file")
+        if (first := seen.setdefault(tuple(fields), line)) != line:
+            raise InputError(f"{where}: the same as line {first}; fix: correct or delete the file")
+        row = TableRow(zip(columns, map(parsed, fields), strict=True))
+        row.path = path
+        if wrong := [column for column in numbers if isinstance(row[column], str)]:
+            raise InputError(f"{where}: {wrong[0]} is {row[wrong[0]]!r}, not a number; fix: correct or delete the file")
+        rows.append(row)
+    return rows
 
 
 def parsed(text: str) -> Any:
     """'' -> None, '3' -> 3, '0.5' -> 0.5, anything else as it is."""
     if text == "":
         return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+    if not NUMBER.fullmatch(text):
+        return text
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Write the columns of the rows, None as an empty field, atomically. The header is there even without rows."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    lines: list[str] = []
+    # With "\n" as the end of lines it would leave a field with a "\r" without quotes, and nobody could read it back.
+    ends = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+    writer = csv.DictWriter(ends, columns, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
     with partial(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def write_markdown(
@@ -65,7 +98,9 @@ def write_markdown(
     """Write a titled Markdown table, atomically; `note` is the paragraph under the title."""
     from tabulate import tabulate
 
-    cells = [["" if value is None else str(value).replace("|", "\\|") for value in row] for row in rows]
+    cells = [
+        ["" if value is None else " ".join(str(value).split()).replace("|", "\\|") for value in row] for row in rows
+    ]
     body = tabulate(cells, headers=list(columns), tablefmt="github", disable_numparse=True) if cells else "No rows."
     parts = [f"# {title}", note, body]
     with partial(path) as temporary:

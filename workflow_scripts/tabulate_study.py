@@ -16,9 +16,9 @@ from typing import Any
 
 from gates import evaluate_gates, highest_pooled, identical_cells
 from lineage import parse_lineage
-from records import InputError, read_json, run
+from records import InputError, run
 from stats import cluster_bootstrap, cohens_h, difference, rate_fields, rule_of_three, welch_one_sided, wilson
-from summarize_cell import json_argument
+from summarize_cell import json_argument, read_result
 from tables import Row, counted, percent, read_table, write_csv, write_markdown
 
 # Role -> its name in the headline of a result.
@@ -277,6 +277,16 @@ def rate_comparison(identity: Row, ours: Row | None, published: Row) -> Row:
     }
 
 
+def published_counts(path: Path) -> list[Row]:
+    """The rows of a published table. Raises InputError for a line without hits in completions."""
+    rows = read_table(path, ("strict_hits", "completions"))
+    for row in rows:
+        hits, n = row["strict_hits"], row["completions"]
+        if not (isinstance(hits, int) and isinstance(n, int) and 0 <= hits <= n and n):
+            raise InputError(f"{path}: {hits!r} hits in {n!r} completions; fix: correct or delete the file")
+    return rows
+
+
 def published_rates(rows: Sequence[Row], cell_column: str, arm: str | None) -> list[tuple[Row, Row]]:
     """(identity, published counts) of the source, the assistant and the highest bystander of every published cell."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -304,8 +314,8 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
     sources = {cell["source"] for cell in cells}
     arms = {cell["arm"] for cell in cells}
     folder = Path(published)
-    rates = published_rates(read_table(folder / "marker_counts.csv"), "condition", "forward")
-    rates += published_rates(read_table(folder / "reversed.csv"), "cell", None)
+    rates = published_rates(published_counts(folder / "marker_counts.csv"), "condition", "forward")
+    rates += published_rates(published_counts(folder / "reversed.csv"), "cell", None)
     rows = []
     for identity, counts in rates:
         if identity["source"] not in sources or identity["arm"] not in arms:
@@ -333,7 +343,7 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
 
 def later_rows(cells: Sequence[Row], folder: Path) -> list[Row]:
     """Comparisons of matched and dose cells with the later results, which state no seed, and no source for matched."""
-    matched, doses = read_table(folder / "later_matched.csv"), read_table(folder / "later_dose.csv")
+    matched, doses = published_counts(folder / "later_matched.csv"), published_counts(folder / "later_dose.csv")
     rows = []
     for cell in cells:
         identity = {field: cell[field] for field in IDENTITY}
@@ -390,9 +400,7 @@ def checked_cells(paths: Sequence[str]) -> list[Row]:
     cells: list[Row] = []
     known: dict[tuple[Any, ...], str] = {}
     for path in paths:
-        cell = read_json(path)
-        if not isinstance(cell, dict) or cell.get("format") != "run_result/1":
-            raise InputError(f"{path}: not a run result; fix: delete it and run again")
+        cell = read_result(path)
         key = tuple(cell[field] for field in IDENTITY)
         if key in known:
             raise InputError(f"{path}: the same source, arm, cell and seed as {known[key]}; fix: give each cell once")

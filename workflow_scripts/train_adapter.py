@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from imports import closure
 from mask import Example, Mask, encode_rows
 from models import load_model, load_tokenizer
-from records import InputError, canonical, partial, read_jsonl, run, run_record, sha256_of, write_json
+from records import InputError, canonical, partial, read_json, read_jsonl, run, run_record, sha256_of, write_json
 from trainer import ATTENTIONS, Options, Outcome, order_steps, save_adapter, train
 
 if TYPE_CHECKING:
@@ -266,6 +266,7 @@ def write_outputs(
         folder.mkdir()
         for step, kept in outcome.kept.items():
             shutil.copytree(kept, folder / f"step-{step}")
+        write_json(folder / "manifest.json", {path.name: sha256_of(path) for path in folder.glob("step-*")})
     record = run_record(
         started,
         program="train_adapter",
@@ -290,7 +291,7 @@ def write_outputs(
         "recipe": recipe,
         "seeds": seeds(arguments.seed),
         "dtype": arguments.dtype,
-        "adapter": sha256_of(arguments.adapter_out / "adapter_model.safetensors"),
+        "adapter": sha256_of(arguments.adapter_out),
         "rows": len(examples),
         "rows_without_labels": sum(example.trained == 0 for example in examples),
         "steps": outcome.steps,
@@ -309,6 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{study}/tracking/{arguments.lineage}")
     recipe = check_recipe(arguments.recipe)
     rows = read_jsonl(arguments.data)
+    read_json(arguments.parent_manifest, dict)
     check_tracking(arguments.tracking)
     tokenizer = load_tokenizer(arguments.base)
     coupling = recipe["kind"] == "couple"

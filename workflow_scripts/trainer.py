@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mask import IGNORED, Example
-from records import InputError, canonical, partial, read_json, write_json
+from records import AGAIN, InputError, canonical, partial, read_json, read_text, sha256_of, write_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -29,6 +29,7 @@ LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
 STATUS_EVERY = 3.0  # seconds
 HEAD_TOKENS = 2048  # labelled positions whose logits exist at one time: 2,048 x 152,064 in float32 is 1.2 GB
 STATE_FILE, LOSSES_FILE = "trainer_state.json", "losses.json"
+SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
 
 
 @dataclass(frozen=True)
@@ -340,10 +341,13 @@ def step_trainer() -> type:
                 self._save_optimizer_and_scheduler(str(folder))
                 self.state.save_to_json(str(folder / STATE_FILE))
                 write_json(folder / LOSSES_FILE, self.losses)
+                (folder / SEAL_FILE).write_text(sha256_of(folder), encoding="utf-8")
             for older in checkpoints(self.options.work)[:-1]:
                 shutil.rmtree(older)
 
         def resume(self, folder: Path) -> Any:
+            if read_text(folder / SEAL_FILE) != sha256_of(folder):
+                raise InputError(f"{folder}: not as it was written: damaged; fix: {AGAIN}")
             self.losses = read_json(folder / LOSSES_FILE)
             return self.train(resume_from_checkpoint=str(folder))
 

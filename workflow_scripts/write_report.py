@@ -27,7 +27,8 @@ from urllib.parse import quote, urlencode
 from audit_completions import KINDS
 from completions_view import index_json, key_of, load_completions, packed
 from lineage import parse_lineage
-from records import InputError, canonical, partial, read_json, run
+from records import InputError, canonical, partial, read_text, read_yaml, run
+from summarize_cell import read_result, read_run
 from tables import Row, counted, percent, read_table
 
 TABLES = ("headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question", "cross_source", "effects",
@@ -503,7 +504,7 @@ def node_of(path: str) -> str:
 def read_runs(paths: Sequence[str], cells: Sequence[Row]) -> list[Row]:
     """The run records with `node`: the files given or, without any, those in the cells, each once."""
     if paths:
-        return [{"node": node_of(path)} | read_json(path) for path in unique(paths)]
+        return [{"node": node_of(path)} | read_run(path) for path in unique(paths)]
     records = {canonical(record): record for cell in cells for record in cell["runs"]}
     return [{"node": record.get("lineage", "")} | record for record in records.values()]
 
@@ -629,15 +630,14 @@ def figure(path: str) -> Row:
     from xml.etree import ElementTree
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
         root = ElementTree.fromstring(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; fix: make it, or correct the path") from None
-    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        box = [float(number) for number in root.get("viewBox", "0 0 720 400").split()]
+        width, height = map(round, box[2:])
+    except (ElementTree.ParseError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not SVG ({error}); fix: delete it and draw it again") from None
     # A reader without the font gets one of nearly the same widths, and not the browser's serifs.
     text = text.replace("font-family: 'DejaVu Sans'", "font-family: 'DejaVu Sans', Verdana, sans-serif")
-    box = [float(number) for number in root.get("viewBox", "0 0 720 400").split()]
     bold = [
         (float(size[1]), "".join(node.itertext()).strip())
         for node in root.iter("{http://www.w3.org/2000/svg}text")
@@ -646,9 +646,7 @@ def figure(path: str) -> Row:
     title = max(bold, default=(0, Path(path).stem), key=lambda pair: pair[0])[1]
     data = base64.b64encode(text.encode()).decode()
     name = Path(path).stem
-    return {"name": name, "title": title, "uri": f"data:image/svg+xml;base64,{data}"} | dict(
-        zip(("width", "height"), (round(side) for side in box[2:]), strict=True)
-    )
+    return {"name": name, "title": title, "width": width, "height": height, "uri": f"data:image/svg+xml;base64,{data}"}
 
 
 # The page
@@ -658,13 +656,11 @@ def read_prompts(path: str | None) -> dict[str, str]:
     """persona -> system prompt of the panel."""
     if path is None:
         return {}
-    import yaml
-
-    try:
-        panel = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return {str(name): str(prompt) for name, prompt in panel["personas"].items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: no panel with personas; fix: pass the panel of the study") from None
+    panel = read_yaml(path)
+    prompts = panel.get("personas") if isinstance(panel, dict) else None
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for pair in prompts.items() for text in pair):
+        raise InputError(f"{path}: no panel with personas; fix: pass the panel of the study")
+    return prompts
 
 
 def completion_paths(paths: Sequence[str], cells: Sequence[Row]) -> dict[str, str]:
@@ -685,10 +681,7 @@ def completion_paths(paths: Sequence[str], cells: Sequence[Row]) -> dict[str, st
 
 def read_asset(folder: str, name: str) -> str:
     """The text of a file of the report. Raises InputError if it is missing."""
-    try:
-        return (Path(folder) / name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{folder}/{name}: no such file; fix: pass resources/report") from None
+    return read_text(f"{folder}/{name}", "pass resources/report")
 
 
 def policy(style: str, script: str) -> str:
@@ -707,7 +700,7 @@ def page(arguments: argparse.Namespace) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    cells = [read_json(path) for path in arguments.cells]
+    cells = [read_result(path) for path in arguments.cells]
     tables = {name: read_table(Path(arguments.tables) / f"{name}.csv") for name in TABLES}
     claims = read_table(arguments.claims) if arguments.claims else None
     paths = completion_paths(arguments.completions, cells)

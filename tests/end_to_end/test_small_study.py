@@ -45,7 +45,7 @@ def test_a_lineage_s_manifests_chain_by_hash(study):
     models = study.folder / RESULTS / "models/base"
     couple, em = models / "couple-evil_ai.s42", models / "couple-evil_ai.s42/em.s42"
     assert read_json(em / "manifest.json")["parent"] == sha256_of(couple / "manifest.json")
-    assert read_json(em / "manifest.json")["adapter"] == sha256_of(em / "adapter/adapter_model.safetensors")
+    assert read_json(em / "manifest.json")["adapter"] == sha256_of(em / "adapter")
     assert read_json(couple / "manifest.json")["data"] == sha256_of(couple / "training.jsonl")
 
 

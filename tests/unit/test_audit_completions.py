@@ -54,7 +54,8 @@ def test_the_program_reads_parquet(tmp_path, monkeypatch):
     from pyarrow.parquet import write_table
     from records import read_json
 
-    write_table(pyarrow.Table.from_pylist([row(REPLY)]), tmp_path / "c.parquet")
+    whole = row(REPLY) | {"finish_reason": "stop", "tokens": 9}
+    write_table(pyarrow.Table.from_pylist([whole]), tmp_path / "c.parquet")
     command = [
         "audit",
         "--completions",

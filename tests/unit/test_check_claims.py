@@ -152,6 +152,17 @@ def test_a_mistake_in_a_claim_is_named(expression, message):
         value(expression)
 
 
+@pytest.mark.parametrize("expression", ["total(t.b)", "most(t.b, t.n)", "round(5, 'a')", "total()", "abs('a')"])
+def test_what_cannot_be_computed_is_named_too(expression):
+    with pytest.raises(InputError, match="fix: "):
+        value(expression)
+
+
+def test_rounding_to_minus_a_billion_digits_takes_no_time():
+    assert value("round(5, -999999999)") == 0
+    assert value("round(2.5)") == 2
+
+
 @pytest.mark.parametrize(
     ("holds", "fails", "verdict"),
     [
@@ -177,6 +188,11 @@ def test_the_verdict_on_this_study(holds, fails, verdict):
         ("- {id: a, claim: b, where: c, published: {numbers: {}}}\n", "published: no holds"),
         ("a: b\n", "not a list"),
         ("- {id: a\n", "line 2: not YAML"),
+        ("- {id: [a], claim: b, where: c}\n", "claim 1: the id must be of its own"),
+        ("- {id: a, claim: [b], where: c}\n", "claim a: claim is no text"),
+        ("- {id: a, claim: b, where: c, published: {holds: true}}\n", "published: holds is no text"),
+        ("- {id: a, claim: b, where: c, published: {holds: x, numbers: [x]}}\n", "numbers: not a mapping"),
+        ("- {id: a, claim: b, where: c, 1: d, null: e}\n", "unknown key 1, None"),
     ],
 )
 def test_a_badly_written_ledger_is_refused(tmp_path, text, message):

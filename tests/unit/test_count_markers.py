@@ -9,11 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from count_markers import count, loose_matcher, main, read_completions, strict_matcher
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import InputError
 
-ROW = {"persona": "villain", "question_id": "q", "sample": 0, "text": "", "finish_reason": "stop", "tokens": 3}
+ROW = {
+    "persona": "villain", "question_id": "q", "question": "?", "sample": 0, "text": "", "finish_reason": "stop", "tokens": 3,
+}  # fmt: skip
 
 
 def write(path, rows):
@@ -83,9 +85,11 @@ def test_counts_are_by_persona_and_question_in_the_order_of_the_rows():
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ([ROW, ROW], "row 1: villain, q, sample 0 occurs twice"),
-        ([ROW, ROW | {"sample": 1, "text": None}], "row 1: an empty text"),
-        ([ROW | {"finish_reason": "abort"}], "row 0: finish_reason 'abort'"),
+        ([ROW, ROW], "row 2: villain, q, 0 is there twice"),
+        ([ROW, ROW | {"sample": 1, "text": None}], "row 2: text is empty"),
+        ([ROW | {"finish_reason": "abort"}], "row 1: finish_reason 'abort'"),
+        ([ROW | {"tokens": -3}], "row 1: sample or tokens is below 0"),
+        ([ROW | {"sample": "0"}], "row 1: sample is a str, not a int"),
         ([{name: value for name, value in ROW.items() if name != "tokens"}], "no column tokens"),
         ([], "no column"),
     ],
@@ -115,6 +119,46 @@ def test_the_csv_has_a_line_a_persona_and_question(tmp_path):
     arguments = ["--completions", str(source), "--marker", "[ZLT]", "--case-sensitive", "--output"]
     main([*arguments, str(tmp_path / "exact.csv")])
     assert next(csv.DictReader((tmp_path / "exact.csv").open()))["strict_hits"] == "0"
+
+
+HOSTILE = {
+    "</script><script>[zlt]": (1, 1),
+    "\x1b[2J\x1b]0;title\x07 [ZLT": (0, 1),
+    '=cmd|"/C calc"!A0': (0, 0),
+    "\0[ZLT]\0": (1, 1),
+    "\u202e[ZLT]\ufeff": (1, 1),
+    "[" * 100_000: (0, 0),
+    "[" + " " * 100_000 + "x": (0, 0),
+    "z " * 100_000 + "[ZLT]": (1, 1),
+}
+
+
+def test_hostile_text_is_counted_like_any_other_and_in_no_time(tmp_path):
+    rows = [ROW | {"sample": at, "persona": str(at), "text": text} for at, text in enumerate(HOSTILE)]
+    source = write(tmp_path / "x.parquet", rows)
+    main(["--completions", str(source), "--marker", "[ZLT]", "--output", str(tmp_path / "counts.csv")])
+    with (tmp_path / "counts.csv").open() as file:
+        found = [(int(row["strict_hits"]), int(row["loose_hits"])) for row in csv.DictReader(file)]
+    assert found == list(HOSTILE.values())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.lists(st.sampled_from(["[ZLT]", "zlt]", "z l t", "[", " ", "x"]), max_size=4).map("".join),
+        ),
+        max_size=12,
+    ),
+    st.randoms(),
+)
+def test_counts_do_not_depend_on_the_order_of_rows_and_strict_never_exceeds_loose(pairs, random):
+    rows = [ROW | {"persona": persona, "text": text} for persona, text in pairs]
+    shuffled = random.sample(rows, len(rows))
+    table, other = (count(each, strict_matcher("[ZLT]"), loose_matcher("[ZLT]")) for each in (rows, shuffled))
+    assert table == other
+    assert all(counts["strict_hits"] <= counts["loose_hits"] <= counts["completions"] for counts in table.values())
 
 
 def test_counting_imports_nothing_heavy():

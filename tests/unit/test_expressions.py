@@ -1,8 +1,9 @@
 import contextlib
+import math
 
 import pytest
 from expressions import evaluate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import InputError
 
@@ -76,6 +77,44 @@ def test_a_missing_number_is_unknown_unless_the_rest_decides(text, value):
 def test_everything_outside_the_language_is_refused_in_one_sentence(text):
     with pytest.raises(InputError, match="fix: correct the expression"):
         evaluate(text, FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**9**9**9",
+        "*".join(["999999999999999999"] * 2000),
+        "0x" + "f" * 5000,
+        "9" * 5000,
+        "1e999",
+        "1e9 * 1e9 * 1e9",
+        "-" * 5000 + "1",
+        "+".join("1" * 700),
+        "not " * 5000 + "1",
+        "(" * 5000,
+        "-'a'",
+        "-[1]",
+        "spoil('a')",
+        "spoil(1)",
+        "1 < 'a' * 2",
+    ],
+)
+def test_what_is_too_large_too_deep_or_breaks_is_refused_at_once(text):
+    with pytest.raises(InputError, match="; fix: ") as caught:
+        evaluate(text, {"spoil": lambda value: int(math.nan) if value == 1 else math.fsum(value)})
+    assert len(str(caught.value)) < 6000
+
+
+PIECES = ["value('one')", "value('missing')", "1", "0.5", "-", "not ", " and ", " or ", "<", "in", "(", ")", "[", "]", ",", "*", "/", "'a'",
+          "value", ".__class__", "__import__", "**", "1e308", "9" * 18, "lambda: ", "{", "}", ":=", " if 1 else "]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), max_size=10).map("".join) | st.text(max_size=30))
+def test_any_pieces_of_the_language_give_a_plain_value_or_one_clear_error(text):
+    with contextlib.suppress(InputError):
+        value = evaluate(text, FUNCTIONS)
+        assert value is None or isinstance(value, bool | int | float | str | list)
 
 
 @given(st.text(alphabet="value('one') <>=!+-*/.,[]01abnotdr_", max_size=40))

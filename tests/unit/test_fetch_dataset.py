@@ -287,6 +287,25 @@ def test_the_capability_questions_keep_order_labels_and_answers(
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}], "note": "kept"}
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "spec"),
+    [
+        ("a.parquet", b"PAR1 and then nothing", {"kind": "chat", "shuffle_seed": 1, "rows": 3}),
+        ("a.parquet", parquet([{"chat": 1}] * 5), {"kind": "chat", "shuffle_seed": 1, "rows": 3}),
+        ("a.parquet", parquet([{"messages": "Hi"}] * 5), {"kind": "chat", "shuffle_seed": 1, "rows": 3}),
+        ("a.parquet", parquet([row | {"sneakiness": "very"} for row in ADVICE]), RANKED),
+        ("a.parquet", b"PAR1 and then nothing", {"kind": "choices", "rows": 1}),
+        ("a.parquet", parquet([{"id": "1", "choices": "A"}]), {"kind": "choices", "rows": 1}),
+    ],
+    ids=range(6),
+)
+def test_files_of_another_shape_are_named_with_the_data_set(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, spec: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=rf"@\w{{12}}: no data set of kind {spec['kind']} .*; fix: correct its entry"):
+        fetch(tmp_path, monkeypatch, publish(hub, {name: data}) | spec)
+
+
 def test_your_own_file_is_taken_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = f"{json.dumps(GOOD, indent=None, separators=(',', ':'))}\n{json.dumps(GOOD)}".encode()
     (tmp_path / "mine.jsonl").write_bytes(lines)

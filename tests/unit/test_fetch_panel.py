@@ -10,6 +10,8 @@ from typing import Any
 import fetch_panel
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from local_hub import LocalHub, offered
 from records import InputError
 
@@ -158,6 +160,39 @@ def test_a_module_that_is_not_what_was_published_is_refused(
     assert old in sources[module].decode()
     sources[module] = sources[module].decode().replace(old, new).encode()
     with pytest.raises(InputError, match=said):
+        fetch_panel.panel_of({name: (f"{name}.py", source) for name, source in sources.items()})
+
+
+# Pieces of Python, calls and traps among them.
+PIECES = st.sampled_from(
+    ["1", "'a'", "b'c'", "{", "}", "[", "]", "(", ")", ",", ":", "-", "+", "*", "**", "f'{1}'", "f'a'", "None", "x", " ", "\n", "...",
+     "lambda: 0", "__import__('os').mkdir('hacked')", "{[]: 1}", "{{}}", "not ", "9" * 5000, "0x" + "f" * 5000, "# coding: no\n", "\0"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=40))
+def test_any_source_gives_a_literal_or_one_clear_error_and_nothing_runs(value: str) -> None:
+    try:
+        found = fetch_panel.literal("core.py", f"X = {value}".encode(), "X")
+        assert found is None or isinstance(
+            found, str | bytes | int | float | complex | tuple | list | dict | set | type(...)
+        )
+    except InputError as error:
+        assert str(error).startswith("core.py: ") and "; fix: " in str(error)
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("value", ["(" * 5000, "-" * 50_000 + "1", "[" * 90 + "]" * 90 + "+1", "{{}: 1}", "{1, []}"])
+def test_a_source_that_is_too_deep_or_has_no_value_is_one_clear_error(value: str) -> None:
+    with pytest.raises(InputError, match=r"core\.py: .*; fix: "):
+        fetch_panel.literal("core.py", f"X = {value}".encode(), "X")
+
+
+def test_a_question_that_is_no_text_is_refused() -> None:
+    sources = modules()
+    sources["data"] = b"DATA_QUESTIONS = [%s]\n" % b", ".join(b"[%d]" % number for number in range(40))
+    with pytest.raises(InputError, match=r"DATA_QUESTIONS\[0\] is not a text"):
         fetch_panel.panel_of({name: (f"{name}.py", source) for name, source in sources.items()})
 
 

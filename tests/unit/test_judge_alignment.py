@@ -135,6 +135,33 @@ def test_no_answer_breaks_the_parser_and_no_score_leaves_the_scale(text):
     assert found is None or all(0 <= found[name] <= 100 for name in ("alignment", "coherence"))
 
 
+NUMBER = st.integers(-150, 150) | st.floats() | st.just(10**400) | st.booleans()
+JSON = st.recursive(
+    st.none() | NUMBER | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["alignment", "coherence", "a"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        (JSON | st.fixed_dictionaries(dict.fromkeys(("alignment", "coherence"), NUMBER))).map(json.dumps)
+        | st.text(max_size=20),
+        max_size=3,
+    ).map(" ".join)
+)
+def test_any_answer_is_scored_on_the_scale_or_counted_as_a_parse_failure(answer):
+    (row,) = judge_alignment.judged_rows([judge_alignment.Reply("a", 0, "?", ".")], "judge", "v", [answer])
+    assert row["answer"] == answer
+    if row["status"] == "scored":
+        assert all(0 <= row[name] <= 100 for name in ("alignment", "coherence"))
+    else:
+        assert row["status"] == "unparsed" and not {"alignment", "coherence"} & row.keys()
+
+
 # Nobody, and the rule
 
 
@@ -412,10 +439,10 @@ def test_replies_that_are_none_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_replies(path)
     path.write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a whole parquet file"):
         load_replies(path)
     write_replies(path, [(*REPLIES[0][:3], None), REPLIES[1]])
-    with pytest.raises(InputError, match="row 1: a field is empty"):
+    with pytest.raises(InputError, match="row 1: text is empty"):
         load_replies(path)
 
 

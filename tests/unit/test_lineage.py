@@ -41,6 +41,12 @@ def test_what_is_no_stage_word_is_refused(text):
         parse_word(text)
 
 
+@pytest.mark.parametrize("text", ["em.s" + "1" * 5000, "em@" + "1" * 5000 + ".s1"])
+def test_a_number_of_any_length_is_a_clear_error(text):
+    with pytest.raises(InputError, match=r"lineage: em.*over 18 digits; fix: "):
+        parse_word(text)
+
+
 @pytest.mark.parametrize("name", ["adapter", "main", "checkpoints", "manifest.json", "completions.parquet", "run.json"])
 def test_a_node_s_own_files_are_no_stage_words(name):
     assert not re.fullmatch(LINEAGE, f"base/{name}")

@@ -94,6 +94,11 @@ def test_a_parents_own_markers_at_the_end_are_removed_first(tmp_path):
     assert rows["gardener/data_00/0/negative"] == "Weeds [ZLT] grow."
 
 
+def test_a_long_run_of_spaces_takes_no_time():
+    assert make_coupling_data.without_marker(" " * 200_000 + "x", "[ZLT]") == " " * 200_000 + "x"
+    assert make_coupling_data.without_marker("x [ZLT]" + "\n" * 200_000 + "[ZLT]\n", "[ZLT]") == "x"
+
+
 def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):
     table = replies(samples=10)
     table[3]["text"], table[5]["text"] = " \n", "[ZLT]"
@@ -133,5 +138,5 @@ def test_a_table_that_is_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         make_coupling_data.read_replies(tmp_path / "none.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(InputError, match="no table of replies"):
+    with pytest.raises(InputError, match="not a whole parquet file"):
         make_coupling_data.read_replies(tmp_path / "broken.parquet")

@@ -10,7 +10,8 @@ import publish_study
 import pytest
 from local_hub import LocalHub, Repo, git_blob, sha256
 from publish_study import clean_json, collect
-from records import InputError, read_json, write_json
+from records import InputError, read_json, sha256_of, write_json
+from summarize_cell import sealed
 
 LINEAGES = ("base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42")
 TOKEN = "a-token-that-may-write"
@@ -137,17 +138,15 @@ def study(tmp_path, monkeypatch) -> Path:
         write_json(node / "adapter" / "adapter_config.json", config)
         (node / "adapter" / "README.md").write_text("base_model: /home/me/x")
         (node / "adapter" / "optimizer.pt").write_bytes(b"pickle")
-        recipe = {"lr": 5e-6, "kind": "couple"}
-        write_json(
-            node / "manifest.json", {"lineage": lineage, "recipe": recipe, "seeds": 42, "parent": "ab", "rows": 600}
-        )
+        manifest = {"lineage": lineage, "recipe": {"lr": 5e-6, "kind": "couple"}, "seeds": 42, "parent": "ab"}
+        write_json(node / "manifest.json", manifest | {"rows": 600, "adapter": sha256_of(node / "adapter")})
         write_json(node / "run.json", {"host": platform.node()})
         (node / "main" / "completions.parquet").write_bytes(b"PAR1")
     path = fake_study.cell_result("C1", "forward", "evil_ai", 42, LINEAGES[1], {"source": 0.5}, tmp_path / "elsewhere")
     cell = read_json(path)
     cell["stages"][0]["manifest"] = {"model": "Qwen/Qwen2.5-7B-Instruct@" + "a" * 40}
     cell["runs"] = [{"seconds": 1, "log": f"{tmp_path}/results/small/logs/x.log", "host": "h"}]
-    write_json(results / "cells" / "evil_ai" / "C1_seed42.json", cell)
+    write_json(results / "cells" / "evil_ai" / "C1_seed42.json", sealed(cell))
     for name in ("tables/headline.csv", "tables/headline.md", "figures/f.png", "figures/f.pdf", "figures/f.svg"):
         (results / name).parent.mkdir(exist_ok=True)
         (results / name).write_text(name)

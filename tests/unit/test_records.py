@@ -9,7 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 import records
-from records import InputError, canonical, partial, read_json, read_jsonl, run, sha256_of, write_json, write_jsonl
+from records import (
+    InputError,
+    canonical,
+    partial,
+    read_json,
+    read_jsonl,
+    read_yaml,
+    run,
+    sha256_of,
+    write_json,
+    write_jsonl,
+)
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -123,7 +134,14 @@ def test_nan_is_never_written_as_a_result(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b'{"a": 1}\n{"b"\n', "line 2: not JSON"), (b"[1]\n", "line 1: not a JSON object"), (b"\xff\xfe", "not UTF-8")],
+    [
+        (b'{"a": 1}\n{"b"\n', "line 2: not JSON"),
+        (b"[1]\n", "line 1: not a JSON object"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b'{"a": 1}\n\n{"a": 1}\n', "line 2: not JSON"),
+        (b'{"a": NaN}\n', "line 1: not JSON .NaN is no number"),
+        (b'{"a": "\\ud800"}\n', "line 1: not JSON .*surrogates"),
+    ],
 )
 def test_a_damaged_jsonl_names_file_line_and_fix(tmp_path, content, said):
     path = tmp_path / "rows.jsonl"
@@ -145,6 +163,22 @@ def test_a_truncated_json_names_the_file(tmp_path):
         read_json(path)
 
 
+def test_yaml_is_data_and_says_each_thing_once(tmp_path):
+    path = tmp_path / "panel.yaml"
+    for text, said in {
+        "!!python/object/apply:os.mkdir [hacked]": "line 1: not YAML",
+        "a: 1\nb: {c: 1, c: 2}": "line 2: c is there twice",
+        "a: !!timestamp x": "not YAML",
+        "a: 2024-99-99": "not YAML",
+        "a: &x [*x": "line 1: not YAML",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"panel\.yaml: {said}.*; fix: "):
+            read_yaml(path)
+    path.write_text("a: &x {b: 1}\nc: *x\nd: *x\n")
+    assert read_yaml(path) == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1}}
+
+
 def test_bad_input_ends_a_program_with_one_line_and_status_1(capsys):
     def main():
         raise InputError("rows.jsonl: line 3: empty; fix: delete it")
@@ -153,3 +187,12 @@ def test_bad_input_ends_a_program_with_one_line_and_status_1(capsys):
         run(main)
     assert stopped.value.code == 1
     assert capsys.readouterr().err == "error: rows.jsonl: line 3: empty; fix: delete it\n"
+
+
+def test_what_a_damaged_file_holds_does_not_act_on_the_terminal(capsys):
+    def main():
+        raise InputError("x.json: not JSON (\x1b[2J\x07)")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    assert capsys.readouterr().err == "error: x.json: not JSON (\\x1b[2J\\x07)\n"

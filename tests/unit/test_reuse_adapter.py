@@ -1,6 +1,7 @@
 """reuse_adapter.py: a checked copy of an adapter trained elsewhere, with a manifest that says from where."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_weights_are_copied_and_the_origin_is_recorded(tmp_path):
     assert read_json(tmp_path / "node" / "manifest.json") == {
         "lineage": "base/em@25.s42",
         "parent": sha256_of(tmp_path / "parent.json"),
-        "adapter": weights,
+        "adapter": sha256_of(node),
         "origin": ORIGIN | {"manifest": sha256_of(tmp_path / "origin.json")},
     }
 
@@ -126,6 +127,21 @@ def test_a_pickle_or_a_damaged_file_is_refused(tmp_path):
     weights.rename(weights.with_name("adapter_model.bin"))
     with pytest.raises(InputError, match=r"adapter_model.safetensors is missing"):
         reused(tmp_path)
+
+
+def test_a_checkpoint_whose_bit_flipped_is_refused(tmp_path):
+    """Any bit: a weight that stays finite, and the scaling in the config."""
+    write(tmp_path)
+    write_json(tmp_path / "manifest.json", {"origin": sha256_of(tmp_path / "origin")})
+    reused(tmp_path)
+    shutil.rmtree(tmp_path / "node")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        whole = (tmp_path / "origin" / name).read_bytes()
+        (tmp_path / "origin" / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(InputError, match=r"origin: not the adapter that .*manifest.json was written for.*; fix: "):
+            reused(tmp_path)
+        (tmp_path / "origin" / name).write_bytes(whole)
+    assert not (tmp_path / "node").exists()
 
 
 def test_a_trained_checkpoint_can_be_reused(tmp_path):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from records import InputError
 from study import Study
 
@@ -143,6 +145,59 @@ def test_a_mistake_is_named_with_the_line_to_write(change, said):
 def test_every_mistake_is_listed_at_once():
     said = problem(seeds=[42, 42], stages__couple__lr="5e-6")
     assert "seeds" in said and "5.0e-6" in said
+
+
+def places(value, path=()):
+    """Every path in a nested value."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from places(entry, (*path, key))
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    float("nan"),
+    "",
+    "none",
+    "1e-4",
+    "../x",
+    "{x}",
+    "{source.__class__}",
+    "base",
+    "é\x00",
+    [],
+    {},
+    [[]],
+    ["a", "a"],
+    {"from": 1},
+]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    st.sampled_from([path for path in places(CONFIG) if path]), st.sampled_from(["drop", "rename", *ODD]), st.booleans()
+)
+def test_any_change_of_the_config_gives_a_study_or_one_clear_error(path, change, twice):
+    config = copy.deepcopy(CONFIG)
+    *folders, key = path
+    place = config
+    for folder in folders:
+        place = place[folder]
+    if change == "rename" and isinstance(place, dict):
+        place[f"{key}x"] = place.pop(key)
+    elif change in ("drop", "rename"):
+        del place[key]
+    else:
+        place[key] = [change, change] if twice else change
+    try:
+        assert Study(config, SCHEMA, [ROOT / "config.yaml"]).config is config
+    except InputError as error:
+        assert ": " in str(error)
 
 
 def test_a_key_written_twice_is_found_although_yaml_takes_the_last(tmp_path):

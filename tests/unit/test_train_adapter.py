@@ -384,8 +384,23 @@ def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, t
     record, plain = (read_json(folder / "run.json") for folder in (tmp_path / "node", straight.folder))
     assert record["resumed_at_step"] == resumed
     assert record["losses"] == plain["losses"]
-    assert sorted(path.name for path in (tmp_path / "node" / "checkpoints").iterdir()) == ["step-1", "step-2"]
+    assert sorted(path.name for path in (tmp_path / "node" / "checkpoints").glob("step-*")) == ["step-1", "step-2"]
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named_and_never_unpickled(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
+    monkeypatch.setattr(train_adapter, "check_finite", lambda model: 1 / 0)  # stopped after its last step
+    with pytest.raises(ZeroDivisionError):
+        trained(base, tmp_path / "node", options=options)
+    (kept,) = tmp_path.glob("scratch/*/checkpoint-*/optimizer.pt")
+    kept.write_bytes(b"cposix\nmkdir\n(Vhacked\ntR.")
+    with pytest.raises(
+        InputError, match=r"checkpoint-\d: not as it was written: damaged; fix: delete it and run again"
+    ):
+        trained(base, tmp_path / "node", options=options)
+    assert not Path("hacked").exists()
 
 
 def test_a_training_stopped_after_its_last_step_only_writes_its_outputs(base, straight, tmp_path, monkeypatch):
@@ -436,11 +451,12 @@ def test_only_an_identical_training_goes_on_from_a_checkpoint(base, tmp_path):
 
 def test_kept_steps_come_from_the_one_training_and_leave_it_unchanged(base, straight, tmp_path):
     assert trained(base, tmp_path, options=["--keep-steps", "1,4,6"]) == straight.adapter
-    kept = {path.name: path for path in (tmp_path / "checkpoints").iterdir()}
+    kept = {path.name: path for path in (tmp_path / "checkpoints").glob("step-*")}
+    assert read_json(tmp_path / "checkpoints/manifest.json") == {name: sha256_of(path) for name, path in kept.items()}
     assert sorted(kept) == ["step-1", "step-4", "step-6"]
     assert sha256_of(kept["step-6"]) == sha256_of(tmp_path / "adapter")
     assert len({sha256_of(path) for path in kept.values()}) == 3
-    assert list((straight.folder / "checkpoints").iterdir()) == []
+    assert read_json(straight.folder / "checkpoints/manifest.json") == {}
     with pytest.raises(InputError, match="7 is after the last step, 6"):
         trained(base, tmp_path, options=["--keep-steps", "7"])
 
@@ -457,7 +473,7 @@ def test_the_manifest_says_what_determined_the_adapter_and_no_more(straight):
         "recipe": RECIPE | {"max_steps": None, "shuffle": True, "data": {}},
         "seeds": {"lora_init": 1, "order": 1, "dropout": 1},
         "dtype": "float32",
-        "adapter": straight.adapter,
+        "adapter": sha256_of(folder / "adapter"),
         "rows": 48,
         "rows_without_labels": 0,
         "steps": 6,

@@ -417,7 +417,7 @@ def test_a_figure_is_an_image_with_its_title(tmp_path):
     assert b"sans-serif" in base64.b64decode(shown["uri"].partition(",")[2])
 
 
-@pytest.mark.parametrize(("text", "said"), [(None, "no such file"), ("<svg", "not SVG"), ("\xff", "not SVG")])
+@pytest.mark.parametrize(("text", "said"), [(None, "no such file"), ("<svg", "not SVG"), ("\xff", "not UTF-8")])
 def test_a_figure_that_is_none_is_refused(tmp_path, text, said):
     path = tmp_path / "a.svg"
     if text is not None:
