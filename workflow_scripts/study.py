@@ -338,7 +338,7 @@ def explain(error: Any) -> str:
             return f"{value!r} is text, not a number; fix: write `{key}: {value}` without quotes"
     if error.validator == "uniqueItems":
         twice = [item for index, item in enumerate(value) if item in value[:index]]
-        kept = ", ".join(map(str, dict.fromkeys(value)))
+        kept = ", ".join(dict.fromkeys(map(str, value)))
         return f"{', '.join(map(str, twice))} is there twice; fix: write `{key}: [{kept}]`"
     if error.validator == "enum":
         choices = [str(choice) for choice in error.validator_value]

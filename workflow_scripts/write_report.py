@@ -27,7 +27,7 @@ from urllib.parse import quote, urlencode
 from audit_completions import KINDS
 from completions_view import index_json, key_of, load_completions, packed
 from lineage import parse_lineage
-from records import InputError, canonical, partial, read_text, read_yaml, run
+from records import InputError, canonical, partial, read_json, read_text, read_yaml, run
 from summarize_cell import read_result, read_run
 from tables import Row, counted, percent, read_table
 
@@ -596,7 +596,7 @@ def dataset_table(paths: Sequence[str]) -> Table:
     verdict = {True: "the published file", False: "NOT the published file", None: "no published md5"}
     rows = []
     for path in paths:
-        record = read_json(path)
+        record = read_json(path, dict)
         origin = "@".join(str(record[part]) for part in ("repo", "commit") if part in record) or "your own file"
         rows.append(
             [
