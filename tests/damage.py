@@ -71,7 +71,7 @@ YAML = TEXT | {
     "a bomb inside": content(lambda data: BOMB + b"version: *x8\npersonas: {a: *x8}\nquestions: *x8\n"),
     "a tag that calls": content(lambda data: b"!!python/object/apply:os.mkdir [hacked]\n"),
     "a date that is none": content(lambda data: b"a: 2024-99-99\n"),
-    "deep": content(lambda data: DEEP[:1200]),
+    "deep": content(lambda data: DEEP[:500]),
 }
 
 
