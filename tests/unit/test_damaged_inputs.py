@@ -134,7 +134,7 @@ PROGRAMS = {
     ),
     "generate_completions": Program(
         f"{ASKED} --completions @out/c --alignment @out/a --arc @arc.jsonl --capability @out/k --record @out/r",
-        MODEL | MERGED | {"panel.yaml": only(YAML, "cut", "bomb"), "arc.jsonl": JSONL},
+        MODEL | MERGED | {"panel.yaml": only(YAML, "cut", "a bomb inside"), "arc.jsonl": JSONL},
         "c a k r",
     ),
     "make_coupling_data": Program(
