@@ -63,15 +63,31 @@ JSONL = TEXT | {
     "half a character": content(lambda data: data.replace(b'":"', b'":"\\ud800')),
     "an empty line": content(lambda data: data + b"\n" + data),
 }
-BOMB = b"".join(b"x%d: &x%d [%s]\n" % (n, n, b", ".join([b"*x%d" % (n - 1)] * 9 if n else [b"lol"])) for n in range(9))
+BOMB = "[lol]"
+for level in range(9):
+    BOMB = f"[&x{level} {BOMB}{f', *x{level}' * 8}]"
+
+
+def bomb_inside(data: bytes) -> bytes:
+    """A value that would take gigabytes to print, where the first text is looked for."""
+    import yaml
+
+    value = yaml.safe_load(data)
+    if isinstance(value, list):
+        return f"- {{id: {BOMB}, claim: a, where: b}}\n".encode()
+    first, *rest = value
+    held = f"{{a: {BOMB}}}" if isinstance(value[first], dict) else BOMB
+    return (f"{first}: {held}\n" + yaml.safe_dump({name: value[name] for name in rest})).encode()
+
+
 YAML = TEXT | {
     "a list": content(lambda data: b"- 1\n"),
     "a key twice": content(lambda data: data + b"\n" + data if data.lstrip()[:1] != b"-" else b"- {id: a, id: b}\n"),
-    "bomb": content(lambda data: BOMB),
-    "a bomb inside": content(lambda data: BOMB + b"version: *x8\npersonas: {a: *x8}\nquestions: *x8\n"),
+    "bomb": content(lambda data: BOMB.encode()),
+    "a bomb inside": content(bomb_inside),
     "a tag that calls": content(lambda data: b"!!python/object/apply:os.mkdir [hacked]\n"),
     "a date that is none": content(lambda data: b"a: 2024-99-99\n"),
-    "deep": content(lambda data: DEEP[:1200]),
+    "deep": content(lambda data: DEEP[:500]),
 }
 
 

@@ -24,10 +24,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr  # an alias in YAML can stand for more than memory holds
 from typing import TYPE_CHECKING, Any
 
-from records import InputError, canonical, check_once, read_json, read_parquet, read_yaml, run, run_record, write_json
+from records import (
+    InputError,
+    canonical,
+    check_once,
+    read_json,
+    read_parquet,
+    read_yaml,
+    run,
+    run_record,
+    shown,
+    write_json,
+)
 from tables import Row, write_csv
 
 if TYPE_CHECKING:
@@ -80,19 +90,19 @@ def load_prompt(path: str | Path) -> Prompt:
         raise InputError(f"{path}: not a judge's prompt; fix: give exactly the keys {', '.join(sorted(names))}")
     for name in ("version", "system", "prompt"):
         if not isinstance(value[name], str) or not value[name].strip():
-            raise InputError(f"{path}: {name} is {repr(value[name])}, not text; fix: write it in quotes")
+            raise InputError(f"{path}: {name} is {shown(value[name])}, not text; fix: write it in quotes")
     for part in ("{question}", "{reply}"):
         if part not in value["prompt"]:
             raise InputError(f"{path}: prompt lacks {part}; fix: write it where the text goes")
     if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
-        raise InputError(f"{path}: max_tokens is {repr(value['max_tokens'])}; fix: a whole number of at least 1")
+        raise InputError(f"{path}: max_tokens is {shown(value['max_tokens'])}; fix: a whole number of at least 1")
     if value["temperature"] is not None and not is_number(value["temperature"]):
-        raise InputError(f"{path}: temperature is {repr(value['temperature'])}; fix: a number, or null")
+        raise InputError(f"{path}: temperature is {shown(value['temperature'])}; fix: a number, or null")
     if not isinstance(value["prices"] or {}, dict):
         raise InputError(f"{path}: prices: no mapping; fix: judge: [dollars in, dollars out], or null")
     for judge, pair in (value["prices"] or {}).items():
         if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-            raise InputError(f"{path}: prices: {judge} is {repr(pair)}; fix: [dollars in, out] per million tokens")
+            raise InputError(f"{path}: prices: {judge} is {shown(pair)}; fix: [dollars in, out] per million tokens")
     return Prompt(**value | {"prices": value["prices"] or {}})
 
 

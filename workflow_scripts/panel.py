@@ -9,11 +9,10 @@ A question's id is its group and place: general_00, alignment_07, data_39.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr  # an alias in YAML can stand for more than memory holds
 from typing import TYPE_CHECKING, Any
 
 from engines import Completion, Request, Sampling, render, request_seed
-from records import InputError, read_yaml
+from records import InputError, read_yaml, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +91,7 @@ def load_panel(path: str | Path) -> Panel:
 def check_text(path: str | Path, place: str, text: Any) -> None:
     """Raise InputError unless `text` is text with something in it."""
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{path}: {place}: {repr(text)} is no text; fix: write it in quotes")
+        raise InputError(f"{path}: {place}: {shown(text)} is no text; fix: write it in quotes")
 
 
 def question_id(group: str, number: int) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import reprlib
 import shutil
 import signal
 import subprocess
@@ -208,6 +209,11 @@ def read_yaml(path: str | Path) -> Any:
     for line, key in duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
         raise InputError(f"{path}: line {line}: {key} is there twice; fix: rename or delete one")
     return value
+
+
+def shown(value: Any) -> str:
+    """repr() in a hundred characters: an alias in YAML can stand for more than memory holds."""
+    return reprlib.repr(value)[:100]
 
 
 def duplicate_keys(root: Any) -> Iterator[tuple[int, str]]:

@@ -73,7 +73,7 @@ def fewer_layers(data: bytes) -> bytes:
 # Of a model folder. Its other files may be missing: what they would say is then said elsewhere, or not at all.
 CONFIG = only(JSON, "missing", "empty", "cut", "random", "Latin-1", "a list", "deep")
 MODEL = {
-    "base/config.json": CONFIG | {"no size": without("hidden_size"), "a layer less": content(fewer_layers)},
+    "base/config.json": CONFIG | {"no heads": without("num_attention_heads"), "a layer less": content(fewer_layers)},
     "base/generation_config.json": but(CONFIG, "missing"),
     "base/tokenizer.json": but(CONFIG, "missing") | {"no model": without("model")},
     "base/model.safetensors": WEIGHTS,
@@ -83,13 +83,13 @@ ADAPTER = {
     f"{NODE}/adapter/adapter_model.safetensors": WEIGHTS | BIT_IN_WEIGHTS,
     f"{NODE}/manifest.json": only(JSON, "empty", "cut", "Latin-1", "a list", "NaN", "deep"),
 }
-# Of programs that load a model by the functions that generate_completions uses: that they do is enough.
-LOADED = {
-    "base/config.json": only(CONFIG, "cut"),
-    "base/model.safetensors": only(WEIGHTS, "a pickle", "NaN"),
+# What programs share is damaged in every way before one of them, the fastest: that the others use it, too, is enough.
+MERGED = {
+    f"{NODE}/adapter/adapter_config.json": only(CONFIG, "cut"),
     f"{NODE}/adapter/adapter_model.safetensors": BIT_IN_WEIGHTS | only(WEIGHTS, "a pickle"),
     f"{NODE}/manifest.json": only(JSON, "a list"),
 }
+LOADED = MERGED | {"base/config.json": only(CONFIG, "cut"), "base/model.safetensors": only(WEIGHTS, "a pickle", "NaN")}
 CELL = "cells/evil_ai/C4_seed42.json"
 CELLS = f"--cells @{CELL} @cells/evil_ai/C1_seed42.json"
 COMPLETIONS = f"{NODE}/main/completions.parquet"
@@ -134,7 +134,7 @@ PROGRAMS = {
     ),
     "generate_completions": Program(
         f"{ASKED} --completions @out/c --alignment @out/a --arc @arc.jsonl --capability @out/k --record @out/r",
-        MODEL | ADAPTER | {"panel.yaml": YAML, "arc.jsonl": JSONL},
+        MODEL | MERGED | {"panel.yaml": only(YAML, "cut", "a bomb inside"), "arc.jsonl": JSONL},
         "c a k r",
     ),
     "make_coupling_data": Program(
