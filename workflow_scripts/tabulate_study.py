@@ -274,7 +274,7 @@ def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> lis
             values = (gap, low, high, *cohens_h(*counts))
             row |= {name: round(value, 6) for name, value in zip(fields, values, strict=True)}
             if test:
-                row |= {f"welch_{name}": round(value, 6) for name, value in test.items()}
+                row |= {f"welch_{name}": None if value is None else round(value, 6) for name, value in test.items()}
             rows.append(row)
     return rows
 
