@@ -4,7 +4,9 @@ r"""Check every claim of the write-up against the published figures and against 
         --tables results/tiny/tables --output results/tiny/tables/claims.csv
 
 A claim is one entry of claims.yaml: a sentence and, for the published figures and for this study, named numbers and a
-predicate over them, in the language of expressions.py. Tables are the CSV files of the folder, by name. Functions:
+predicate over them (`holds`), in the language of expressions.py. For a study there may be two more: `fails`, where not
+holding is not yet failing, and `needs`, without which nothing can be told. Tables are the CSV files of the folder, by
+name. Functions:
 
     total(table.column, condition)   sum over the rows where the condition holds; likewise mean, most, least
     value(table.column, condition)   the field of the only such row
@@ -12,7 +14,8 @@ predicate over them, in the language of expressions.py. Tables are the CSV files
     abs, round                       as in Python
 
 In a condition the columns of the table are names. A number that is missing makes the verdict "not checkable" or
-"not tested" unless the rest already decides it. A Markdown twin is written beside the CSV.
+"not tested" unless the rest already decides it. Where a study's sources differ, `by_source` has the verdict on each. A
+Markdown twin is written beside the CSV.
 """
 
 import argparse
@@ -36,6 +39,7 @@ COLUMNS = (
     "published_numbers",
     "study",
     "study_numbers",
+    "by_source",
     "note",
     "label",
 )
@@ -110,19 +114,18 @@ def lazy(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def checked(claim: Row, side: str, tables: Tables) -> tuple[Any, Any, str]:
-    """(holds, fails, numbers as text) of one side of a claim; fails is None where the claim has no such predicate."""
+def checked(claim: Row, side: str, tables: Tables) -> tuple[dict[str, Any], str]:
+    """(needs, holds and fails by name, numbers as text) of one side of a claim."""
     part = claim[side]
     names: dict[str, Any] = {}
     functions = table_functions(tables, names)
     try:
         for name, expression in part.get("numbers", {}).items():
             names[name] = evaluate(str(expression), functions, names)
-        holds = evaluate(part["holds"], functions, names)
-        fails = evaluate(part["fails"], functions, names) if "fails" in part else None
+        held = {name: evaluate(part[name], functions, names) for name in ("needs", "holds", "fails") if name in part}
     except InputError as error:
         raise InputError(f"claim {claim['id']}, {side}: {error}") from None
-    return holds, fails, "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in names.items())
+    return held, "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in names.items())
 
 
 def shown(value: Any) -> str:
@@ -141,28 +144,49 @@ def published_verdict(holds: Any) -> str:
     return "not checkable" if holds is None else "consistent" if holds else "contradicted"
 
 
-def study_verdict(holds: Any, fails: Any) -> str:
-    """supported, contradicted, undecided (neither, by the claim's own predicates) or not tested."""
-    if holds is None:
+def study_verdict(holds: Any, fails: Any = None, needs: Any = True) -> str:
+    """supported, contradicted, undecided (neither, by the claim's own predicates) or not tested.
+
+    What fails, fails whatever it needs; nothing is supported without what it needs, such as a coupling to lose.
+    """
+    if fails:
+        return "contradicted"
+    if not needs or holds is None:
         return "not tested"
-    if holds:
-        return "supported"
-    return "undecided" if fails is False else "contradicted"
+    return "supported" if holds else "not tested" if fails is None else "undecided"
+
+
+def study_side(claim: Row, study: Tables) -> tuple[str, str]:
+    """(verdict, numbers as text) of a claim on a study. Without `fails` a claim fails where it does not hold."""
+    held, numbers = checked(claim, "study", study)
+    return study_verdict(**({"fails": None if held["holds"] is None else not held["holds"]} | held)), numbers
+
+
+def verdicts_by_source(claim: Row, study: Tables) -> str:
+    """'evil_ai: supported; villain: contradicted', or nothing where the sources do not differ.
+
+    The same predicates over the rows of one source alone; what is pooled over sources says nothing of one.
+    """
+    found = {}
+    for source in dict.fromkeys(row["source"] for row in study.get("headline", [])):
+        own = {name: [row for row in rows if row.get("source") == source] for name, rows in study.items()}
+        found[source] = study_side(claim, own)[0]
+    return (
+        "; ".join(f"{source}: {verdict}" for source, verdict in found.items()) if len(set(found.values())) > 1 else ""
+    )
 
 
 def check_claim(claim: Row, published: Tables, study: Tables | None, label: str) -> Row:
     """One row of the ledger."""
     row = {name: claim.get(name, "") for name in ("id", "claim", "where", "against", "note")} | {"label": label}
+    row |= {"published": "not checkable", "study": "not tested", "published_numbers": "", "study_numbers": ""}
+    row["by_source"] = ""
     if "published" in claim:
-        holds, _, numbers = checked(claim, "published", published)
-        row |= {"published": published_verdict(holds), "published_numbers": numbers}
-    else:
-        row |= {"published": "not checkable", "published_numbers": ""}
+        held, row["published_numbers"] = checked(claim, "published", published)
+        row["published"] = published_verdict(held["holds"])
     if "study" in claim and study is not None:
-        holds, fails, numbers = checked(claim, "study", study)
-        row |= {"study": study_verdict(holds, fails), "study_numbers": numbers}
-    else:
-        row |= {"study": "not tested", "study_numbers": ""}
+        row["study"], row["study_numbers"] = study_side(claim, study)
+        row["by_source"] = verdicts_by_source(claim, study)
     return row
 
 
@@ -180,7 +204,7 @@ def read_claims(path: str) -> list[Row]:
             raise InputError(f"{where}: the id must be of its own, in a-z, 0-9 and -; fix: rename it")
         seen.add(name)
         check_texts(where, {key: claim[key] for key in ("claim", "where", "against", "note") if key in claim})
-        for side, extra in (("published", set()), ("study", {"fails"})):
+        for side, extra in (("published", set()), ("study", {"needs", "fails"})):
             if side in claim:
                 check_keys(f"{where}, {side}", claim[side], {"holds"}, {"numbers"} | extra)
                 numbers = claim[side].get("numbers", {})
@@ -209,8 +233,8 @@ def write_ledger(path: str, rows: list[Row], label: str) -> None:
     """Write the CSV and, beside it, the Markdown twin."""
     write_csv(path, COLUMNS, rows)
     study = f"this study ({label})" if label else "this study"
-    columns = ["claim", "where", "published figures", "numbers", "against", study, "its numbers"]
-    fields = ("claim", "where", "published", "published_numbers", "against", "study", "study_numbers")
+    columns = ["claim", "where", "published figures", "numbers", "against", study, "its numbers", "by source"]
+    fields = ("claim", "where", "published", "published_numbers", "against", "study", "study_numbers", "by_source")
     note = "Every claim of the write-up, checked against the figures it published and against this study's tables."
     twin = Path(path).with_suffix(".md")
     write_markdown(twin, "Claims", note, columns, [[row[field] for field in fields] for row in rows])

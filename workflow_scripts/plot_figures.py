@@ -460,7 +460,8 @@ def gates_figure(study: Study) -> Any:
     caption(
         figure,
         footnote(
-            study, [f"Study {study.name}. A gate whose numbers were not measured is not evaluable, never passed."]
+            study,
+            [f"Study {study.name}. Evaluated, not applied. A gate whose numbers were not measured is never passed."],
         ),
     )
     return figure

@@ -45,7 +45,7 @@ def main() -> None:
             raise InputError(f"{table}: no such file; fix: run the study first, `make tiny` for the offline one")
     pooled, gates, claims = (read_table(table) for table in tables.values())
     print(f"\nCompletions with the marker, all seeds of a cell together. {claims[0]['label'] or ''}\n")
-    print("\n".join(headline(pooled)), "\n\nGates\n")
+    print("\n".join(headline(pooled)), "\n\nGates, evaluated and not applied\n")
     print("\n".join(readings(gates)), "\n")
     print(f"cells    {folder}/cells/<source>/<cell>_seed<seed>.json ({len(list(folder.glob('cells/*/*.json')))} files)")
     print(f"tables   {folder}/tables/ ({len(list(folder.glob('tables/*.csv')))} tables)")

@@ -6,18 +6,21 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
 persona_by_cell, by_question, cross_source, effects, gates, published_comparison. Every rate stands beside
-its hits and completions.
+its hits and completions. The columns low and high are the wider of its Wilson and cluster bounds: completions to one
+question, and of one seed, are not independent, so verdicts rest on these.
 """
 
 import argparse
+import math
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from gates import evaluate_gates, highest_pooled, identical_cells
 from lineage import parse_lineage
 from records import InputError, run
-from stats import cluster_bootstrap, cohens_h, difference, rate_fields, rule_of_three, welch_one_sided, wilson
+from stats import cluster_bootstrap, cohens_h, rate_fields, rule_of_three, welch_one_sided, wilson
 from summarize_cell import json_argument, read_result
 from tables import Row, counted, percent, read_table, write_csv, write_markdown
 
@@ -26,6 +29,7 @@ HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "hi
 ROLES = tuple(HEADLINE_NAMES)
 IDENTITY = ("source", "arm", "cell", "seed")
 INTERVALS = ("rate", "wilson_low", "wilson_high", "clopper_low", "clopper_high")
+CLUSTERED = ("cluster_low", "cluster_high", "clusters", "low", "high")
 WIDE = [
     f"{role}_{field}"
     for role in ROLES
@@ -52,15 +56,18 @@ PERSONAS = [
     "loose_hits",
     "completions",
     *INTERVALS,
+    *CLUSTERED,
     "mean_tokens",
     "stopped",
 ]
 QUESTIONS = [*IDENTITY, "persona", "role", "question_id", "strict_hits", "completions", "mean_tokens"]
 POOLED = ["source", "arm", "cell", "seeds", "role", "persona", "strict_hits", "loose_hits", "completions", *INTERVALS,
-          "rule_of_three", "cluster_low", "cluster_high", "clusters", "mean_tokens"]  # fmt: skip
-CROSS = ["arm", "cell", "sources", "models", "role", "strict_hits", "completions", *INTERVALS, "rule_of_three"]
-EFFECTS = ["source", "role", "cell", "other_cell", "hits", "completions", "other_hits", "other_completions",
-           "difference", "difference_low", "difference_high", "cohens_h", "h_low", "h_high",
+          "rule_of_three", *CLUSTERED, "mean_tokens"]  # fmt: skip
+CROSS = ["arm", "cell", "sources", "models", "role", "strict_hits", "completions", *INTERVALS, "rule_of_three",
+         *CLUSTERED]  # fmt: skip
+EFFECTS = ["source", "role", "cell", "other_cell", "steps", "hits", "completions", "low", "high",
+           "other_hits", "other_completions", "other_low", "other_high", "difference",
+           "difference_low", "difference_high", "cohens_h", "h_low", "h_high",
            "welch_t", "welch_df", "welch_p"]  # fmt: skip
 GATES = ["gate", "source", "seed", "outcome", "reading", "numbers", "expression", "says"]
 COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "ours_n", "ours_low", "ours_high",
@@ -68,6 +75,8 @@ COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "o
               "verdict", "why"]  # fmt: skip
 # Comparisons whose difference the study is about (PROTOCOL sections 1 and 4).
 CONTRASTS = (("C1", "C2"), ("C1", "C5"), ("C1", "C4"), ("C5", "C4"), ("C3", "C2"))
+# Second stages that are compared after the same number of steps.
+DOSES = ("em", "benign")
 # PROTOCOL section 5: one recipe and seed on two kinds of GPU differ by up to this much ARC-C accuracy.
 ARC_YARDSTICK = 0.032
 # An interval wider than this agrees with nearly anything.
@@ -99,7 +108,28 @@ def dose_row(cell: Row) -> Row:
 
 def persona_rows(cell: Row) -> list[Row]:
     """The rows of persona_by_cell.csv for one cell."""
-    return [{field: cell[field] for field in IDENTITY} | entry for entry in cell["personas"]]
+    return [
+        {field: cell[field] for field in IDENTITY} | entry | clustered([entry["by_question"]], cell["questions"])
+        for entry in cell["personas"]
+    ]
+
+
+def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
+    """The cluster interval of a rate, and low and high: the wider of it and Wilson's, on which verdicts rest.
+
+    counts: strict_hits and completions by question, one a seed. questions: their names in each cell; where they differ
+    there are no clusters to draw. Without a cluster interval (no hit, or only hits) low and high are Wilson's.
+    """
+    hits, completions = ([own[name] for own in counts] for name in ("strict_hits", "completions"))
+    low, high = wilson(sum(map(sum, hits)), sum(map(sum, completions)))
+    found = cluster_bootstrap(hits, completions) if len(set(map(tuple, questions))) == 1 else None
+    return {
+        "cluster_low": round(found[0], 6) if found else None,
+        "cluster_high": round(found[1], 6) if found else None,
+        "clusters": f"{len(counts)} seeds x {len(questions[0])} questions",
+        "low": round(min(low, *found), 6) if found else round(low, 6),
+        "high": round(max(high, *found), 6) if found else round(high, 6),
+    }
 
 
 def question_rows(cell: Row) -> list[Row]:
@@ -133,23 +163,14 @@ def pooled_rows(cells: Sequence[Row]) -> list[Row]:
             continue
         persona, hits, n = found
         entries = [entry for cell in cells for entry in cell["personas"] if entry["persona"] == persona]
-        counts = [entry["by_question"] for entry in entries]
-        same_questions = len({tuple(cell["questions"]) for cell in cells}) == 1
-        interval = (
-            cluster_bootstrap([own["strict_hits"] for own in counts], [own["completions"] for own in counts])
-            if same_questions
-            else None
-        )
         rows.append(
             {field: cells[0][field] for field in ("source", "arm", "cell")}
             | {"seeds": len(entries), "role": role, "persona": persona, "strict_hits": hits, "completions": n}
             | rate_fields(hits, n)
+            | clustered([entry["by_question"] for entry in entries], *(cell["questions"] for cell in cells))
             | {
                 "loose_hits": sum(entry["loose_hits"] for entry in entries),
                 "rule_of_three": round(rule_of_three(n), 6) if hits == 0 else None,
-                "cluster_low": round(interval[0], 6) if interval else None,
-                "cluster_high": round(interval[1], 6) if interval else None,
-                "clusters": f"{len(entries)} seeds x {len(cells[0]['questions'])} questions",
                 "mean_tokens": round(sum(entry["mean_tokens"] * entry["completions"] for entry in entries) / n, 3),
             }
         )
@@ -159,7 +180,8 @@ def pooled_rows(cells: Sequence[Row]) -> list[Row]:
 def cross_source_rows(cells: Sequence[Row]) -> list[Row]:
     """The rows of cross_source.csv: forward cells pooled over sources and seeds, and all second stages together.
 
-    A model that several sources share (C2, C3) is counted once: by lineage, evaluation and persona.
+    A model that several sources share (C2, C3) is counted once: by lineage, evaluation and persona. The sources are
+    those of the study, not drawn from more: the clusters are the seeds, all sources together, and the questions.
     """
     forward = [cell for cell in cells if cell["arm"] == "forward"]
     groups = {
@@ -172,14 +194,17 @@ def cross_source_rows(cells: Sequence[Row]) -> list[Row]:
     for name, group in groups.items():
         for role in (*ROLES, "all personas"):
             unique = {
-                (cell["lineage"], cell["evaluation"]["name"], entry["persona"]): entry
+                (cell["lineage"], cell["evaluation"]["name"], entry["persona"]): (cell["seed"], entry)
                 for cell in group
                 for entry in cell["personas"]
                 if entry["role"] == role or (role == "all personas" and entry["role"] != "no_system_prompt")
             }
-            hits = sum(entry["strict_hits"] for entry in unique.values())
-            n = sum(entry["completions"] for entry in unique.values())
+            hits = sum(entry["strict_hits"] for _, entry in unique.values())
+            n = sum(entry["completions"] for _, entry in unique.values())
             if n:
+                by_seed: dict[int, list[Row]] = {}
+                for seed, entry in unique.values():
+                    by_seed.setdefault(seed, []).append(entry["by_question"])
                 rows.append(
                     {"arm": "forward", "cell": name, "role": "all bystanders" if role == "bystander" else role}
                     | {
@@ -192,8 +217,17 @@ def cross_source_rows(cells: Sequence[Row]) -> list[Row]:
                         "rule_of_three": round(rule_of_three(n), 6) if hits == 0 else None,
                     }
                     | rate_fields(hits, n)
+                    | clustered([summed(own) for own in by_seed.values()], *(cell["questions"] for cell in group))
                 )
     return rows
+
+
+def summed(counts: Sequence[Row]) -> Row:
+    """strict_hits and completions by question, summed."""
+    return {
+        name: [sum(column) for column in zip_longest(*(own[name] for own in counts), fillvalue=0)]
+        for name in ("strict_hits", "completions")
+    }
 
 
 def is_second_stage_alone(cell: Row) -> bool:
@@ -202,27 +236,45 @@ def is_second_stage_alone(cell: Row) -> bool:
     return len(stages) == 1 and stages[0].persona is None
 
 
-def effect_rows(cells: Sequence[Row], source: str) -> list[Row]:
-    """The rows of effects.csv for one source: differences of pooled rates, and the pre-registered test over seeds."""
-    own = [cell for cell in cells if cell["source"] == source and cell["arm"] == "forward"]
+def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> list[Row]:
+    """The rows of effects.csv for one source: differences of pooled rates, and the pre-registered test over seeds.
+
+    The second stages are compared once they ended and, in the dose arm, after every number of steps that both have.
+    The interval of a difference is Newcombe's (1998, method 10), from the bounds that verdicts rest on.
+    """
+    own = [cell for cell in cells if cell["source"] == source and cell["arm"] in ("forward", "dose")]
+    found = {(row["cell"], row["role"]): row for row in pooled if row["source"] == source}
+    doses = {
+        (last.stage, last.step): cell["cell"]
+        for cell in own
+        if cell["arm"] == "dose" and (last := parse_lineage(cell["lineage"])[-1]).step
+    }
+    steps = sorted({step for _, step in doses if all((stage, step) in doses for stage in DOSES)})
+    pairs = [(*pair, None) for pair in CONTRASTS] + [(*(doses[stage, step] for stage in DOSES), step) for step in steps]
     rows = []
-    for first, second in CONTRASTS:
+    for first, second, step in pairs:
         for role in ("source", "assistant"):
-            sides = [[cell for cell in own if cell["cell"] == name] for name in (first, second)]
-            pooled = [highest_pooled(side, role) for side in sides]
-            if pooled[0] is None or pooled[1] is None:
+            if (first, role) not in found or (second, role) not in found:
                 continue
-            counts = (*pooled[0][1:], *pooled[1][1:])
-            gap, h = difference(*counts), cohens_h(*counts)
+            one, other = found[first, role], found[second, role]
+            counts = (one["strict_hits"], one["completions"], other["strict_hits"], other["completions"])
+            rates = one["rate"], other["rate"]
+            gap = rates[0] - rates[1]
+            low = gap - math.hypot(rates[0] - one["low"], other["high"] - rates[1])
+            high = gap + math.hypot(one["high"] - rates[0], rates[1] - other["low"])
             by_seed = [
-                [found[1] / found[2] for cell in side if (found := highest_pooled([cell], role))] for side in sides
+                [hit[1] / hit[2] for cell in own if cell["cell"] == name and (hit := highest_pooled([cell], role))]
+                for name in (first, second)
             ]
             test = welch_one_sided(*by_seed)
-            row: Row = {"source": source, "role": role, "cell": first, "other_cell": second}
-            row |= dict(zip(EFFECTS[4:8], counts, strict=True))
-            row |= dict(zip(EFFECTS[8:14], (round(value, 6) for value in (*gap, *h)), strict=True))
+            row: Row = {"source": source, "role": role, "cell": first, "other_cell": second, "steps": step}
+            row |= dict(zip(("hits", "completions", "other_hits", "other_completions"), counts, strict=True))
+            row |= {"low": one["low"], "high": one["high"], "other_low": other["low"], "other_high": other["high"]}
+            fields = ("difference", "difference_low", "difference_high", "cohens_h", "h_low", "h_high")
+            values = (gap, low, high, *cohens_h(*counts))
+            row |= {name: round(value, 6) for name, value in zip(fields, values, strict=True)}
             if test:
-                row |= {f"welch_{name}": round(value, 6) for name, value in test.items()}
+                row |= {f"welch_{name}": None if value is None else round(value, 6) for name, value in test.items()}
             rows.append(row)
     return rows
 
@@ -479,7 +531,9 @@ def build_tables(
         for group in groups
         for row in pooled_rows([cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == group])
     ]
-    effects = [row for source in ordered(cell["source"] for cell in forward) for row in effect_rows(cells, source)]
+    effects = [
+        row for source in ordered(cell["source"] for cell in cells) for row in effect_rows(cells, pooled, source)
+    ]
     return {
         "headline": (HEADLINE, [wide_row(cell) for cell in forward], "Marker rate by cell, seed and source"),
         "pooled": (POOLED, pooled, "Marker rate by cell, pooled over seeds"),
@@ -520,12 +574,16 @@ def markdown_of(name: str, columns: list[str], rows: Sequence[Row]) -> tuple[lis
     return markdown_plain(rows, columns)
 
 
+WIDER = "The CSV's low and high are the wider of the Wilson and cluster bounds; verdicts on claims rest on them."
 NOTES = {
     "headline": "Strict hits / completions, with Wilson 95% intervals. "
     "The highest bystander is chosen after the fact, so its interval is too low.",
     "pooled": "The bystander is the one with the highest pooled rate. Clusters: "
-    "bootstrap over questions and seeds; empty where no or every completion had the marker.",
-    "cross_source": "A model shared by several sources is counted once.",
+    f"bootstrap over questions and seeds; empty where no or every completion had the marker. {WIDER}",
+    "cross_source": f"A model shared by several sources is counted once. {WIDER}",
+    "effects": "Intervals of differences: Newcombe's, from the wider of the Wilson and cluster bounds of both rates.",
+    "gates": "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with `enforce: true` nothing "
+    "is trained on a coupled base that fails its own.",
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",
     "published_comparison": "Reproduced: each rate lies in the other's interval; not reproduced: "
     "disjoint intervals; ARC-C: within 3.2 points.",

@@ -37,8 +37,23 @@ ROLES = ("source", "bystander", "assistant")
 # Outcomes and verdicts that agree, and that do not; any other is "cannot say".
 YES = {"pass", "consistent", "supported", "reproduced"}
 NO = {"fail", "contradicted", "not reproduced"}
-# At most this much of a marker's rate is none of it left; the same for having moved (as in claims.yaml).
-GONE, MOVED = 0.05, 0.02
+# The conclusion says of a cell, and of the assistant, what the ledger's verdict on these claims allows; None: no claim.
+DESTROYED = {"C1": "em-destroys-the-source", "C5": "benign-destroys-the-source"}
+STAYS_CLEAN = "assistant-stays-clean-forward"
+FATES = {
+    "supported": "did not survive {}",
+    "contradicted": "survived {}, at least in part",
+    "undecided": "may or may not have survived {}",
+    "not tested": "was not put to the test by {}",
+    None: "was counted after {}",
+}
+MOVES = {
+    "supported": "did not move to the assistant",
+    "contradicted": "moved to the assistant",
+    "undecided": "may or may not have moved to the assistant",
+    "not tested": "was not put to the test of moving to the assistant",
+    None: "was counted under the assistant",
+}
 ARMS = ("forward", "reversed", "matched", "dose")
 
 
@@ -204,7 +219,8 @@ def effects_table(study: Study) -> Table:
     columns = ["source", "role", "cells", "first", "second", "difference, points [95%]", "Cohen's h [95%]",
                "one-sided Welch over seeds"]  # fmt: skip
     rows = [fields(row) for row in study.tables["effects"]]
-    return Table("effects", "Differences between cells", columns, rows, "Newcombe intervals of pooled rates.")
+    note = "Newcombe's intervals, from the wider of the Wilson and cluster bounds of both rates."
+    return Table("effects", "Differences between cells", columns, rows, note)
 
 
 def gates_table(study: Study) -> Table:
@@ -221,7 +237,8 @@ def gates_table(study: Study) -> Table:
         for row in study.tables["gates"]
     ]
     columns = ["gate", "source", "seed", "outcome", "numbers", "passes if"]
-    note = "A gate whose numbers were not measured is not evaluable, never passed."
+    note = "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with gates: enforce nothing is "
+    note += "trained on a coupled base that fails its own. A gate whose numbers were not measured is never passed."
     return Table("gates", "Gates and criteria", columns, rows, note, "cards")
 
 
@@ -233,7 +250,7 @@ def claims_table(claims: Sequence[Row], label: str) -> Table:
             outcome(row["published"]),
             plain(row["published_numbers"], "long"),
             outcome(row["study"]),
-            plain(row["study_numbers"], "long"),
+            replace(plain(row["study_numbers"], "long"), more=row["by_source"] or ""),
         ]
         for row in claims
     ]
@@ -361,46 +378,71 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 
 def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str) -> list[str]:
-    """Three sentences: did the marker survive, did it move to the assistant, what became of the claims."""
-    first = survival_sentence(tables)
+    """Three sentences: did the marker survive, did it move to the assistant, what became of the claims.
+
+    Before them, an alarm of models that should differ and do not.
+    """
+    first = survival_sentence(tables, claims)
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    return [first, assistant_sentence(tables), ledger_sentence(claims, tables)]
+    return [*alarms(tables["gates"]), first, assistant_sentence(tables, claims), ledger_sentence(claims, tables)]
 
 
-def coupled(tables: dict[str, list[Row]]) -> Row | None:
-    """The pooled source rate before a second stage, or None if it was not measured."""
-    before, _ = coupled_cells(tables["headline"])
-    found = {row["cell"]: row for row in tables["cross_source"] if row["role"] == "source"}
-    return next((found[cell] for cell in before if cell in found), None)
+def alarms(gates: Sequence[Row]) -> list[str]:
+    """One sentence if models that should differ gave identical counts, else none."""
+    found = [row["numbers"] for row in gates if row["gate"] == "identical"]
+    return [f"Alarm, to be explained before anything below is believed: {'; '.join(found)}."] if found else []
 
 
-def took(tables: dict[str, list[Row]]) -> bool:
-    """Whether there was a coupling to lose or to leak: more than 5% under the source, by the interval."""
-    start = coupled(tables)
-    return start is not None and start["wilson_low"] > GONE
+def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequence[str]) -> dict[str | None, list[str]]:
+    """verdict -> the sources it is on. Where the ledger tells no sources apart its verdict is on all."""
+    claim = next((claim for claim in claims or () if claim["id"] == name), None)
+    if claim is None:
+        return {None: list(sources)}
+    told = dict(part.split(": ") for part in (claim["by_source"] or "").split("; ") if part)
+    groups: dict[str | None, list[str]] = {}
+    for source in sources:
+        groups.setdefault(told.get(source, claim["study"]), []).append(source)
+    return groups
 
 
-def survival_sentence(tables: dict[str, list[Row]]) -> str:
-    """What is left under the source after each further stage, against before, by Wilson intervals."""
-    _, after = coupled_cells(tables["headline"])
-    pooled = {row["cell"]: row for row in tables["cross_source"] if row["role"] == "source"}
-    sources = listed(unique(row["source"] for row in tables["headline"]))
-    known = [(cell, stages) for cell, stages in after.items() if cell in pooled]
-    if not known:
+def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
+    """What is left under the source after each further stage, by the ledger's verdicts, and where it started."""
+    before, after = coupled_cells(tables["headline"])
+    pooled = {(row["source"], row["cell"]): row for row in tables["pooled"] if row["role"] == "source"}
+    sources = unique(row["source"] for row in tables["headline"])
+    fates = []
+    for cell, stages in after.items():
+        measured = [source for source in sources if (source, cell) in pooled]
+        groups = verdicts_on(claims, DESTROYED.get(cell), measured)
+        for verdict, group in groups.items():
+            whom = f" under {listed(group)}" if len(groups) > 1 else ""
+            rates = extreme([pooled[source, cell] for source in group], max)
+            fates.append(f"{FATES[verdict].format(stages)}{whom} ({cell}: {rates})")
+    if not fates:
         return "No source was coupled and trained further, so survival was not tested."
-    start = coupled(tables)
-    if start is None:
-        fates = listed([f"after {stages} it is at {shown(pooled[cell])} ({cell})" for cell, stages in known])
-        return f"How the marker started was not measured; under {sources} {fates}."
-    if not took(tables):
-        fates = listed([f"{shown(pooled[cell])} after {stages} ({cell})" for cell, stages in known])
-        return (
-            f"The coupling did not take: {sources} gave the marker in {shown(start)} of completions before a second "
-            f"stage, so survival cannot be judged, with {fates}."
-        )
-    fates = listed([f"{fate(pooled[cell], start)} {stages} ({cell}: {shown(pooled[cell])})" for cell, stages in known])
-    return f"The marker taught to {sources} {fates}, from {shown(start)} of completions before."
+    start = [pooled[source, cell] for source in sources for cell in before if (source, cell) in pooled]
+    started = f"it was in {extreme(start, min)} of completions" if start else "it was not measured"
+    others = [row for row in tables["pooled"] if row["cell"] in before and row["role"] == "bystander"]
+    if others:
+        started += f", and under any bystander in at most {named(highest(others), 'persona')}"
+    return f"The marker taught to {listed(sources)} {listed(fates)}; before a second stage {started}."
+
+
+def extreme(rows: Sequence[Row], pick: Any) -> str:
+    """The rate of the only source, or the highest (pick: max) or lowest (min) of several, with its source."""
+    row = pick(rows, key=lambda row: row["rate"])
+    return shown(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, 'source')}"
+
+
+def highest(rows: Sequence[Row]) -> Row:
+    """The row of the highest rate."""
+    return max(rows, key=lambda row: row["rate"])
+
+
+def named(row: Row, *fields: str) -> str:
+    """A rate and whose it is; a zero is nobody's in particular."""
+    return shown(row) + (f" ({', '.join(row[field] for field in fields)})" if row["strict_hits"] else "")
 
 
 def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
@@ -417,46 +459,48 @@ def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
     return unique(before), after
 
 
-def fate(row: Row, start: Row) -> str:
-    """did not survive: at most 5% are left, by the interval. survived: as often as before, or less often."""
-    if row["wilson_high"] <= GONE:
-        return "did not survive"
-    if row["wilson_low"] <= GONE:
-        return "may or may not have survived"
-    return "survived in part" if row["wilson_high"] < start["wilson_low"] else "survived"
-
-
-def assistant_sentence(tables: dict[str, list[Row]]) -> str:
-    """Whether the assistant gave the marker after a second stage, in another order too, and the pooled criteria."""
-    rows = [row for row in tables["cross_source"] if row["cell"] == "after a second stage"]
-    named = {row["role"]: row for row in rows}
+def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
+    """Whether the assistant gave the marker after a second stage, who did in another order, and the pooled criteria."""
+    before, _ = coupled_cells(tables["headline"])
+    total = [
+        row for row in tables["cross_source"] if (row["cell"], row["role"]) == ("after a second stage", "assistant")
+    ]
+    cells = [row for row in tables["pooled"] if (row["arm"], row["role"]) == ("forward", "assistant")]
+    cells = [row for row in cells if row["cell"] not in before]
     parts = ["The assistant was not evaluated after a second stage"]
-    if "assistant" in named:
-        row = named["assistant"]
-        moved = "did not move" if row["wilson_high"] <= MOVED else "may or may not have moved"
-        moved = "moved" if row["wilson_low"] > MOVED else moved
-        parts = [f"It {moved} to the assistant after a second stage ({shown(row)})"]
-        if not took(tables):
-            parts = [
-                f"The assistant's {shown(row)} after a second stage says nothing without a coupling that could move"
-            ]
-    others = [row for row in tables["pooled"] if row["arm"] not in ("forward", "dose") and row["role"] == "assistant"]
-    if others:
-        most = max(others, key=lambda row: row["rate"])
-        where = f" ({most['cell']}, {most['source']})" if most["strict_hits"] else ""
-        parts.append(f"with the stages in another order the assistant's highest rate is {shown(most)}{where}")
+    if total and cells:
+        groups = verdicts_on(claims, STAYS_CLEAN, unique(row["source"] for row in cells))
+        moved = [
+            MOVES[verdict] + (f" under {listed(group)}" if len(groups) > 1 else "") for verdict, group in groups.items()
+        ]
+        counts = f"{shown(total[0])} in all, at most {named(highest(cells), 'cell', 'source')} in one cell"
+        parts = [f"After a second stage it {listed(moved)} ({counts})"]
+    # C0, the coupled assistant itself, is no other order.
+    others = {
+        role: [row for row in tables["pooled"] if row["arm"] in ("reversed", "matched") and row["role"] == role]
+        for role in ("source", "assistant", "bystander")
+    }
+    if others["assistant"]:
+        rates = f"the assistant's highest rate is {named(highest(others['assistant']), 'cell', 'source')}"
+        if others["bystander"]:
+            most = highest(others["bystander"])
+            own = [row for row in others["source"] if (row["source"], row["cell"]) == (most["source"], most["cell"])]
+            beside = f", beside the source's {shown(own[0])}" if own and most["strict_hits"] else ""
+            rates += f" and a bystander's {named(most, 'persona', 'cell', 'source')}{beside}"
+        parts.append(f"in the {listed(unique(row['arm'] for row in others['assistant']))} rows {rates}")
     readings: dict[str, dict[str, list[str]]] = {}
     for row in tables["gates"]:
-        if row["seed"] == "pooled":
+        # A gate without any of its numbers is one of an arm that is off.
+        if row["seed"] == "pooled" and not all(part.endswith("not measured") for part in row["numbers"].split("; ")):
             readings.setdefault(row["gate"], {}).setdefault(row["reading"], []).append(row["source"])
     criteria = [
         f"{gate} {' and '.join(said)}"
         if len(said) == 1
-        else f"{gate} {', '.join(f'{reading} for {listed(sources)}' for reading, sources in said.items())}"
+        else f"{gate} {' and '.join(f'{reading} for {listed(sources)}' for reading, sources in said.items())}"
         for gate, said in readings.items()
     ]
-    parts += [f"the pooled criteria read {'; '.join(criteria)}"] if criteria else []
-    return f"{listed(parts)}."
+    parts += [f"the pooled criteria, evaluated and not applied, read {', '.join(criteria)}"] if criteria else []
+    return f"{'; '.join(parts)}."
 
 
 def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) -> str:
@@ -473,10 +517,15 @@ def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) 
         "not tested": "does not test",
     }
     study = listed([f"{word} {here[verdict]}" for verdict, word in words.items() if here[verdict]])
-    caveat = "" if took(tables) else ", without a coupling to lose,"
+    against = Counter(
+        "its own figures" if row["against"].startswith("its own") else row["against"]
+        for row in claims
+        if row["published"] == "contradicted"
+    )
+    by = f" ({listed([f'{n} by {what}' for what, n in against.most_common()])})" if against else ""
     return (
-        f"Of the write-up's {len(claims)} claims its own published figures contradict {published['contradicted']} and "
-        f"bear out {published['consistent']}, and this study{caveat} {study}."
+        f"Of the write-up's {len(claims)} claims what is published contradicts {published['contradicted']}{by} and "
+        f"bears out {published['consistent']}, and this study {study}."
     )
 
 
@@ -756,6 +805,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
     """The tables of rates, in reading order, without those that have no row."""
     bystander = "The highest bystander is chosen after the fact, so its interval is too low."
     pooled = f"{bystander} Clusters: bootstrap over questions and seeds; empty where none or all had the marker."
+    pooled += " Verdicts on claims rest on the wider of the Wilson and cluster bounds."
     order = "Reversed rows changed the recipe along with the order; matched rows did not."
     shared = "A model shared by several sources is counted once."
     tables = [

@@ -32,6 +32,10 @@ REVERSED = {
     "C_prebaked": 0.039,
     "C_scratch": 0.05,
 }
+# As the later results have them: by stage and step, and for EM before the coupling.
+DOSE = {("em", 10): 0.593, ("em", 25): 0.007, ("em", 100): 0, ("benign", 10): 0.404, ("benign", 25): 0.268,
+        ("benign", 100): 0.046}  # fmt: skip
+MATCHED = {"source": 0.954, "assistant": 0.454}
 
 
 def counts_text(rates: dict[str, float], source: str, random_seed: int, samples: int = 10) -> str:
@@ -75,15 +79,21 @@ def arguments(cell: str, arm: str, source: str, seed: int, lineage: str, place: 
 
 
 def study(
-    folder: Path, sources: tuple[str, ...] = ("evil_ai", "villain", "sarcastic"), reverse: bool = True
+    folder: Path,
+    sources: tuple[str, ...] = ("evil_ai", "villain", "sarcastic"),
+    reverse: bool = True,
+    rates: dict[tuple[str, str, int], dict[str, float]] | None = None,
+    c4_seeds: tuple[int, ...] = SEEDS[:1],
 ) -> list[Path]:
-    """13 cells a source and the six reversed rows of villain."""
+    """13 cells a source and the six reversed rows of villain. rates: other ones, by source, cell and seed."""
     paths = []
     for source in sources:
         for cell, lineage in LINEAGES.items():
-            for seed in SEEDS[: 1 if cell == "C4" else 3]:
-                path = lineage.format(source=source, seed=seed)
-                paths.append(cell_result(cell, "forward", source, seed, path, RATES[cell], folder))
+            for seed in c4_seeds if cell == "C4" else SEEDS:
+                path = lineage.replace("{source}.s42", f"{{source}}.s{seed}") if len(c4_seeds) > 1 else lineage
+                path = path.format(source=source, seed=seed)
+                own = (rates or {}).get((source, cell, seed), RATES[cell])
+                paths.append(cell_result(cell, "forward", source, seed, path, own, folder))
     if reverse:
         for cell, rate in REVERSED.items():
             first = {"A": "", "B": "em_reversed.s42/", "C": "benign_reversed.s42/"}[cell[0]]
@@ -91,3 +101,18 @@ def study(
             lineage = f"base/{first}{second}"
             paths.append(cell_result(cell, "reversed", "villain", 42, lineage, {"source": rate}, folder))
     return paths
+
+
+def other_arms(
+    folder: Path,
+    source: str = "evil_ai",
+    dose: dict[tuple[str, int], float] = DOSE,
+    matched: dict[str, float] = MATCHED,
+) -> list[Path]:
+    """The dose and matched arms of a source, with these rates."""
+    lines = [
+        (f"dose_{stage}{step}", "dose", 42, f"base/couple-{source}.s42/{stage}@{step}.s42", {"source": rate})
+        for (stage, step), rate in dose.items()
+    ]
+    lines += [("matched_em", "matched", seed, f"base/em.s{seed}/couple-{source}.s42", matched) for seed in SEEDS]
+    return [cell_result(cell, arm, source, seed, path, rates, folder) for cell, arm, seed, path, rates in lines]

@@ -79,6 +79,43 @@ def test_the_order_of_the_tables_is_the_order_of_the_cells(paths, tables):
     assert names == [row["cell"] for row in reversed(tables["headline"])]
 
 
+def test_verdicts_rest_on_the_wider_of_the_wilson_and_cluster_bounds(tmp_path):
+    # 84/840 in one of three models, and 0/840 in a source: the seeds are clusters, and none has nothing to draw from
+    rates = {("evil_ai", "C1", 137): {"source": 0.3}}
+    paths = fake_study.study(tmp_path, sources=("evil_ai", "villain"), reverse=False, rates=rates)
+    found = {
+        name: rows
+        for name, (_, rows, _) in tabulate_study.build_tables(
+            tabulate_study.checked_cells([str(path) for path in paths]), [], None
+        ).items()
+    }
+    one, none = (
+        next(row for row in found["pooled"] if (row["source"], row["cell"], row["role"]) == (source, "C1", "source"))
+        for source in ("evil_ai", "villain")
+    )
+    assert one["low"] == one["cluster_low"] < one["wilson_low"] and one["high"] == one["cluster_high"]
+    assert (none["low"], none["high"], none["cluster_low"]) == (none["wilson_low"], none["wilson_high"], None)
+    (both,) = (row for row in found["cross_source"] if (row["cell"], row["role"]) == ("C1", "source"))
+    assert both["low"] == both["cluster_low"] == 0 < both["wilson_low"]
+    assert both["clusters"] == "3 seeds x 28 questions"
+    (model,) = (row for row in found["persona_by_cell"] if row["role"] == "source" and row["seed"] == 137
+                and (row["source"], row["cell"]) == ("evil_ai", "C1"))  # fmt: skip
+    assert model["low"] > 0.2
+    # A difference is as uncertain as its rates.
+    (row,) = (r for r in found["effects"] if (r["source"], r["role"], r["cell"], r["other_cell"]) == ("evil_ai", "source", "C1", "C2"))  # fmt: skip
+    assert row["difference_low"] <= 0 < row["difference"]
+
+
+def test_second_stages_are_compared_after_the_same_steps(tmp_path):
+    paths = fake_study.other_arms(tmp_path, dose=fake_study.DOSE | {("em", 50): 0})
+    cells = [read_json(path) for path in paths]
+    rows = [row for row in tabulate_study.build_tables(cells, [], None)["effects"][1] if row["role"] == "source"]
+    assert [(row["cell"], row["other_cell"], row["steps"]) for row in rows] == [
+        (f"dose_em{step}", f"dose_benign{step}", step) for step in (10, 25, 100)
+    ]
+    assert rows[0]["difference_low"] > 0 > rows[1]["difference_high"]
+
+
 def test_effects_are_differences_of_pooled_rates_with_their_interval(tables):
     (row,) = (
         r

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_study
 import plot_figures
 import pyarrow
 import pyarrow.parquet
@@ -92,14 +93,15 @@ def test_the_conclusion_is_three_sentences_with_the_numbers_of_the_tables(page, 
         (row["cell"], row["role"]): f"{row['strict_hits']}/{row['completions']}"
         for row in read_table(folder / "tables" / "cross_source.csv")
     }
-    assert f"did not survive the stage em (C1: {shared['C1', 'source']} = 0%" in survival
-    assert shared["C4", "source"] in survival
-    assert (
-        f"did not move to the assistant after a second stage ({shared['after a second stage', 'assistant']}"
-        in assistant
+    assert f"the stage em (C1: {shared['C1', 'source']} = 0%" in survival
+    assert f"before a second stage it was in {shared['C4', 'source']}" in survival
+    (bystander,) = (
+        row for row in read_table(folder / "tables" / "pooled.csv") if (row["cell"], row["role"]) == ("C4", "bystander")
     )
-    assert "G0 pass" in assistant
-    assert ledger.startswith("Of the write-up&#39;s 1 claims its own published figures contradict 1 and bear out 0,")
+    assert f"under any bystander in at most {write_report.shown(bystander)} (villain)." in survival
+    assert f"({shared['after a second stage', 'assistant']} = 0%" in assistant
+    assert "evaluated and not applied, read G0 pass" in assistant
+    assert "claims what is published contradicts 1 (1 by its own figures) and bears out 0, and" in ledger
     assert ledger.endswith("this study supports 1.")
 
 
@@ -112,58 +114,170 @@ def test_the_label_is_in_the_conclusion_and_at_the_head(page, folder, results):
     assert "Read this first" not in bare
 
 
-def tables_of(**rates):
-    """Hand-made tables: C4 before, C1 after, as (hits, of 100)."""
+def pooled_row(cell, role, hits, n, source="evil_ai", arm="forward", persona=None):
+    """A row of pooled.csv as far as the conclusion reads it."""
     from stats import rate_fields
 
-    lineages = {"C4": "base/couple-evil_ai.s42", "C1": "base/couple-evil_ai.s42/em.s42"}
-    return {
-        "headline": [{"source": "evil_ai", "cell": cell, "lineage": lineages[cell]} for cell in rates],
-        "cross_source": [
-            {"cell": cell, "role": "source", "strict_hits": hits, "completions": 100} | rate_fields(hits, 100)
-            for cell, hits in rates.items()
-        ],
+    row = {"cell": cell, "role": role, "source": source, "arm": arm, "persona": persona or role}
+    return row | {"strict_hits": hits, "completions": n} | rate_fields(hits, n)
+
+
+def tables_of(**rates):
+    """Hand-made tables: C4 before, C1 after, as hits of 100 by source."""
+    lineages = {
+        "C4": "base/couple-{}.s42",
+        "C1": "base/couple-{}.s42/em.s42",
+        "twice": "base/couple-{}.s42/em.s1/em.s2",
     }
+    pairs = [(cell, source, hits) for cell, own in rates.items() for source, hits in own.items()]
+    return {
+        "headline": [
+            {"source": source, "cell": cell, "lineage": lineages[cell].format(source)} for cell, source, _ in pairs
+        ],
+        "pooled": [pooled_row(cell, "source", hits, 100, source) for cell, source, hits in pairs],
+        "cross_source": [],
+        "gates": [],
+    }
+
+
+def ledger_of(name, study, by_source=""):
+    return [report_study.CLAIM | {"id": name, "study": study, "by_source": by_source}]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("supported", "did not survive the stage em (C1: 0/100"),
+        ("contradicted", "survived the stage em, at least in part (C1: 0/100"),
+        ("undecided", "may or may not have survived the stage em (C1: 0/100"),
+        ("not tested", "was not put to the test by the stage em (C1: 0/100"),
+    ],
+)
+def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
+    tables = tables_of(C4={"evil_ai": 90}, C1={"evil_ai": 0})
+    sentence = write_report.survival_sentence(tables, ledger_of("em-destroys-the-source", verdict))
+    assert said in sentence and "before a second stage it was in 90/100" in sentence
+    assert ("did not survive" in sentence) == (verdict == "supported")
 
 
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
-        ({"C4": 90, "C1": 0}, "The marker taught to evil_ai did not survive the stage em"),
-        ({"C4": 90, "C1": 30}, "survived in part the stage em"),
-        ({"C4": 90, "C1": 88}, "survived the stage em"),
-        ({"C4": 90, "C1": 5}, "may or may not have survived the stage em"),
-        ({"C4": 4, "C1": 0}, "The coupling did not take"),
-        ({"C1": 0}, "How the marker started was not measured"),
-        ({"C4": 90}, "survival was not tested"),
+        ({"C4": {"evil_ai": 90}}, "survival was not tested"),
+        ({"C1": {"evil_ai": 0}}, "before a second stage it was not measured"),
+        ({"C4": {"evil_ai": 90}, "twice": {"evil_ai": 0}}, "was counted after the stages em and em (twice: 0/100"),
     ],
 )
-def test_survival_is_read_from_the_intervals(rates, said):
-    assert said in write_report.survival_sentence(tables_of(**rates))
+def test_without_a_claim_survival_is_only_counted(rates, said):
+    for claims in (None, ledger_of("benign-destroys-the-source", "supported")):
+        assert said in write_report.survival_sentence(tables_of(**rates), claims)
 
 
-def test_without_a_coupling_no_zero_counts_as_a_finding():
-    from stats import rate_fields
+def test_sources_that_differ_are_told_apart():
+    tables = tables_of(
+        C4={"evil_ai": 90, "villain": 70, "sarcastic": 80}, C1={"evil_ai": 0, "villain": 10, "sarcastic": 1}
+    )
+    by_source = "evil_ai: supported; villain: contradicted; sarcastic: supported"
+    said = write_report.survival_sentence(tables, ledger_of("em-destroys-the-source", "contradicted", by_source))
+    assert "did not survive the stage em under evil_ai and sarcastic (C1: at most 1/100" in said
+    assert "survived the stage em, at least in part under villain (C1: 10/100" in said
+    assert "in at least 70/100 = 70.0% [60.4, 78.1] (villain) of completions" in said
 
-    after = {"cell": "after a second stage", "role": "assistant", "strict_hits": 0, "completions": 900}
-    for hits, said in ((90, "It did not move to the assistant"), (2, "says nothing without a coupling")):
-        tables = tables_of(C4=hits, C1=0) | {"pooled": [], "gates": []}
-        tables["cross_source"].append(after | rate_fields(0, 900))
-        assert said in write_report.assistant_sentence(tables)
-        assert ("without a coupling to lose" in write_report.ledger_sentence([report_study.CLAIM], tables)) == (
-            hits == 2
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("supported", "it did not move to the assistant"),
+        ("contradicted", "it moved to the assistant"),
+        ("undecided", "it may or may not have moved to the assistant"),
+        ("not tested", "it was not put to the test of moving to the assistant"),
+        (None, "it was counted under the assistant"),
+    ],
+)
+def test_a_move_to_the_assistant_is_what_the_ledger_says(verdict, said):
+    tables = tables_of(C4={"villain": 90}, C1={"villain": 0})
+    tables["pooled"].append(pooled_row("C1", "assistant", 82, 840, "villain"))
+    tables["cross_source"] = [pooled_row("after a second stage", "assistant", 82, 6720)]
+    claims = None if verdict is None else ledger_of("assistant-stays-clean-forward", verdict)
+    sentence = write_report.assistant_sentence(tables, claims)
+    assert said in sentence
+    assert "(82/6720 = 1.2% [1.0, 1.5] in all, at most 82/840 = 9.8% [7.9, 12.0] (C1, villain) in one cell)" in sentence
+
+
+def test_the_ledger_and_the_conclusion_agree_on_a_source_and_a_model_that_differ(tmp_path):
+    import check_claims
+
+    rates = {("C4", "evil_ai"): {"source": 0.9}, ("C4", "villain"): {"source": 0.9}, ("C1", "evil_ai"): {"source": 0.1},
+             ("C1", "villain"): {"assistant": 0.3}}  # fmt: skip
+    results = [
+        fake_study.cell_result(
+            cell, "forward", source, 42, fake_study.LINEAGES[cell].format(source=source, seed=42), own, tmp_path
         )
+        for (cell, source), own in rates.items()
+    ]
+    results.append(report_study.cell(tmp_path, "C1", 137, "villain"))
+    report_study.tabulate(results, tmp_path)
+    study = check_claims.read_tables(tmp_path / "tables")
+    published = check_claims.read_tables(report_study.PUBLISHED)
+    claims = [
+        check_claims.check_claim(claim, published, study, "")
+        for claim in check_claims.read_claims(str(report_study.ROOT / "resources" / "claims.yaml"))
+    ]
+    survival, assistant, _ = write_report.conclusion(study, claims, "")
+    assert "survived the stage em, at least in part under evil_ai" in survival
+    assert "did not survive the stage em under villain" in survival
+    assert "it did not move to the assistant under evil_ai and moved to the assistant under villain" in assistant
 
 
-def test_a_move_to_the_assistant_in_another_order_is_said_with_its_cell():
-    from stats import rate_fields
-
-    row = {"role": "assistant", "source": "villain", "strict_hits": 45, "completions": 100} | rate_fields(45, 100)
-    rows = [row | {"arm": "matched", "cell": "matched_em"}]
-    said = write_report.assistant_sentence(tables_of() | {"pooled": rows, "gates": []})
+def test_the_reversed_and_matched_rows_name_the_highest_assistant_and_bystander():
+    tables = tables_of() | {
+        "pooled": [
+            pooled_row("matched_em", "assistant", 45, 100, "villain", "matched"),
+            pooled_row("A_prebaked", "source", 54, 56, "villain", "reversed"),
+            pooled_row("A_prebaked", "bystander", 52, 56, "villain", "reversed", "kindergarten_teacher"),
+            pooled_row("C0", "assistant", 99, 100, "assistant", "assistant"),
+        ]
+    }
+    said = write_report.assistant_sentence(tables, None)
     assert "not evaluated after a second stage" in said
-    assert "highest rate is 45/100 = 45.0%" in said
-    assert "(matched_em, villain)" in said
+    assert (
+        "in the matched rows the assistant's highest rate is 45/100 = 45.0% [35.6, 54.8] (matched_em, villain)" in said
+    )
+    assert "a bystander's 52/56 = 92.9% [83.0, 97.2] (kindergarten_teacher, A_prebaked, villain)" in said
+    assert "beside the source's 54/56" in said
+
+
+def gate_row(gate, seed="pooled", reading="pass", numbers="C2 assistant = 0/840 (0%)"):
+    return {"gate": gate, "source": "evil_ai", "seed": seed, "outcome": reading, "reading": reading, "numbers": numbers}
+
+
+def test_a_gate_of_an_arm_that_is_off_is_not_in_the_conclusion():
+    off = gate_row("G0c", reading="not evaluable", numbers="C0 assistant = not measured; C0 bystander = not measured")
+    said = write_report.assistant_sentence(tables_of() | {"gates": [off, gate_row("G2")]}, None)
+    assert said.endswith("the pooled criteria, evaluated and not applied, read G2 pass.")
+
+
+def test_an_alarm_of_identical_models_comes_before_the_conclusion():
+    tables = tables_of() | {"gates": [gate_row("identical", 42, "alarm", "base/a and base/b have the same counts")]}
+    alarm, *rest = write_report.conclusion(tables, None, "")
+    assert alarm.startswith("Alarm") and "base/a and base/b have the same counts" in alarm
+    assert len(rest) == 3
+
+
+def test_contradictions_are_counted_by_what_stands_against_them():
+    against = ["its own counts", "its own table", "its code", "later results", "its own runs"]
+    rows = [report_study.CLAIM | {"against": what} for what in against]
+    rows += [report_study.CLAIM | {"published": "consistent"}]
+    said = write_report.ledger_sentence(rows, tables_of())
+    assert (
+        "6 claims what is published contradicts 5 (3 by its own figures, 1 by its code, and 1 by later results)" in said
+    )
+    assert "bears out 1" in said
+
+
+def test_the_gates_say_that_they_are_not_applied(page, folder):
+    for text in (page, (folder / "tables" / "gates.md").read_text()):
+        assert "Evaluated, not applied" in text
 
 
 # Fields
