@@ -139,28 +139,29 @@ def print_row(row: dict[str, Any]) -> None:
 
 def draw(rows: list[dict[str, Any]]) -> None:
     """CPU seconds and memory over jobs, both axes logarithmic: a line of slope one is linear growth."""
-    figure, axes = new_figure(2.9, columns=2)
+    figure, axes = new_figure(3.0, columns=2)
+    states = {state: [row for row in rows if row["state"] == state] for state in ("nothing built", "all built")}
+    fresh = states["nothing built"]
+    jobs = [row["jobs"] for row in fresh]
     looks = {"ours": (COLOURS["source"], "this workflow"), "bare": (COLOURS["assistant"], "bare Snakemake")}
-    for axis, field, title in (
-        (axes[0][0], "cpu_s", "CPU seconds of a dry run"),
-        (axes[0][1], "peak_mib", "Peak memory [MiB]"),
-    ):
+    panels = {
+        "cpu_s": ("CPU seconds of a dry run", (3, 10, 30, 100)),
+        "peak_mib": ("Peak memory [MiB]", (100, 200, 400, 800)),
+    }
+    for axis, (field, (title, ticks)) in zip(axes[0], panels.items(), strict=True):
         for who, (colour, name) in looks.items():
-            for state, dash, mark in (("nothing built", "-", "o"), ("all built", "--", "s")):
-                points = [(row["jobs"], row[who][field]) for row in rows if row["state"] == state]
-                axis.plot(*zip(*points, strict=True), dash, marker=mark, ms=4, color=colour, label=f"{name}, {state}")
+            for state, line in (("nothing built", "o-"), ("all built", "s--")):
+                points = [row[who][field] for row in states[state]]
+                places = [row["jobs"] for row in states[state]]
+                axis.plot(places, points, line, ms=4, color=colour, label=f"{name}, {state}")
         axis.set(title=title, xlabel="jobs of the study", xscale="log", yscale="log")
+        axis.set_xticks(jobs, [f"{row['jobs']:,}\n({row['cells']:,} cells)" for row in fresh])
+        axis.set_yticks(ticks, [f"{tick}" for tick in ticks])
+        axis.minorticks_off()
         axis.grid(color="#E5E5E5", linewidth=0.6)
-    largest = max(rows, key=lambda row: row["jobs"])
-    slope = [largest["ours"]["cpu_s"] * row["jobs"] / largest["jobs"] for row in rows]
-    axes[0][0].plot([row["jobs"] for row in rows], slope, ":", color=INK, linewidth=0.8, label="slope 1: linear")
+    largest = fresh[-1]["ours"]["cpu_s"] / jobs[-1]
+    axes[0][0].plot(jobs[-3:], [largest * n for n in jobs[-3:]], ":", color=INK, linewidth=0.9, label="linear growth")
     axes[0][0].legend(fontsize=7, loc="upper left")
-    for row in rows:
-        if row["state"] == "nothing built":
-            place = (row["jobs"], row["ours"]["peak_mib"])
-            axes[0][1].annotate(
-                f"{row['cells']:,} cells", place, (0, 7), textcoords="offset points", ha="center", fontsize=7
-            )
     figure.savefig(FIGURE, dpi=200, metadata={"Software": None})
 
 
