@@ -351,7 +351,7 @@ def cell_manifests(wildcards):
 
 
 def records_of(cell):
-    """run.json of the trainings and the evaluation that a cell consists of."""
+    """run.json of the trainings, the evaluation and the judging that a cell consists of."""
     trained = [
         node
         for node in ancestry(cell.lineage)
@@ -360,6 +360,7 @@ def records_of(cell):
     return [
         *(node_file(node, "run.json") for node in trained),
         node_file(cell.lineage, f"{cell.evaluation}/run.json"),
+        node_file(cell.lineage, f"{cell.evaluation}/judge_run.json"),
     ]
 
 
@@ -463,7 +464,7 @@ def completions_of_study(wildcards):
 
 
 def records_of_study(wildcards):
-    """run.json of everything that was trained, answered or, for the toy base, pretrained.
+    """run.json of everything that was trained, answered, judged or, for the toy base, pretrained.
 
     By depth, which keeps the seeds of a stage side by side: a few words for `braced`, not two a model.
     """
