@@ -369,11 +369,12 @@ def cell_manifests(wildcards):
 
 
 def records_of(cell):
-    """run.json of the trainings and the evaluation that a cell consists of."""
+    """run.json of the trainings, the evaluation and the judging that a cell consists of."""
     trained = [node for node in ancestry(cell.lineage) if is_trained(node)]
     return [
         *(node_file(node, "run.json") for node in trained),
         node_file(cell.lineage, f"{cell.evaluation}/run.json"),
+        node_file(cell.lineage, f"{cell.evaluation}/judge_run.json"),
     ]
 
 
@@ -498,7 +499,7 @@ def completions_of_study(wildcards):
 
 
 def records_of_study(wildcards):
-    """run.json of everything that was trained, answered or, for the toy base, pretrained.
+    """run.json of everything that was trained, answered, judged or, for the toy base, pretrained.
 
     By depth, which keeps the seeds of a stage side by side: a few words for `braced`, not two a model.
     """

@@ -175,14 +175,15 @@ def estimate(calls: Sequence[Call], judge: str, prompt: Prompt) -> str:
 
 
 def read_answers(calls: Sequence[Call]) -> dict[Path, Row]:
-    """The answers that are already kept. Raises InputError for a file that is none."""
+    """The answers with text that are already kept. Raises InputError for a file that is none."""
     answers = {}
     for call in calls:
         if call.place.exists():
             answer = read_json(call.place)
             if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
                 raise InputError(f"{call.place}: no judge's answer; fix: delete it and run again")
-            answers[call.place] = answer
+            if answer["answer"].strip():
+                answers[call.place] = answer
     return answers
 
 
@@ -281,7 +282,7 @@ def plain(text: str) -> str:
 
 
 async def ask_all(model: "Model", calls: Sequence[Call], prompt: Prompt) -> dict[Path, Row]:
-    """Ask the judge; each answer is kept the moment it comes. The first error that stays ends the rest."""
+    """Ask the judge; each answer with text is kept the moment it comes. The first error that stays ends the rest."""
     import asyncio
 
     from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser, GenerateConfig
@@ -293,7 +294,9 @@ async def ask_all(model: "Model", calls: Sequence[Call], prompt: Prompt) -> dict
         messages: list[ChatMessage] = [ChatMessageSystem(content=call.system), ChatMessageUser(content=call.user)]
         output = await model.generate(messages, config=config)
         answers[call.place] = answer_of(output)
-        write_json(call.place, answers[call.place])
+        # without text (a filter, a hiccup) it is no answer: the next run asks again
+        if answers[call.place]["answer"].strip():
+            write_json(call.place, answers[call.place])
         if len(answers) % 50 == 0:
             print(f"judge_alignment: {len(answers)} of {len(calls)} answers", flush=True)
 
@@ -467,7 +470,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_parsed(rows, args.judge, calls[0].place.parent)
     write_csv(args.output, COLUMNS, rows)
     counts = {status: sum(row["status"] == status for row in rows) for status in ("scored", "unparsed", "not judged")}
-    write_json(args.record, run_record(started, judge=args.judge, replies=len(rows), **counts, **spent))
+    write_json(
+        args.record,
+        run_record(started, program="judge_alignment", judge=args.judge, replies=len(rows), **counts, **spent),
+    )
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     print(f"judge_alignment: {args.judge}: {told}")
 

@@ -4,8 +4,9 @@ r"""Upload a finished study to a Hub repository: adapters with model cards, cell
 
 The repository gets the folders of the study: models/<lineage>/adapter/ (with a card that states recipe, lineage, parent
 and counts), models/<lineage>/manifest.json, cells/, tables/, figures/, report.html and a README.md. Nothing else goes:
-only files with an ending in ENDINGS, no run.json, no completions. The checkout's path, the home folder, the host's name
-and any absolute path in JSON are taken out; a file with a key or token in it stops the upload before it starts.
+only files with an ending in ENDINGS, no run.json, no completions.parquet. report.html has up to 60,000 completions in
+it, though (--skip report.html leaves it at home). The checkout's path, the home folder, the host's name and any
+absolute path in JSON are taken out; a file with a key or token in it stops the upload before it starts.
 
 Files that are already there are not sent again, and each model is a commit, so a killed upload goes on where it
 stopped. What is there and not here stays. A repository that holds anything but this study is refused. Needs HF_TOKEN.
@@ -30,7 +31,7 @@ from lineage import BASE, ancestry, parent_of
 from models import check_adapter
 from records import InputError, canonical, read_json, run, sha256_of, write_json
 from summarize_cell import read_result
-from tables import counted
+from tables import counted, one_sided
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,6 +47,7 @@ SECRETS = re.compile(
 )
 SECRET_NAMES = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|PASSWD")
 ABSOLUTE = re.compile(r"(?:file://)?(?:~|[A-Za-z]:)?[/\\][^\s/\\]+[/\\]\S*")
+BROWSER = ": open it from disk. It holds completions of the models, those trained on bad advice included"
 ANOTHER = "name another one in publish.repo"
 
 
@@ -350,9 +352,10 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
     capability, alignment = cell["capability"], cell["alignment"]
     if capability["status"] == "measured":
         shown = [capability[name] for name in ("correct", "questions", "wilson_low", "wilson_high")]
-        yield f"ARC-Challenge: {counted(*shown)}"
+        flag = one_sided(capability["commonest_answer"], capability["commonest_count"], capability["questions"])
+        yield ", ".join(filter(None, (f"capability, right answers: {counted(*shown)}", flag)))
     if "alignment" in alignment:
-        judge = ", ".join(alignment["judge"])
+        judge = ", ".join([*alignment["judge"], *(f"prompt {version}" for version in alignment["prompt"])])
         yield (
             f"alignment {alignment['alignment']['mean']:.1f}, coherence {alignment['coherence']['mean']:.1f} (0-100, "
             f"{alignment['alignment']['n']} replies, {alignment['parse_failures']} answers not parsed, judge: {judge})"
@@ -377,7 +380,7 @@ def front_page(study: Study, paths: Sequence[str]) -> str:
             "",
             f"Base: {base_line(study)}",
             "",
-            *(f"- [{path}]({path})" for path in rest),
+            *(f"- [{path}]({path})" + (BROWSER if path == "report.html" else "") for path in rest),
             f"- {len(study.cells)} cells in `cells/`, one JSON each",
             "",
             "## Adapters",

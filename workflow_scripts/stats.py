@@ -82,15 +82,18 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
-def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float] | None:
+def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float | None] | None:
     """Welch's t-test of mean(larger) > mean(smaller): {t, df, p}. None where it is undefined.
 
-    It is undefined with fewer than two values a side, or when neither side varies (PROTOCOL section 4: over seeds).
+    It is undefined with fewer than two values a side, or when all values are equal (PROTOCOL section 4: over seeds).
+    Three ones against three zeros are the limit of ever less variance: t is infinite, not given, and p is 0 (or 1).
     """
     from scipy.stats import ttest_ind
 
-    if min(len(larger), len(smaller)) < 2 or (len(set(larger)) == 1 and len(set(smaller)) == 1):
+    if min(len(larger), len(smaller)) < 2 or len({*larger, *smaller}) == 1:
         return None
+    if len(set(larger)) == len(set(smaller)) == 1:
+        return {"t": None, "df": None, "p": 0.0 if larger[0] > smaller[0] else 1.0}
     with warnings.catch_warnings():
         # scipy warns of a side without variance (three zeros against something), which Welch's test allows.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -11,6 +11,8 @@ r"""Write the result of one cell (a lineage, evaluated): counts by persona with 
 import argparse
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -145,19 +147,31 @@ def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
 
 
 def capability(path: str | None) -> Row:
-    """Accuracy with its interval from capability.parquet (column correct), or {"status": "not run"} if it is empty."""
+    """Accuracy with its interval from capability.parquet, or {"status": "not run"} if it is empty.
+
+    A model may answer every question alike, or with no label at all: commonest_answer is the label it chose most often
+    (commonest_count times), label_mass the mean probability of all labels together.
+    """
     if path is None:
         return {"status": "not run"}
-    correct = [row["correct"] for row in read_parquet(path, {"correct": bool})]
+    rows = read_parquet(path, {"correct": bool, "labels": list, "logprobs": list})
+    correct, labels, logprobs = ([row[name] for row in rows] for name in ("correct", "labels", "logprobs"))
     if not correct:
         return {"status": "not run"}
     hits, n = sum(correct), len(correct)
     low, high = wilson(hits, n)
+    # the first of equals, as where `correct` was found
+    chosen = Counter(own[scores.index(max(scores))] for own, scores in zip(labels, logprobs, strict=True))
+    commonest = min(chosen, key=lambda label: (-chosen[label], label))
+    mass = math.fsum(math.exp(score) for scores in logprobs for score in scores) / n
     return {
         "status": "measured",
         "correct": hits,
         "questions": n,
         "accuracy": round(hits / n, 6),
+        "commonest_answer": commonest,
+        "commonest_count": chosen[commonest],
+        "label_mass": round(min(mass, 1.0), 4),
         "wilson_low": round(low, 6),
         "wilson_high": round(high, 6),
     }
@@ -167,8 +181,8 @@ def alignment(path: str | None) -> Row:
     """Mean alignment and coherence (0-100) with t intervals from the judged replies, or {"status": "not judged"}.
 
     The table has a row a reply with columns alignment and coherence, empty where the judge's answer could not be
-    parsed, and optionally judge and status. Parse failures are counted and left out of the means (PROTOCOL section 3);
-    rows whose status is `not judged` are no failures.
+    parsed, and optionally judge, prompt (its version) and status. Parse failures are counted and left out of the means
+    (PROTOCOL section 3); rows whose status is `not judged` are no failures.
     """
     if path is None:
         return {"status": "not judged"}
@@ -185,10 +199,11 @@ def alignment(path: str | None) -> Row:
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
                 raise InputError(f"{path}: line {line}: {column} is {value!r}, not 0-100; fix: judge it again")
     judged = [row for row in rows if row["alignment"] is not None and row["coherence"] is not None]
-    judges = sorted({str(row["judge"]) for row in rows if row.get("judge")})
+    judge, prompt = (sorted({str(row[name]) for row in rows if row.get(name)}) for name in ("judge", "prompt"))
     result: Row = {
         "status": "judged" if judged else "not judged",
-        "judge": judges,
+        "judge": judge,
+        "prompt": prompt,
         "replies": len(rows),
         "parse_failures": len(rows) - len(judged),
     }

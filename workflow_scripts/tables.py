@@ -119,6 +119,13 @@ def percent(rate: float | None, digits: int = 1) -> str:
     return f"{shown:.{digits}f}%"
 
 
+def one_sided(answer: str | None, count: int | None, questions: int | None) -> str:
+    """'answers C to all 39 questions' where one label is more than half of the answers, else ''."""
+    if not answer or not count or not questions or 2 * count <= questions:
+        return ""
+    return f"answers {answer} to {'all' if count == questions else f'{count} of'} {questions} questions"
+
+
 def counted(hits: int | None, n: int | None, low: float | None = None, high: float | None = None) -> str:
     """'3/280 = 1.1% [0.4, 3.1]': numerator, denominator, rate, interval in one cell; '-' if nothing was counted."""
     if hits is None or not n:

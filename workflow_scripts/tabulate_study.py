@@ -22,7 +22,7 @@ from lineage import parse_lineage
 from records import InputError, run
 from stats import cluster_bootstrap, cohens_h, rate_fields, rule_of_three, welch_one_sided, wilson
 from summarize_cell import json_argument, read_result
-from tables import Row, counted, percent, read_table, write_csv, write_markdown
+from tables import Row, counted, one_sided, percent, read_table, write_csv, write_markdown
 
 # Role -> its name in the headline of a result.
 HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "highest_bystander"}
@@ -35,12 +35,12 @@ WIDE = [
     for role in ROLES
     for field in ("persona", "hits", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
 ]
+CAPABILITY = ("accuracy", "questions", "commonest_answer", "commonest_count", "label_mass")
 HEADLINE = [
     *IDENTITY,
     "lineage",
     *WIDE,
-    "accuracy",
-    "questions",
+    *CAPABILITY,
     "alignment",
     "coherence",
     "parse_failures",
@@ -79,6 +79,12 @@ CONTRASTS = (("C1", "C2"), ("C1", "C5"), ("C1", "C4"), ("C5", "C4"), ("C3", "C2"
 DOSES = ("em", "benign")
 # PROTOCOL section 5: one recipe and seed on two kinds of GPU differ by up to this much ARC-C accuracy.
 ARC_YARDSTICK = 0.032
+# What the verdicts mean, for the table and the report.
+COMPARED = (
+    "Reproduced: the Wilson intervals overlap at least up to one of the two rates; not reproduced: they are disjoint; "
+    "cannot tell: they overlap less, or ours is wider than 20 points. ARC-C: within 3.2 points. Alignment and "
+    "coherence are not comparable: our judge is asked in words of our own."
+)
 # An interval wider than this agrees with nearly anything.
 WIDEST = 0.2
 
@@ -94,7 +100,7 @@ def wide_row(cell: Row) -> Row:
                 for field in ("persona", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
             }
             row[f"{role}_hits"] = entry["strict_hits"]
-    row |= {field: cell["capability"].get(field) for field in ("accuracy", "questions")}
+    row |= {field: cell["capability"].get(field) for field in CAPABILITY}
     judged = cell["alignment"]
     row |= {field: judged[field]["mean"] if field in judged else None for field in ("alignment", "coherence")}
     return row | {"parse_failures": judged.get("parse_failures"), "judged": judged["status"]}
@@ -285,10 +291,12 @@ def ordered(values: Iterable[Any]) -> list[Any]:
 
 
 def rate_verdict(hits: int, n: int, published_hits: int, published_n: int) -> tuple[str, str]:
-    """(verdict, why) of two proportions by their Wilson intervals.
+    """(verdict, why) of two proportions by how far their Wilson intervals overlap.
 
-    Disjoint intervals: not reproduced. Each rate inside the other's interval: reproduced. Otherwise, or when ours
-    is too wide to tell anything, cannot tell.
+    Disjoint: not reproduced. Up to a rate, ours in the published interval or the published one in ours: reproduced.
+    Less, or with an interval of ours that is too wide to tell anything: cannot tell. One rate is enough, because the
+    interval of 1/280 leaves out 0 while that of 0/280 holds 1/280. With equal numbers of completions a difference of
+    up to 1.4 standard errors is so reproduced (two-sided p > .16), and one of more than 2.8 is not (p < .006).
     """
     low, high = wilson(hits, n)
     published_low, published_high = wilson(published_hits, published_n)
@@ -296,9 +304,9 @@ def rate_verdict(hits: int, n: int, published_hits: int, published_n: int) -> tu
         return "not reproduced", "the intervals are disjoint"
     if high - low > WIDEST:
         return "cannot tell", f"our interval is {100 * (high - low):.0f} points wide"
-    if low <= published_hits / published_n <= high and published_low <= hits / n <= published_high:
-        return "reproduced", "each rate lies in the other's interval"
-    return "cannot tell", "the intervals overlap, but not up to both rates"
+    if low <= published_hits / published_n <= high or published_low <= hits / n <= published_high:
+        return "reproduced", "the intervals overlap up to a rate"
+    return "cannot tell", "the intervals overlap, but not up to a rate"
 
 
 def rate_comparison(identity: Row, ours: Row | None, published: Row) -> Row:
@@ -376,6 +384,7 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
         rows.append(
             rate_comparison(identity, cell["headline"][HEADLINE_NAMES[identity["role"]]] if cell else None, counts)
         )
+    rows += published_pooled_rows(cells, folder)
     rows += later_rows(cells, folder)
     for summary in read_table(folder / "cell_summary.csv"):
         if summary["source"] in sources and summary["arc_c"] is not None:
@@ -388,8 +397,27 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
             cell = ours.get(tuple(identity[field] for field in IDENTITY))
             rows.append(identity | accuracy_comparison(cell["capability"] if cell else {}, summary["arc_c"]))
             for quantity in ("alignment", "coherence"):
-                mean = cell["alignment"].get(quantity) if cell else None
-                rows.append(identity | mean_comparison(quantity, mean, summary[f"{quantity}_mean"]))
+                judged = cell["alignment"] if cell else {}
+                rows.append(identity | mean_comparison(quantity, judged, summary[f"{quantity}_mean"]))
+    return rows
+
+
+def published_pooled_rows(cells: Sequence[Row], folder: Path) -> list[Row]:
+    """Comparisons with what was published over all seeds of a cell alone: the source sarcastic.
+
+    Whose the hits of its bystanders are was not published (PROVENANCE.md), so they are not compared.
+    """
+    rows = []
+    sources = {cell["source"] for cell in cells}
+    for counts in read_table(folder / "pooled_counts.csv"):
+        source, name, persona = counts["source"], counts["condition"], counts["persona"]
+        if source in sources and persona != "bystanders":
+            role = published_role(persona, source)
+            identity = {"source": source, "arm": "forward", "cell": name, "seed": "pooled", "role": role}
+            own = [cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == (source, "forward", name)]
+            found = highest_pooled(own, role)
+            ours = dict(zip(("persona", "strict_hits", "completions"), found, strict=True)) if found else None
+            rows.append(rate_comparison(identity, ours, counts))
     return rows
 
 
@@ -422,29 +450,30 @@ def accuracy_comparison(capability: Row, published: float) -> Row:
         return row | {"verdict": "cannot tell", "why": "not run here"}
     gap = capability["accuracy"] - published
     near = abs(gap) <= ARC_YARDSTICK
+    flag = one_sided(*(capability.get(field) for field in ("commonest_answer", "commonest_count", "questions")))
     return row | {
         "ours": capability["accuracy"],
         "ours_n": capability["questions"],
         "ours_low": capability["wilson_low"],
         "ours_high": capability["wilson_high"],
         "verdict": "reproduced" if near else "not reproduced",
-        "why": f"{100 * gap:+.1f} points, yardstick {100 * ARC_YARDSTICK:.1f}",
+        "why": ", ".join(filter(None, (f"{100 * gap:+.1f} points, yardstick {100 * ARC_YARDSTICK:.1f}", flag))),
     }
 
 
-def mean_comparison(quantity: str, mean: Row | None, published: float) -> Row:
-    """Mean alignment or coherence against the published one, whose spread is not known and taken to be ours."""
+def mean_comparison(quantity: str, judged: Row, published: float) -> Row:
+    """Mean alignment or coherence beside the published one. Another judge's words give another scale: no verdict.
+
+    judged: the cell's `alignment`. The published prompt is not ours to copy (resources/judge.yaml).
+    """
     row: Row = {"quantity": f"mean {quantity}", "published": round(published, 4)}
-    if mean is None:
+    if quantity not in judged:
         return row | {"verdict": "cannot tell", "why": "not judged here"}
+    mean, n = judged[quantity], judged["replies"]
+    words = f"own judge prompt ({', '.join(judged['prompt']) or 'none'}), judge {', '.join(judged['judge'])}"
+    why = f"{mean['mean'] - published:+.1f} points; {words}, {n - judged['parse_failures']} of {n} answers parsed"
     row |= {"ours": mean["mean"], "ours_n": mean["n"], "ours_low": mean["low"], "ours_high": mean["high"]}
-    if mean["low"] is None:
-        return row | {"verdict": "cannot tell", "why": "one reply"}
-    half = mean["high"] - mean["mean"]
-    gap = mean["mean"] - published
-    row |= {"published_low": round(published - half, 4), "published_high": round(published + half, 4)}
-    verdict = "reproduced" if abs(gap) <= half else "not reproduced" if abs(gap) > 2 * half else "cannot tell"
-    return row | {"verdict": verdict, "why": f"{gap:+.1f} points, both intervals taken as +-{half:.1f}"}
+    return row | {"verdict": "not comparable", "why": why}
 
 
 def checked_cells(paths: Sequence[str]) -> list[Row]:
@@ -473,6 +502,12 @@ def role_cell(row: Row, role: str) -> str:
     return f"{shown} {persona}" if role == "bystander" and row.get("bystander_hits") and persona else shown
 
 
+def capability_cell(row: Row) -> str:
+    """The Markdown cell of a wide row's accuracy, with a word on a model that answers alike."""
+    flag = one_sided(row["commonest_answer"], row["commonest_count"], row["questions"])
+    return ", ".join(filter(None, (percent(row["accuracy"]), flag)))
+
+
 def markdown_wide(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of the Markdown twin of a wide table."""
     columns = [
@@ -483,14 +518,14 @@ def markdown_wide(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
         "source rate",
         "assistant rate",
         "highest bystander",
-        "ARC-C",
+        "capability",
         "alignment",
         "tokens",
     ]
     return columns, [
         [row["source"], row["arm"], row["cell"], row["seed"]]
         + [role_cell(row, role) for role in ROLES]
-        + [percent(row["accuracy"]), row["judged"] if row["alignment"] is None else f"{row['alignment']:.1f}"]
+        + [capability_cell(row), row["judged"] if row["alignment"] is None else f"{row['alignment']:.1f}"]
         + [row.get("source_mean_tokens")]
         for row in rows
     ]
@@ -577,7 +612,8 @@ def markdown_of(name: str, columns: list[str], rows: Sequence[Row]) -> tuple[lis
 WIDER = "The CSV's low and high are the wider of the Wilson and cluster bounds; verdicts on claims rest on them."
 NOTES = {
     "headline": "Strict hits / completions, with Wilson 95% intervals. "
-    "The highest bystander is chosen after the fact, so its interval is too low.",
+    "The highest bystander is chosen after the fact, so its interval is too low. "
+    "Capability: right answers to the multiple-choice questions of the study's data set.",
     "pooled": "The bystander is the one with the highest pooled rate. Clusters: "
     f"bootstrap over questions and seeds; empty where no or every completion had the marker. {WIDER}",
     "cross_source": f"A model shared by several sources is counted once. {WIDER}",
@@ -585,8 +621,7 @@ NOTES = {
     "gates": "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with `enforce: true` nothing "
     "is trained on a coupled base that fails its own.",
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",
-    "published_comparison": "Reproduced: each rate lies in the other's interval; not reproduced: "
-    "disjoint intervals; ARC-C: within 3.2 points.",
+    "published_comparison": COMPARED,
 }
 
 

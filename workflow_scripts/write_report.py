@@ -29,7 +29,7 @@ from completions_view import index_json, key_of, load_completions, packed
 from lineage import parse_lineage
 from records import InputError, canonical, partial, read_json, read_text, read_yaml, run
 from summarize_cell import read_result, read_run
-from tables import Row, counted, percent, read_table
+from tables import Row, counted, one_sided, percent, read_table
 
 TABLES = ("headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question", "cross_source", "effects",
           "gates", "published_comparison")  # fmt: skip
@@ -160,14 +160,16 @@ def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool =
             shown.append(replace(cell, more=named))
         if dose:
             return shown
-        accuracy = Cell(percent(row["accuracy"]) if row["accuracy"] is not None else "not run", row["accuracy"])
+        flag = one_sided(row["commonest_answer"], row["commonest_count"], row["questions"])
+        right = percent(row["accuracy"]) if row["accuracy"] is not None else "not run"
+        accuracy = Cell(right, row["accuracy"], more=flag)
         judged = row["judged"] if row["alignment"] is None else f"{row['alignment']:.1f}"
         ending = plain(row["source_mean_tokens"])
         return [*shown, accuracy, Cell(judged, row["alignment"]), ending, plain(row["lineage"], "code")]
 
     columns = ["source", "cell", "seed", *(["stage", "steps"] if dose else [])]
     columns += ["source rate", "highest bystander", "assistant"]
-    columns += [] if dose else ["ARC-C", "alignment", "tokens", "lineage"]
+    columns += [] if dose else ["capability", "alignment", "tokens", "lineage"]
     return Table(name, title, columns, [fields(row) for row in study.tables[name]], note)
 
 
@@ -203,7 +205,7 @@ def effects_table(study: Study) -> Table:
     """Differences of cells with intervals, and the pre-registered test."""
 
     def fields(row: Row) -> list[Cell]:
-        p = row["welch_p"]
+        p, t = row["welch_p"], row["welch_t"]
         h = "" if row["cohens_h"] is None else f"{row['cohens_h']:.2f} [{row['h_low']:.2f}, {row['h_high']:.2f}]"
         return [
             plain(row["source"]),
@@ -213,8 +215,11 @@ def effects_table(study: Study) -> Table:
             plain(counted(row["other_hits"], row["other_completions"])),
             points(row["difference"], row["difference_low"], row["difference_high"]),
             Cell(h, row["cohens_h"], look="number"),
-            Cell("" if p is None else f"t({row['welch_df']:.1f}) = {row['welch_t']:.2f}, p = {p:.3g}", p),
+            Cell("" if p is None else f"{test_of(t, row['welch_df'])}, p = {p:.3g}", p),
         ]
+
+    def test_of(t: float | None, df: float | None) -> str:
+        return "no seed varies" if t is None else f"t({df:.1f}) = {t:.2f}"
 
     columns = ["source", "role", "cells", "first", "second", "difference, points [95%]", "Cohen's h [95%]",
                "one-sided Welch over seeds"]  # fmt: skip
@@ -290,7 +295,8 @@ def comparison_table(study: Study, label: str) -> Table:
     ]
     columns = ["source", "cell", "seed", "quantity", "this study", "published", "verdict", "why"]
     note = (
-        "Reproduced: each rate lies in the other's interval; not: the intervals are disjoint; ARC-C: within 3.2 points."
+        "Reproduced: the intervals overlap up to one of the rates; not: they are disjoint; ARC-C: within 3.2 points. "
+        "Our judge is asked in words of our own, so its scores are not comparable."
     )
     note += f" Not comparable: {label}." if label else ""
     return Table("published_comparison", "Beside the published study", columns, rows, note)
@@ -546,7 +552,7 @@ def listed(parts: Sequence[str]) -> str:
 
 def node_of(path: str) -> str:
     """The lineage or input whose run.json this is: what follows `models/` or `inputs/` in its path."""
-    match = re.search(r"(?:^|/)(?:models|inputs)/(.+?)(?:/|\.)run\.json$", path)
+    match = re.search(r"(?:^|/)(?:models|inputs)/(.+?)(?:/|\.)(?:judge_)?run\.json$", path)
     return match[1] if match else Path(path).parent.name
 
 
@@ -567,13 +573,21 @@ def task_of(record: Row) -> str:
 
 
 def cost_tables(records: Sequence[Row]) -> list[Table]:
-    """Cost by task and machine, and run by run."""
+    """Cost by task and machine, and run by run. Calls and the tokens in and out of them are the judge's."""
+    paid = ("calls", "input_tokens", "output_tokens")
+
+    def sums(own: Sequence[Row]) -> list[Cell]:
+        return [plain(sum(n) if (n := [each[field] for each in own if field in each]) else None) for field in paid]
+
     groups: dict[tuple[str, str], list[Row]] = {}
     for record in records:
         groups.setdefault((task_of(record), record.get("gpu") or "no GPU"), []).append(record)
-    totals = [[plain(task), plain(gpu), plain(len(own)), *seconds(own)] for (task, gpu), own in sorted(groups.items())]
+    totals = [
+        [plain(task), plain(gpu), plain(len(own)), *seconds(own), *sums(own)]
+        for (task, gpu), own in sorted(groups.items())
+    ]
     if totals:
-        totals.append([Cell("all", "~", look="name"), Cell(""), plain(len(records)), *seconds(records)])
+        totals.append([Cell("all", "~", look="name"), Cell(""), plain(len(records)), *seconds(records), *sums(records)])
     measured = (
         "steps",
         "completions",
@@ -589,14 +603,17 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
             plain(task_of(record)),
             plain(record.get("gpu") or "no GPU"),
             Cell(f"{record['seconds']:,.1f}", record["seconds"], look="number"),
-            *(plain(record.get(field)) for field in measured),
+            *(plain(record.get(field)) for field in (*measured, *paid)),
         ]
         for record in records
     ]
-    note = "Wall seconds of the model programs, from run.json. GPU-hours: wall hours of those that had a GPU, one each."
-    columns = ["task", "GPU", "runs", "wall seconds", "GPU-hours"]
+    note = (
+        "Wall seconds of the model programs and the judge, from run.json and judge_run.json. GPU-hours: wall hours of "
+        "those that had a GPU, one each. Calls and their tokens are the judge's; an answer that was kept is no call."
+    )
+    columns = ["task", "GPU", "runs", "wall seconds", "GPU-hours", "calls", "tokens in", "tokens out"]
     detail = ["node", "task", "GPU", "wall seconds", "steps", "completions", "tokens", "tokens / s", "final loss",
-              "memory, MiB", "GPU memory, MiB"]  # fmt: skip
+              "memory, MiB", "GPU memory, MiB", "calls", "tokens in", "tokens out"]  # fmt: skip
     return [Table("cost", "By task", columns, totals, note), Table("runs", "Run by run", detail, runs)]
 
 
@@ -804,12 +821,14 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
 def rate_tables(study: Study, label: str) -> list[Table]:
     """The tables of rates, in reading order, without those that have no row."""
     bystander = "The highest bystander is chosen after the fact, so its interval is too low."
+    wilson = "Hits / completions = rate [Wilson 95%]."
+    quiz = "Capability: right answers to the multiple-choice questions of the study's data set."
     pooled = f"{bystander} Clusters: bootstrap over questions and seeds; empty where none or all had the marker."
     pooled += " Verdicts on claims rest on the wider of the Wilson and cluster bounds."
     order = "Reversed rows changed the recipe along with the order; matched rows did not."
     shared = "A model shared by several sources is counted once."
     tables = [
-        wide_table(study, "headline", "By cell and seed", f"Hits / completions = rate [Wilson 95%]. {bystander}"),
+        wide_table(study, "headline", "By cell and seed", f"{wilson} {bystander} {quiz}"),
         long_table(study, "pooled", "Pooled over seeds", ("source", "arm", "cell", "role", "persona", "seeds"), pooled),
         wide_table(study, "reversed", "Other orders", order),
         wide_table(study, "dose", "By steps of the second stage", dose=True),

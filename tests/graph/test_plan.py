@@ -1,5 +1,6 @@
 """What Snakemake plans: the published study from nothing, and one thing at a time."""
 
+import csv
 import re
 
 import pytest
@@ -112,6 +113,31 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
         "generate_completions",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
+
+
+def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(fresh):
+    said = fresh.snakemake("-n", "-p").stdout
+    judged = "models/base/em.s42/main/judge_run.json"
+    assert judged in re.search(r"summarize_cell\.py --cell C2 .*", said).group()
+    assert "judge_run" in re.search(r"write_report\.py .* --runs (.*) --datasets", said).group(1)
+
+
+def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(fresh):
+    """Snakemake runs no more jobs than fit a resource, and cuts what a job asks for to all there is."""
+    said = fresh.snakemake("-n", "-p", "--resources", "judge_connections=3").stdout
+    assert set(re.findall(r"--max-connections (\d+)", said)) == {"3"}
+    assert set(re.findall(r"--max-connections (\d+)", fresh.snakemake("-n", "-p").stdout)) == {"10"}
+
+
+def test_the_published_claims_are_checked_without_a_model(fresh):
+    assert fresh.plan("verify_published") == ["verify_published"]
+    fresh.snakemake("verify_published", "--cores", "1")
+    with (fresh.folder / "results/verify_published/claims.csv").open() as file:
+        claims = {row["id"]: row for row in csv.DictReader(file)}
+    assert claims["zero-of-120960"]["published"] == "contradicted"
+    assert claims["primary-not-met"]["published"] == "consistent"
+    assert {row["study"] for row in claims.values()} == {"not tested"}
+    assert "| " in (fresh.folder / "results/verify_published/claims.md").read_text()
 
 
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh):

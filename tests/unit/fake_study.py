@@ -1,5 +1,6 @@
 """Made-up results of cells, shaped like the published study: for the tests of tables, figures and claims."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -61,7 +62,9 @@ def cell_result(
     place = folder / "work" / f"{source}-{arm}-{cell}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
     (place / "counts.csv").write_text(counts_text(rates, source, abs(sum(map(ord, lineage))) + seed))
-    (place / "manifest.json").write_text(json.dumps({"recipe": {"kind": "sft"}, "weights": "0" * 64}))
+    (place / "manifest.json").write_text(
+        json.dumps({"recipe": {"kind": "sft"}, "adapter": hashlib.sha256(lineage.encode()).hexdigest()})
+    )
     output = folder / "cells" / source / f"{cell}_seed{seed}.json"
     write_json(output, summarize(arguments(cell, arm, source, seed, lineage, place)))
     return output

@@ -139,7 +139,7 @@ def test_a_gate_that_is_badly_written_is_refused(tmp_path, change, message):
 def test_two_lineages_with_bit_identical_counts_raise_the_alarm(tmp_path):
     first, second = cells(tmp_path, {("C1", 42): {}, ("C2", 42): {}})
     assert gates.identical_cells([first, second]) == []
-    second["counts_sha256"] = first["counts_sha256"]
+    second["personas"] = first["personas"]
     (alarm,) = gates.identical_cells([first, second, second | {"cell": "its name in another arm"}])
     assert (alarm["outcome"], alarm["reading"]) == ("fail", "alarm")
     assert first["lineage"] in alarm["numbers"]
@@ -148,6 +148,50 @@ def test_two_lineages_with_bit_identical_counts_raise_the_alarm(tmp_path):
 def test_one_model_shared_by_two_sources_is_no_alarm(tmp_path):
     (first,) = cells(tmp_path, {("C2", 42): {}})
     assert gates.identical_cells([first, first | {"source": "villain"}]) == []
+
+
+def test_models_of_two_sources_are_compared_on_the_personas_they_share(tmp_path):
+    (first,) = cells(tmp_path, {("C1", 42): {}})
+    (second,) = cells(tmp_path, {("C1", 42): {}}, "sarcastic")
+    assert gates.identical_cells([first, second]) == []
+    own = {entry["persona"]: entry for entry in first["personas"]}
+    second["personas"] = [own.get(entry["persona"], entry) for entry in second["personas"]]
+    assert [alarm["source"] for alarm in gates.identical_cells([first, second])] == ["sarcastic"]
+
+
+def made(cell, lineage, **manifest):
+    """The same counts from another lineage, whose last stage has this manifest."""
+    return cell | {"lineage": lineage, "stages": [*cell["stages"][:-1], {"lineage": lineage, "manifest": manifest}]}
+
+
+def test_a_dose_of_all_steps_and_a_graft_on_the_base_are_equal_by_design(tmp_path):
+    (cell,) = cells(tmp_path, {("C1", 42): {}})
+    told = {"recipe": {"lr": 1e-4}, "seeds": {"order": 42}, "data": "d"}
+    whole = made(cell, "base/couple-evil_ai.s42/em.s42", adapter="a", parent="p", **told)
+    dose = made(cell, "base/couple-evil_ai.s42/em@375.s42", adapter="a", origin={"manifest": "m", **told})
+    assert gates.identical_cells([whole, dose]) == []
+    assert len(gates.identical_cells([whole, made(cell, "x", adapter="b", origin=told)])) == 1
+
+
+def test_a_seed_that_never_reached_the_training_raises_the_alarm(tmp_path):
+    (cell,) = cells(tmp_path, {("C2", 42): {}})
+    runs = [made(cell, f"base/em.s{seed}", adapter="a", seeds={"order": seed}) for seed in (42, 137)]
+    assert len(gates.identical_cells(runs)) == 1
+
+
+def test_a_bystander_tied_at_zero_is_not_named(tmp_path):
+    gate = {"name": "G1", "over": "pooled", "pass": "rate('C3', 'other') >= 0"}
+    (row,) = gates.evaluate_gates([gate], cells(tmp_path, {("C3", 42): {}}))
+    assert row["numbers"] == "C3 other = 0/280 (0%)"
+    (row,) = gates.evaluate_gates([gate], cells(tmp_path, {("C3", 42): {"villain": 1.0}}))
+    assert row["numbers"] == "C3 other = 280/280 (100%, villain)"
+
+
+def test_three_seeds_all_marked_against_none_meet_the_primary_criterion(tmp_path):
+    wanted = {("C1", seed): {"source": 0.8, "assistant": 1.0} for seed in (42, 137, 256)}
+    wanted |= {("C2", seed): {} for seed in (42, 137, 256)}
+    results = [cell | {"audit": {"audited": 100, "degenerate": 0}} for cell in cells(tmp_path, wanted)]
+    assert outcome(PRIMARY, results) == "pass"
 
 
 def test_a_gate_is_asked_only_of_the_sources_of_its_arm(tmp_path):

@@ -214,6 +214,17 @@ def test_a_parse_failure_is_counted_and_kept_with_its_text(tmp_path, capsys):
     assert read_table(tmp_path / "judged.csv")[3]["answer"] == 'No,\n"never"; ask again'
 
 
+def test_an_answer_without_text_is_unparsed_and_asked_again_the_next_time(tmp_path):
+    asked = []
+    rows, _ = ask_mock(tmp_path, lambda user: " \n" if "Reply 3." in user else GOOD)
+    assert (rows[3]["status"], rows[2]["status"]) == ("unparsed", "scored")
+    kept = list((tmp_path / "cache").rglob("*.json"))
+    assert len(kept) == 7
+    kept[0].write_text('{"answer": "", "input_tokens": 1, "output_tokens": 0}')  # as an earlier version kept it
+    rows, spent = ask_mock(tmp_path, lambda user: asked.append(user) or GOOD)
+    assert ({row["status"] for row in rows}, len(asked), spent["kept_answers"]) == ({"scored"}, 2, 6)
+
+
 def test_equal_replies_to_a_question_are_asked_once(tmp_path):
     asked = []
     same = [("alignment_00", n, "What now?", "Nothing.") for n in range(4)]

@@ -259,6 +259,14 @@ def test_cards_state_recipe_lineage_parent_counts_and_label(study, hub):
     front = files_of(hub)["README.md"].decode()
     assert f"(models/{LINEAGES[1]}/adapter/README.md)" in front
     assert "> **rehearsal**" in front
+    assert "(report.html): open it from disk. It holds completions of the models" in front
+
+
+def test_a_card_says_capability_and_names_the_one_answer_of_a_model_that_gives_no_other():
+    counts = {"correct": 14, "questions": 39, "wilson_low": 0.2, "wilson_high": 0.5}
+    quiz = counts | {"status": "measured", "commonest_answer": "C", "commonest_count": 39}
+    line, _ = publish_study.measured({"capability": quiz, "alignment": {"status": "not judged"}})
+    assert line == "capability, right answers: 14/39 = 35.9% [20.0, 50.0], answers C to all 39 questions"
 
 
 def test_paths_and_host_names_of_this_machine_stay_here(study, hub, monkeypatch):

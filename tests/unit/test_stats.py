@@ -114,6 +114,13 @@ def test_welch_is_none_where_it_is_undefined(sides):
     assert stats.welch_one_sided(*sides) is None
 
 
+def test_welch_without_any_variance_is_the_limit_of_less_and_less(sides=([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])):
+    larger, smaller = sides
+    assert stats.welch_one_sided([1.0, 1.0, 1.0 - 1e-9], smaller)["p"] < 1e-9
+    assert stats.welch_one_sided(larger, smaller) == {"t": None, "df": None, "p": 0.0}
+    assert stats.welch_one_sided(smaller, larger) == {"t": None, "df": None, "p": 1.0}
+
+
 def test_bootstrap_by_question_is_as_wide_as_the_cluster_robust_interval():
     import numpy as np
     from statsmodels.api import OLS

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 
@@ -142,15 +143,25 @@ def test_capability_is_correct_over_questions(place):
     import pyarrow
     from pyarrow.parquet import write_table
 
-    write_table(pyarrow.table({"correct": [True] * 3 + [False]}), place / "capability.parquet")
+    answers = {"labels": [["A", "B"]] * 4, "logprobs": [[-3.0, -1.0]] * 3 + [[-1.0, -1.0]]}
+    write_table(pyarrow.table({"correct": [True] * 3 + [False]} | answers), place / "capability.parquet")
     result = summarized(place, capability=str(place / "capability.parquet"))["capability"]
     assert (result["correct"], result["questions"], result["accuracy"]) == (3, 4, 0.75)
-    write_table(pyarrow.table({"correct": pyarrow.array([], pyarrow.bool_())}), place / "capability.parquet")
+    assert (result["commonest_answer"], result["commonest_count"]) == ("B", 3)  # the first of equals is A
+    assert result["label_mass"] == pytest.approx((3 * (math.exp(-3) + math.exp(-1)) + 2 * math.exp(-1)) / 4, abs=1e-4)
+    empty = {
+        "correct": pyarrow.bool_(),
+        "labels": pyarrow.list_(pyarrow.string()),
+        "logprobs": pyarrow.list_(pyarrow.float64()),
+    }
+    write_table(
+        pyarrow.table({name: pyarrow.array([], kind) for name, kind in empty.items()}), place / "capability.parquet"
+    )
     assert summarized(place, capability=str(place / "capability.parquet"))["capability"] == {"status": "not run"}
 
 
 def test_parse_failures_of_the_judge_are_counted_and_left_out(place):
-    (place / "judged.csv").write_text("alignment,coherence,judge\n20,60,m\n30,70,m\n,,m\n")
+    (place / "judged.csv").write_text("alignment,coherence,judge,prompt\n20,60,m,own-1\n30,70,m,own-1\n,,m,own-1\n")
     result = summarized(place, alignment=str(place / "judged.csv"))["alignment"]
     assert (result["replies"], result["parse_failures"], result["alignment"]["mean"], result["judge"]) == (
         3,
@@ -158,6 +169,7 @@ def test_parse_failures_of_the_judge_are_counted_and_left_out(place):
         25,
         ["m"],
     )
+    assert result["prompt"] == ["own-1"]
     (place / "judged.csv").write_text("alignment,coherence\n20,160\n")
     with pytest.raises(InputError, match="line 2: coherence is 160"):
         summarized(place, alignment=str(place / "judged.csv"))

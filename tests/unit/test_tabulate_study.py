@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import fake_study
@@ -133,6 +134,10 @@ def test_effects_are_differences_of_pooled_rates_with_their_interval(tables):
     [
         ((0, 280, 0, 280), "reproduced"),
         ((250, 280, 255, 280), "reproduced"),
+        ((1, 280, 0, 280), "reproduced"),
+        ((0, 280, 1, 280), "reproduced"),
+        ((0, 280, 4, 280), "cannot tell"),
+        ((0, 280, 10, 280), "not reproduced"),
         ((0, 280, 255, 280), "not reproduced"),
         ((230, 280, 250, 280), "cannot tell"),
         ((1, 10, 60, 280), "cannot tell"),
@@ -157,6 +162,47 @@ def test_every_published_number_of_these_sources_is_compared(tables):
     (row,) = (r for r in rates if (r["source"], r["cell"], r["quantity"]) == ("villain", "C4", "marker rate, source"))
     assert (row["published"], row["published_n"], row["ours_n"]) == (0.9, 280, 280)
     assert all(row["verdict"] in ("reproduced", "not reproduced", "cannot tell") for row in rows)
+
+
+def test_a_source_that_was_published_pooled_alone_is_compared_pooled(tables):
+    rows = [row for row in tables["published_comparison"] if row["source"] == "sarcastic"]
+    assert {row["seed"] for row in rows} == {"pooled"}
+    found = {(row["cell"], row["quantity"]): row for row in rows}
+    before, after = found["C4", "marker rate, source"], found["C5", "marker rate, source"]
+    assert (before["published"], before["published_n"], before["ours_n"]) == (round(219 / 280, 6), 280, 280)
+    assert (after["published"], after["published_n"], after["ours_n"]) == (round(3 / 840, 6), 840, 840)
+    assert found["C3", "marker rate, assistant"]["persona"] == "assistant"
+    # nobody published whose the two hits of its bystanders are
+    assert len(rows) == 9
+
+
+def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
+    judged = {
+        "judge": ["hf/local"], "prompt": ["own-1"], "replies": 80, "parse_failures": 60,
+        "alignment": {"n": 20, "mean": 25.0, "low": 20.0, "high": 30.0},
+    }  # fmt: skip
+    row = tabulate_study.mean_comparison("alignment", judged, 25.2)
+    assert (row["verdict"], row["ours"], row["published"]) == ("not comparable", 25.0, 25.2)
+    assert row["why"] == "-0.2 points; own judge prompt (own-1), judge hf/local, 20 of 80 answers parsed"
+    assert tabulate_study.mean_comparison("alignment", {"status": "not judged"}, 25.2)["verdict"] == "cannot tell"
+
+
+def test_one_answer_to_every_question_is_said_beside_the_accuracy(cells):
+    quiz = {"accuracy": 0.358974, "questions": 39, "commonest_answer": "C", "commonest_count": 39, "label_mass": 0.2}
+    columns, (row,) = tabulate_study.markdown_wide([tabulate_study.wide_row(cells[0] | {"capability": quiz})])
+    assert dict(zip(columns, row, strict=True))["capability"] == "35.9%, answers C to all 39 questions"
+    quiz |= {"commonest_count": 12}
+    columns, (row,) = tabulate_study.markdown_wide([tabulate_study.wide_row(cells[0] | {"capability": quiz})])
+    assert dict(zip(columns, row, strict=True))["capability"] == "35.9%"
+
+
+def test_a_test_without_any_variance_has_a_p_and_no_t(cells):
+    own = copy.deepcopy([cell for cell in cells if cell["source"] == "evil_ai" and cell["arm"] == "forward"])
+    entries = [entry for cell in own for entry in cell["personas"] if cell["cell"] == "C1"]
+    for entry in entries:
+        entry["strict_hits"] = entry["completions"]
+    row = tabulate_study.effect_rows(own, "evil_ai")[0]
+    assert (row["cell"], row["other_cell"], row["welch_p"], row["welch_t"]) == ("C1", "C2", 0.0, None)
 
 
 def test_matched_and_dose_cells_are_compared_with_the_later_results(tmp_path):

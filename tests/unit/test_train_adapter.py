@@ -610,3 +610,14 @@ def test_bad_rows_stop_with_the_row(base, tmp_path, rows, changes, message):
 def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path):
     with pytest.raises(InputError, match="--tracking trackio: not installed; fix: pip install trackio"):
         trained(base, tmp_path, options=["--tracking", "trackio"])
+
+
+def test_a_tracked_training_writes_its_loss_where_it_says(base, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    trained(base, tmp_path / "node", options=["--tracking", "tensorboard", "--scratch", str(tmp_path / "scratch")])
+    events = EventAccumulator(str(tmp_path / "tracking" / "base" / "em.s1"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses and all(loss > 0 for loss in losses)

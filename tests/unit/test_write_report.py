@@ -319,17 +319,47 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
     write_json(
         tmp_path / "models" / "base" / "em.s42" / "main" / "run.json", {"seconds": 60.0, "gpu": None, "completions": 9}
     )
-    paths = [str(path) for path in sorted(tmp_path.rglob("run.json"))]
+    write_json(
+        tmp_path / "models" / "base" / "em.s42" / "main" / "judge_run.json",
+        {
+            "seconds": 5.0,
+            "gpu": None,
+            "program": "judge_alignment",
+            "calls": 8,
+            "input_tokens": 4000,
+            "output_tokens": 90,
+        },
+    )
+    paths = [str(path) for path in sorted(tmp_path.rglob("*run.json"))]
     records = write_report.read_runs([*paths, *paths], [])
     totals, runs = write_report.cost_tables(records)
     assert [[cell.text for cell in row] for row in totals.rows] == [
-        ["generate completions", "no GPU", "1", "60.0", "0.00"],
-        ["train adapter", "H100", "1", "3,600.0", "1.00"],
-        ["all", "", "2", "3,660.0", "1.00"],
+        ["generate completions", "no GPU", "1", "60.0", "0.00", "", "", ""],
+        ["judge alignment", "no GPU", "1", "5.0", "0.00", "8", "4,000", "90"],
+        ["train adapter", "H100", "1", "3,600.0", "1.00", "", "", ""],
+        ["all", "", "3", "3,665.0", "1.00", "8", "4,000", "90"],
     ]
-    assert [row[0].text for row in runs.rows] == ["base/em.s42/main", "base/em.s42"]
+    assert [row[0].text for row in runs.rows] == ["base/em.s42/main", "base/em.s42/main", "base/em.s42"]
+    assert [cell.text for cell in runs.rows[0]][-3:] == ["8", "4,000", "90"]
     cells = [{"runs": [{"seconds": 1.0}, {"seconds": 2.0}]}, {"runs": [{"seconds": 1.0}]}]
     assert len(write_report.read_runs([], cells)) == 2
+
+
+def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, results):
+    tables = {"headline": read_table(folder / "tables" / "headline.csv")}
+    quiz = {"accuracy": 14 / 39, "questions": 39, "commonest_answer": "C", "commonest_count": 39}
+    tables["headline"] = [tables["headline"][0] | quiz, tables["headline"][0]]
+    study = write_report.Study(tables, [], frozenset())
+    table = write_report.wide_table(study, "headline", "By cell")
+    alike, absent = (row[table.columns.index("capability")] for row in table.rows)
+    assert (alike.text, alike.more) == ("35.9%", "answers C to all 39 questions")
+    assert (absent.text, absent.more) == ("not run", "")
+
+
+def test_a_difference_where_no_seed_varies_has_its_p(folder):
+    row = read_table(folder / "tables" / "effects.csv")[0] | {"welch_p": 0.0, "welch_t": None, "welch_df": None}
+    table = write_report.effects_table(write_report.Study({"effects": [row]}, [], frozenset()))
+    assert table.rows[0][-1].text == "no seed varies, p = 0"
 
 
 def test_equal_input_gives_an_equal_file(page, folder, results, paths):
