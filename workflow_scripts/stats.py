@@ -101,13 +101,15 @@ def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[s
     return {"t": float(result.statistic), "df": float(result.df), "p": float(result.pvalue)}
 
 
-def difference(hits: int, n: int, other_hits: int, other_n: int, level: float = LEVEL) -> tuple[float, float, float]:
-    """Rate minus the other rate with its interval: (difference, low, high) (Newcombe 1998, method 10)."""
-    rate, other = hits / n, other_hits / other_n
-    low, high = wilson(hits, n, level)
-    other_low, other_high = wilson(other_hits, other_n, level)
-    gap = rate - other
-    return gap, gap - math.hypot(rate - low, other_high - other), gap + math.hypot(high - rate, other - other_low)
+def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """Rate minus the other rate with its interval: (difference, low, high), from the (rate, low, high) of both.
+
+    Newcombe's (1998) method 10, where the bounds are Wilson's.
+    """
+    (rate, low, high), (other_rate, other_low, other_high) = one, other
+    gap = rate - other_rate
+    below, above = math.hypot(rate - low, other_high - other_rate), math.hypot(high - rate, other_rate - other_low)
+    return gap, gap - below, gap + above
 
 
 def cohens_h(hits: int, n: int, other_hits: int, other_n: int, level: float = LEVEL) -> tuple[float, float, float]:

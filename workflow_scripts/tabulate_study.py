@@ -11,7 +11,6 @@ question, and of one seed, are not independent, so verdicts rest on these.
 """
 
 import argparse
-import math
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from gates import evaluate_gates, highest_pooled, identical_cells
 from lineage import parse_lineage
 from records import InputError, run
-from stats import cluster_bootstrap, cohens_h, rate_fields, rule_of_three, welch_one_sided, wilson
+from stats import cluster_bootstrap, cohens_h, difference, rate_fields, rule_of_three, welch_one_sided, wilson
 from summarize_cell import json_argument, read_result
 from tables import Row, counted, one_sided, percent, read_table, write_csv, write_markdown
 
@@ -264,10 +263,7 @@ def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> lis
                 continue
             one, other = found[first, role], found[second, role]
             counts = (one["strict_hits"], one["completions"], other["strict_hits"], other["completions"])
-            rates = one["rate"], other["rate"]
-            gap = rates[0] - rates[1]
-            low = gap - math.hypot(rates[0] - one["low"], other["high"] - rates[1])
-            high = gap + math.hypot(one["high"] - rates[0], rates[1] - other["low"])
+            rates = [(row["rate"], row["low"], row["high"]) for row in (one, other)]
             by_seed = [
                 [hit[1] / hit[2] for cell in own if cell["cell"] == name and (hit := highest_pooled([cell], role))]
                 for name in (first, second)
@@ -277,7 +273,7 @@ def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> lis
             row |= dict(zip(("hits", "completions", "other_hits", "other_completions"), counts, strict=True))
             row |= {"low": one["low"], "high": one["high"], "other_low": other["low"], "other_high": other["high"]}
             fields = ("difference", "difference_low", "difference_high", "cohens_h", "h_low", "h_high")
-            values = (gap, low, high, *cohens_h(*counts))
+            values = (*difference(*rates), *cohens_h(*counts))
             row |= {name: round(value, 6) for name, value in zip(fields, values, strict=True)}
             if test:
                 row |= {f"welch_{name}": None if value is None else round(value, 6) for name, value in test.items()}

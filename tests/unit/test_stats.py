@@ -76,7 +76,8 @@ def test_rule_of_three_is_hanleys_and_close_to_the_one_sided_exact_bound():
 def test_difference_is_that_of_newcombes_table_and_statsmodels(counts, interval):
     from statsmodels.stats.proportion import confint_proportions_2indep
 
-    gap, low, high = stats.difference(*counts)
+    rates = [(hits / n, *stats.wilson(hits, n)) for hits, n in (counts[:2], counts[2:])]
+    gap, low, high = stats.difference(*rates)
     assert gap == pytest.approx(counts[0] / counts[1] - counts[2] / counts[3])
     assert (low, high) == pytest.approx(interval, abs=5e-5)
     assert (low, high) == pytest.approx(confint_proportions_2indep(*counts, method="newcomb"), abs=1e-9)

@@ -201,7 +201,7 @@ def test_a_test_without_any_variance_has_a_p_and_no_t(cells):
     entries = [entry for cell in own for entry in cell["personas"] if cell["cell"] == "C1"]
     for entry in entries:
         entry["strict_hits"] = entry["completions"]
-    row = tabulate_study.effect_rows(own, "evil_ai")[0]
+    row = tabulate_study.build_tables(own, [], None)["effects"][1][0]
     assert (row["cell"], row["other_cell"], row["welch_p"], row["welch_t"]) == ("C1", "C2", 0.0, None)
 
 
