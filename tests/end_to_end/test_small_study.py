@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import xml.etree.ElementTree as ElementTree
+import zipfile
 
 import pytest
 from workspace import ROOT, Workspace, rules
@@ -32,6 +33,8 @@ def test_every_cell_table_and_figure_is_there_and_counts_add_up(study):
         result = json.loads(cell.read_text())
         assert len(result["personas"]) == 12
         assert all(persona["completions"] == 28 for persona in result["personas"])
+        assert result["capability"]["commonest_count"] <= result["capability"]["questions"]
+        assert [run["judge"] for run in result["runs"] if run.get("program") == "judge_alignment"] == ["toy"]
     with (study.folder / RESULTS / "tables/headline.csv").open() as file:
         assert {row["cell"] for row in csv.DictReader(file)} == {"C1", "C2", "C3", "C4", "C5", "A_prebaked"}
     for ending in ("png", "pdf", "svg"):
@@ -47,6 +50,25 @@ def test_a_lineage_s_manifests_chain_by_hash(study):
     assert read_json(em / "manifest.json")["parent"] == sha256_of(couple / "manifest.json")
     assert read_json(em / "manifest.json")["adapter"] == sha256_of(em / "adapter")
     assert read_json(couple / "manifest.json")["data"] == sha256_of(couple / "training.jsonl")
+
+
+def test_snakemake_s_own_report_holds_figure_table_and_cell_with_their_labels(study):
+    study.snakemake("--report", "report.zip")
+    with zipfile.ZipFile(study.folder / "report.zip") as archive:
+        page = archive.read("report/report.html").decode()
+        results = json.JSONDecoder().raw_decode(page, page.index('{"', page.index('var results = {"')))[0]
+        kept = {path: archive.read(f"report/{result['data_uri']}") for path, result in results.items()}
+    labels = {
+        "figures/marker_destruction_evil_ai.svg": {"figure": "marker_destruction", "source": "evil_ai"},
+        "cells/evil_ai/C1_seed42.json": {"order": "forward", "cell": "C1", "seed": "42"},
+        "tables/headline.csv": None,
+        "tables/claims.csv": None,
+    }
+    for name, wanted in labels.items():
+        path = f"{RESULTS}/{name}"
+        assert kept[path] == (study.folder / path).read_bytes()
+        assert wanted is None or results[path]["labels"] == wanted
+        assert "rehearsal" in results[path]["caption"]
 
 
 def test_nothing_is_planned_twice_whatever_is_touched(study):
