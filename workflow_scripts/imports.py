@@ -21,7 +21,7 @@ def closure(folder: Path, script: str) -> list[str]:
     return sorted(found)
 
 
-@cache  # the programs of a workflow share their modules, and reading them is a third of the time of a small dry run
+@cache  # programs share most of their modules
 def imported(folder: Path, name: str) -> list[str]:
     """The modules of `folder` that the file itself imports."""
     modules: list[str] = []
