@@ -8,7 +8,7 @@ import sys
 import pytest
 from workspace import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smallest")]  # they share a built study
 
 
 @pytest.fixture(scope="module")
