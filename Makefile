@@ -10,13 +10,13 @@ tiny: $(ENV)
 	@$(BIN)/python workflow_scripts/print_headline.py --study results/tiny
 
 test: $(ENV)  # two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-vllm: .venv-vllm/.installed  # the real vLLM engine on the CPU, in an environment of its own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_cpu
 
 test-fast: $(ENV)  # without the end-to-end study
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(ENV)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

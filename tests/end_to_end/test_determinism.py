@@ -8,7 +8,7 @@ import sys
 import pytest
 from workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smallest")]  # they share a built study
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from workspace import ROOT, Workspace, rules
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("small")]  # they share a built study
+pytestmark = pytest.mark.slow
 
 SMALL = str(ROOT / "tests/end_to_end/small.yaml")
 RESULTS = "results/small"

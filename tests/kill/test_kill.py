@@ -19,7 +19,7 @@ import pytest
 from lease_gpu import LOCK_DIR, make_lock_dir, try_lock
 from workspace import SNAKEMAKE, Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smallest")]  # they share a built study
+pytestmark = pytest.mark.slow
 
 SEED = 5
 WAIT = 5  # [s] that a process stays at its moment
