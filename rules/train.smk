@@ -79,6 +79,7 @@ rule reuse_adapter:
 
 rule fetch_adapter:
     input:
+        base=ancient(base_folder),
         parent=parent_manifest,
         code=code_of("fetch_adapter.py"),
     output:
@@ -100,4 +101,5 @@ rule fetch_adapter:
         folder=adapter_folder,
     shell:
         "python workflow_scripts/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
-        " --folder {params.folder} --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+        " --folder {params.folder} --base {input.base} --parent-manifest {input.parent} --lineage {wildcards.node}"
+        " --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"

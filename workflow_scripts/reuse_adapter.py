@@ -56,7 +56,9 @@ def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def check_shapes(shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str, Any] | None, where: Path) -> None:
+def check_shapes(
+    shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str, Any] | None, where: str | Path
+) -> None:
     """Raise InputError unless the tensors are a LoRA of rank `r` on the named targets, and fit the base.
 
     shapes: tensor name -> shape. lora: adapter_config.json. base: the base model's config.json; without it only the

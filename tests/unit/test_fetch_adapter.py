@@ -10,10 +10,10 @@ import fetch_adapter
 import numpy
 import pytest
 from local_hub import LocalHub, offered, sha256
-from records import InputError, read_json, sha256_of
+from records import InputError, read_json, sha256_of, write_json
 from safetensors.numpy import save
 
-REPO, FOLDER = "org/huge", "adapters/villain_s42"
+REPO, FOLDER, LINEAGE = "org/huge", "adapters/villain_s42", "base/couple-villain.s42"
 CONFIG = {
     "peft_type": "LORA",
     "r": 4,
@@ -47,8 +47,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         yield hub
 
 
-def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, inside: str = FOLDER) -> Any:
+BASE = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+
+
+def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, inside: str = FOLDER, **sizes: int) -> Any:
+    write_json(folder / "base/config.json", BASE | sizes)
+    write_json(folder / "parent.json", {"files": {}})
     arguments = ["--repo", REPO, "--revision", "main", "--folder", inside, "--output", f"{folder}/adapter"]
+    arguments += ["--base", f"{folder}/base", "--parent-manifest", f"{folder}/parent.json", "--lineage", LINEAGE]
     patience = ["--cache", f"{folder}/cache", "--retries", "2", "--backoff", "0"]
     monkeypatch.setattr(sys, "argv", ["fetch_adapter.py", *arguments, "--manifest", f"{folder}/a.json", *patience])
     try:
@@ -77,6 +83,8 @@ def test_only_the_one_folder_is_listed_and_only_its_two_files_are_fetched(
     assert listings == {f"/api/models/{REPO}/tree/{commit}/{FOLDER}"}
     assert not [asked for asked in hub.requests if "/runs/" in asked.path or asked.path.endswith(".pt")]
     assert record == {
+        "lineage": LINEAGE,
+        "parent": sha256_of(tmp_path / "parent.json"),
         "adapter": sha256_of(tmp_path / "adapter"),
         "files": {
             "adapter_config.json": sha256(json.dumps(CONFIG).encode()),
@@ -101,11 +109,11 @@ def test_only_the_one_folder_is_listed_and_only_its_two_files_are_fetched(
             {f"{FOLDER}/adapter_config.json": b"{}", f"{FOLDER}/adapter_model.bin": b"pickle"},
             "a pickle is never loaded",
         ),
-        (adapter(CONFIG | {"peft_type": "IA3"}), "not a LoRA's"),
-        (adapter(weights=tensors(rank=2)), "has rank 2, adapter_config.json says 4"),
-        (adapter(weights=tensors(drop="v_proj.lora_B")), r"2 lora_A and 1 lora_B tensors \(unpaired: .*v_proj"),
-        (adapter(weights=b"not safetensors"), "adapter_model.safetensors is damaged"),
-        (adapter(weights=save({"head": numpy.zeros(1, dtype=numpy.float32)})), "0 lora_A and 0 lora_B"),
+        (adapter(CONFIG | {"peft_type": "IA3"}), "not a LoRA adapter"),
+        (adapter(weights=tensors(rank=2)), "are no LoRA of rank 4"),
+        (adapter(weights=tensors(drop="v_proj.lora_B")), "tensors beside plain LoRA pairs"),
+        (adapter(weights=b"not safetensors"), "adapter_model.safetensors: not a safetensors file"),
+        (adapter(weights=save({"head": numpy.zeros(1, dtype=numpy.float32)})), "tensors beside plain LoRA pairs"),
     ],
 )
 def test_what_is_not_a_complete_lora_is_refused(
@@ -114,6 +122,12 @@ def test_what_is_not_a_complete_lora_is_refused(
     hub.add(REPO, files)
     with pytest.raises(InputError, match=said):
         fetch(tmp_path, monkeypatch)
+
+
+def test_an_adapter_of_another_base_is_refused(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(REPO, adapter())
+    with pytest.raises(InputError, match="use an adapter of the same base"):
+        fetch(tmp_path, monkeypatch, hidden_size=16)
 
 
 def test_a_folder_that_is_not_there_is_named(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
