@@ -88,7 +88,7 @@ KILLS = [
     ("training", LATE_STEPS, KILL, "group"),
     ("training", LATE_STEPS, KILL, "snakemake"),
     ("training", STEPS, TERM, "group"),
-    ("writing", writing("train_adapter.py", 8), KILL, "group"),
+    ("writing", writing("train_adapter.py", 8), KILL, "job"),
     ("loading", MERGE_TO_TRAIN, KILL, "group"),
     ("loading", MERGE_TO_ANSWER, TERM, "job"),
     ("writing", writing("generate_completions.py", 8), KILL, "group"),
@@ -230,7 +230,7 @@ def test_a_full_or_read_only_disk_ends_a_study_and_the_same_command_finishes_it(
     for part in ("models/base/couple-evil_ai.s42/em.s42", "cells", "tables", "figures"):
         shutil.rmtree(folder / "results/smallest" / part)
     used = shutil.disk_usage(folder).used // 1024
-    for options in ("ro", f"rw,size={used + 8}k", f"rw,size={used + 400}k", f"rw,size={used + 2000}k"):
+    for options in ("ro", f"rw,size={used + 8}k", f"rw,size={used + 200}k", f"rw,size={used + 400}k"):
         mount(options)
         done = study.snakemake("--cores", "2", env=study.environment, check=False)
         assert done.returncode != 0, options

@@ -308,7 +308,10 @@ def write_parquet(folder: Path) -> None:
         }
         order = ["question_id", *(name for name in COLUMNS if name not in ("question_id", "text")), "text"]
         write_table(folder / f"{name}.parquet", columns, {name: COLUMNS[name] for name in order})
-    write_table(folder / "capability.parquet", {"correct": [True, False]}, {"correct": "bool"})
+    answers = {"correct": [True, False], "labels": [["A", "B"]] * 2, "logprobs": [[-0.1, -3.0]] * 2}
+    write_table(
+        folder / "capability.parquet", answers, {"correct": "bool", "labels": ["string"], "logprobs": ["float64"]}
+    )
 
 
 def upstream(folder: Path) -> None:

@@ -99,7 +99,8 @@ def test_coupling_rows_are_as_many_as_the_replies_to_be_drawn():
         "make_coupling_data", outputs=["n/training.jsonl"], command="python m.py --replies replies --source evil_ai"
     )
     drawn = spent(training("n/training.jsonl", epochs=20), rows, replies)
-    assert drawn == pytest.approx(20 * 600 * 400 / 1000 * 0.089)
+    row = find_row(TABLE, "train_adapter", "7B", "couple")
+    assert drawn == pytest.approx(20 * 600 * 400 / 1000 * row["per_ktoken_s"])
 
 
 def test_a_data_set_that_is_there_is_counted_and_one_that_the_table_lacks_is_measured(tmp_path):
