@@ -89,11 +89,13 @@ def check_adapter(adapter: str | Path) -> None:
         raise InputError(f"{adapter}: not the adapter that {manifest} was written for: it is damaged; fix: {fix}")
 
 
-def check_finite(folder: str | Path, weights: "Iterable[tuple[str, torch.Tensor]]") -> None:
+def check_finite(
+    model: str | Path, weights: "Iterable[tuple[str, torch.Tensor]]", fix: str = "fetch the model again"
+) -> None:
     """Raise InputError if a weight is NaN or infinite: a model with one still answers, with noise."""
     for name, weight in weights:
         if not weight.isfinite().all():
-            raise InputError(f"{folder}: the weight {name} is not finite; fix: fetch the model again")
+            raise InputError(f"{model}: the weight {name} is not finite; fix: {fix}")
 
 
 def set_seed(seed: int) -> None:

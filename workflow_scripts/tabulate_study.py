@@ -78,7 +78,7 @@ CONTRASTS = (("C1", "C2"), ("C1", "C5"), ("C1", "C4"), ("C5", "C4"), ("C3", "C2"
 DOSES = ("em", "benign")
 # PROTOCOL section 5: one recipe and seed on two kinds of GPU differ by up to this much ARC-C accuracy.
 ARC_YARDSTICK = 0.032
-# What the verdicts mean, for the table and the report.
+# What the verdicts mean.
 COMPARED = (
     "Reproduced: the Wilson intervals overlap at least up to one of the two rates; not reproduced: they are disjoint; "
     "cannot tell: they overlap less, or ours is wider than 20 points. ARC-C: within 3.2 points. Alignment and "

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from imports import closure
 from mask import Example, Mask, encode_rows
-from models import load_model, load_tokenizer
+from models import check_finite, load_model, load_tokenizer
 from records import InputError, canonical, partial, read_json, read_jsonl, run, run_record, sha256_of, write_json
 from trainer import ATTENTIONS, Options, Outcome, order_steps, save_adapter, train
 
@@ -150,13 +150,6 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(key).encode()).hexdigest()
 
 
-def check_finite(model: Any) -> None:
-    """Raise InputError if an adapter weight is NaN or infinite (a last step may break what its loss cannot show)."""
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not weight.isfinite().all():
-            raise InputError(f"the trained weight {name} is not finite; fix: lower the recipe's lr")
-
-
 def check_tracking(name: str) -> None:
     """Raise InputError if the experiment tracker is not installed."""
     from transformers.integrations import get_available_reporting_integrations
@@ -247,7 +240,9 @@ def train_lineage(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
             f"fix: lower hardware.micro_batch_tokens, now {arguments.micro_batch_tokens} (memory, not results)"
         ) from error
-    check_finite(outcome.model)
+    # a last step may break what its loss cannot show
+    trained = ((name, weight) for name, weight in outcome.model.named_parameters() if weight.requires_grad)
+    check_finite(arguments.lineage, trained, "lower the recipe's lr")
     return outcome, options
 
 

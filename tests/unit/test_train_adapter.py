@@ -391,7 +391,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, t
 def test_a_damaged_checkpoint_is_named_and_never_unpickled(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
-    monkeypatch.setattr(train_adapter, "check_finite", lambda model: 1 / 0)  # stopped after its last step
+    monkeypatch.setattr(train_adapter, "check_finite", lambda *_: 1 / 0)  # stopped after its last step
     with pytest.raises(ZeroDivisionError):
         trained(base, tmp_path / "node", options=options)
     (kept,) = tmp_path.glob("scratch/*/checkpoint-*/optimizer.pt")
