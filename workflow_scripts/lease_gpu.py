@@ -18,6 +18,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fork_program import forked
 from records import InputError, run
 
 LOCK_DIR = "/tmp/lease_gpu"
@@ -60,21 +62,34 @@ def main() -> None:
         raise InputError("lease_gpu: no program given; fix: lease_gpu.py --gpus 1 -- python program.py ...")
     if args.gpus < 0:
         raise InputError(f"lease_gpu: --gpus {args.gpus} is negative; fix: give 0 or more")
-    if args.gpus == 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        granted = lease(args.gpus, args.lock_dir, args.idle_mib, args.pool)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.name for gpu in granted)
-        # nvidia-smi numbers cards by bus; CUDA by default puts the fastest first.
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    granted = lease(args.gpus, args.lock_dir, args.idle_mib, args.pool) if args.gpus else {}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.name for gpu in granted)
+    # nvidia-smi numbers cards by bus; CUDA by default puts the fastest first.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if args.gpus == 0 or args.pool is not None:
+        end_as(forked(command, list(granted.values())))
     try:
         os.execvp(command[0], command)
     except OSError as error:
         raise InputError(f"{command[0]}: cannot run it ({error.strerror}); fix: check the program after --") from None
 
 
-def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> list[Gpu]:
-    """Block until `count` cards are locked and idle; return them. The locks stay with this process and its exec().
+def end_as(status: int | None) -> None:
+    """End this process as another ended, by its status from waitpid(). None: go on."""
+    if status is None:
+        return
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler to take away
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    raise SystemExit(code)
+
+
+def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> dict[Gpu, int]:
+    """Block until `count` cards are locked and idle; return them with the file descriptors that hold the locks.
+
+    The locks stay with this process and its exec().
 
     Raises InputError if the node, or the inherited CUDA_VISIBLE_DEVICES, has fewer cards than asked for.
     """
@@ -95,9 +110,9 @@ def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> list[Gp
             now = {gpu.uuid: gpu for gpu in visible(cards(idle_mib, pool), inherited)}
             if all(uuid in now and not now[uuid].busy for uuid in locks):
                 waited = round(time.monotonic() - started)
-                granted = [gpu for gpu in gpus if gpu.uuid in locks]
-                for gpu in granted:
-                    os.set_inheritable(locks[gpu.uuid], True)
+                granted = {gpu: locks[gpu.uuid] for gpu in gpus if gpu.uuid in locks}
+                for gpu, lock in granted.items():
+                    os.set_inheritable(lock, True)
                     say(f"GPU {gpu.name} ({gpu.uuid}) granted after {waited} s to pid {os.getpid()}")
                 return granted
         # All or nothing, with an uneven pause: two requests for two cards cannot block each other for good.

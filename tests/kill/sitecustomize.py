@@ -18,6 +18,9 @@ seen = []
 def watch(event, arguments):
     if event not in moment["events"] or len(seen) >= moment["nth"]:
         return
+    # asked anew each time: a program may be a fork of another (fork_program.py)
+    if os.path.basename(getattr(sys, "argv", [""])[0]) != moment["program"]:
+        return
     path = next((os.fsdecode(each) for each in arguments if isinstance(each, str | bytes)), "")
     if not re.search(moment["path"], path) or (event == "open" and moment["write"] and not is_write(arguments)):
         return
@@ -35,5 +38,5 @@ def is_write(arguments):
     return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
 
 
-if moment and any(os.path.basename(word) == moment["program"] for word in sys.orig_argv[1:2]):
+if moment:
     sys.addaudithook(watch)

@@ -1,0 +1,185 @@
+"""A forked program is as one started anew: to its user, to what it prints, to signals, and to who waits for its locks."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from workspace import ROOT
+
+SCRIPTS = ROOT / "workflow_scripts"
+LEASE = [sys.executable, str(SCRIPTS / "lease_gpu.py"), "--gpus", "0", "--"]
+PYTHON = str(Path(sys.executable).with_name("python"))
+# Stands for Snakemake: its file is locked as long as it lives.
+SNAKEMAKE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import os, alive
+Path(sys.argv[2]).mkdir()
+alive.hold(Path(sys.argv[2]))
+print(os.environ[alive.VARIABLE], flush=True)
+sys.stdin.read()
+"""
+PROGRAM = """
+import json, os, sys
+if __name__ == "__main__":
+    import torch
+    import neighbour
+    told = {"argv": sys.argv, "folder": os.getcwd(), "mine": os.environ.get("MINE"), "parent": os.getppid(),
+            "threads": torch.get_num_threads(), "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "stdin": sys.stdin.read(),
+            "neighbour": neighbour.NAME, "server": "fork_program" in open("/proc/self/cmdline").read()}
+    print(json.dumps(told))
+    print("told", file=sys.stderr)
+    raise SystemExit(3)
+"""
+# It says that it began, and when it is asked to end it takes half a second to clean up.
+PATIENT = """
+import sys, time
+from pathlib import Path
+from records import run
+def main():
+    Path(sys.argv[1]).write_text("began")
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        Path(sys.argv[1]).write_text("cleaned up")
+run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def snakemake(tmp_path_factory):
+    """The environment of a Snakemake's jobs, whose server runs already."""
+    folder = tmp_path_factory.mktemp("forked") / "alive"
+    stand_in = subprocess.Popen(
+        [sys.executable, "-c", SNAKEMAKE, str(SCRIPTS), str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    path = stand_in.stdout.readline().strip()
+    yield os.environ | {"SNAKEMAKE_ALIVE": path, "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}"}
+    servers = server_pids(path)
+    assert servers
+    stand_in.stdin.close()
+    stand_in.wait()
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in servers)), "the server outlived Snakemake"
+
+
+def server_pids(path):
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                path.encode() in (folder / "environ").read_bytes()
+                and b"fork_program" in (folder / "cmdline").read_bytes()
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Write a program of a name that is forked, beside the workflow's modules."""
+
+    def write(text):
+        for module in SCRIPTS.glob("*.py"):
+            (tmp_path / module.name).write_bytes(module.read_bytes())
+        (tmp_path / "neighbour.py").write_text("NAME = 'next door'")
+        (tmp_path / "train_adapter.py").write_text(text)
+        return "train_adapter.py"
+
+    return write
+
+
+def start(environment, folder, *words):
+    return subprocess.Popen(
+        [*LEASE, "python", *words], cwd=folder, env=environment | {"MINE": "this one's"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_forked_program_cannot_tell_that_it_was_not_started_anew(snakemake, program, tmp_path, threads):
+    name = program(PROGRAM)
+    answers = []
+    for environment in (snakemake, {**snakemake, "SNAKEMAKE_ALIVE": ""}):
+        job = start({**environment, "OMP_NUM_THREADS": threads}, tmp_path, name, "--words", "with a space", "é")
+        out, err = job.communicate("what it is given")
+        assert (job.returncode, err) == (3, "told\n")
+        answers.append(json.loads(out))
+    forked, anew = answers
+    assert (forked.pop("server"), anew.pop("server")) == (True, False)
+    del forked["parent"], anew["parent"]
+    assert forked == anew
+    assert forked["threads"] == int(threads) and forked["stdin"] == "what it is given"
+
+
+def test_a_traceback_and_a_signal_come_through(snakemake, program, tmp_path):
+    job = start(snakemake, tmp_path, program("1 / 0"))
+    assert "ZeroDivisionError" in job.communicate()[1] and job.returncode == 1
+    job = start(snakemake, tmp_path, program("import os\nos.kill(os.getpid(), 9)"))
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+
+
+def test_a_job_told_to_end_waits_for_its_program_to_clean_up(snakemake, program, tmp_path):
+    job = start(snakemake, tmp_path, program(PATIENT), "state")
+    assert wait_for((tmp_path / "state").exists)
+    job.terminate()
+    job.wait()
+    assert (tmp_path / "state").read_text() == "cleaned up"
+    assert job.returncode == 128 + signal.SIGTERM
+
+
+def test_a_killed_job_takes_its_program_along_and_the_lease_lasts_until_then(snakemake, program, tmp_path):
+    environment = snakemake | {"LEASE_GPU_POOL": json.dumps({"gpus": ["GPU-forked"]})}
+    words = [
+        *LEASE[:2],
+        "--gpus",
+        "1",
+        "--lock-dir",
+        str(tmp_path / "locks"),
+        "--",
+        "python",
+        program(PATIENT),
+        "state",
+    ]
+    job = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    state = tmp_path / "state"
+    assert wait_for(state.exists)
+    job.kill()
+    job.wait()
+    with open(tmp_path / "locks/GPU-forked.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert state.read_text() == "cleaned up"
+
+
+def test_edits_of_a_module_since_the_server_started_count(snakemake, program, tmp_path):
+    name = program("import records\nprint(records.EDITED)")
+    (tmp_path / "records.py").write_text("EDITED = 'just now'")
+    assert start(snakemake, tmp_path, name).communicate()[0] == "just now\n"
+
+
+def test_without_snakemake_or_for_a_small_program_nothing_is_forked(snakemake, program, tmp_path):
+    text = "print('fork_program' in open('/proc/self/cmdline').read())"
+    (tmp_path / "small.py").write_text(text)
+    outside = {name: value for name, value in snakemake.items() if name != "SNAKEMAKE_ALIVE"}
+    for environment, name in ((snakemake, "small.py"), (outside, program(text))):
+        assert start(environment, tmp_path, name).communicate()[0] == "False\n"
