@@ -248,6 +248,8 @@ def open_engine(
             dtype=dtype,
             seed=seed,
             max_num_seqs=rows,
+            # By itself vLLM stops at 512: at 1,024 rows, graphs for all of them save a seventh of the time.
+            compilation_config={"max_cudagraph_capture_size": rows},
             gpu_memory_utilization=gpu_memory_utilization,
             enforce_eager=enforce_eager,
             disable_log_stats=True,
