@@ -79,4 +79,4 @@ snakemake=$!
 wait "$snakemake"
 snakemake=
 [ -n "${DRY_RUN:-}" ] || "$head/bin/python" "$root/tests/slurm/check_leases.py" --slurm-logs .snakemake/slurm_logs \
-  --logs results/small/logs
+  --logs results/small/logs --benchmarks results/small/benchmarks --cards 2
