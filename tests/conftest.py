@@ -1,5 +1,6 @@
 """Make the workflow's modules importable as its programs import them."""
 
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -16,9 +17,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 @pytest.fixture(scope="session")
 def smallest(tmp_path_factory):
-    """The smallest study, built on two cores without any interruption. To read, not to change."""
+    """The smallest study, built on two cores without any interruption. To read, not to change: workers share it."""
     from workspace import Workspace
 
-    study = Workspace.smallest(tmp_path_factory.mktemp("smallest"))
-    study.snakemake("--cores", "2", env=study.environment)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smallest"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        study = Workspace.smallest(folder)
+        study.snakemake("--cores", "2", env=study.environment)
     return study

@@ -49,9 +49,10 @@ class Workspace:
 
     @classmethod
     def smallest(cls, folder: Path) -> "Workspace":
-        """A copy that builds the study of smallest.yaml, on a pretend GPU of its own."""
+        """A copy that builds the study of smallest.yaml, on a pretend GPU of its own; the one that is there, if so."""
         overlays = ["profiles/tiny/study.yaml", str(STUDIES / "small.yaml"), str(STUDIES / "smallest.yaml")]
-        return cls.copy(folder, "--profile", "profiles/tiny", "--configfile", *overlays)
+        arguments = ("--profile", "profiles/tiny", "--configfile", *overlays)
+        return cls(folder, arguments) if folder.exists() else cls.copy(folder, *arguments)
 
     @property
     def card(self) -> str:

@@ -47,6 +47,8 @@ def test_an_earlier_result_survives_a_failed_attempt_and_a_folder_is_replaced_wh
 
 
 WRITER = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests inherit that it is ignored
 import os, sys, time
 from pathlib import Path
 import records
