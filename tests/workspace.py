@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +127,13 @@ class Workspace:
 def rules(jobs: list[str]) -> Counter[str]:
     """How many jobs of each rule."""
     return Counter(job.split()[0] for job in jobs)
+
+
+def wait_for(condition, seconds: float = 20) -> bool:
+    """Whether the condition comes true in that time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

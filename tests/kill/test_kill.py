@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from lease_gpu import LOCK_DIR, make_lock_dir, try_lock
-from workspace import SNAKEMAKE, Workspace
+from workspace import SNAKEMAKE, Workspace, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -117,15 +117,6 @@ def processes_of(study: Workspace) -> dict[int, str]:
         except OSError:
             continue
     return found
-
-
-def wait_for(condition, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def kill(study: Workspace, moment: Moment, number: signal.Signals, whom: str, draw: random.Random, output: Path) -> str:

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from workspace import ROOT
+from workspace import ROOT, wait_for
 
 SCRIPTS = ROOT / "workflow_scripts"
 LEASE = [sys.executable, str(SCRIPTS / "lease_gpu.py"), "--gpus", "0", "--"]
@@ -83,15 +82,6 @@ def server_pids(path):
         except OSError:
             continue
     return found
-
-
-def wait_for(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture
