@@ -46,17 +46,9 @@ def cells(study: Path, each: bool) -> dict[str, Rates]:
     return {f"{file.parent.name}/{file.stem}": rates(read_json(file, dict), each) for file in files}
 
 
-def holm(values: list[float]) -> list[float]:
-    """The p values, corrected for their number (Holm 1979)."""
-    corrected, least = [0.0] * len(values), 0.0
-    for rank, at in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        least = max(least, min(1.0, (len(values) - rank) * values[at]))
-        corrected[at] = least
-    return corrected
-
-
 def main() -> None:
     from scipy.stats import fisher_exact
+    from statsmodels.stats.multitest import multipletests
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs=2, type=Path, help="results folders")
@@ -69,9 +61,10 @@ def main() -> None:
         raise InputError(f"{arguments.studies[1]}: no cell of {arguments.studies[0]}; fix: name two runs of a study")
     pairs = [(one[cell][role], other[cell][role]) for cell, role in compared]
     values = [float(fisher_exact([[hits, n - hits] for hits, n in pair]).pvalue) for pair in pairs]
+    holm = multipletests(values, method="holm")[1]
     differ = 0
     print("| cell | | first | second | p | p (Holm) | |\n|---|---|---|---|---|---|---|")
-    for (cell, role), pair, value, corrected in zip(compared, pairs, values, holm(values), strict=True):
+    for (cell, role), pair, value, corrected in zip(compared, pairs, values, holm, strict=True):
         first, second = (f"{hits}/{n}" for hits, n in pair)
         differ += corrected < arguments.level
         verdict = "differs" if corrected < arguments.level else ""

@@ -8,6 +8,7 @@ file. With --slurm-logs, the cards must also be those that Slurm gave the job.
 """
 
 import argparse
+import csv
 import re
 import sys
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ def taken(logs: Path, benchmarks: Path) -> list[Lease]:
             start, end = datetime.fromisoformat(at), None
             benchmark = benchmarks / f"{path}.tsv"
             if benchmark.is_file():
-                header, row, *_ = benchmark.read_text().splitlines()
-                ran = float(row.split("\t")[header.split("\t").index("s")])
+                with benchmark.open() as file:
+                    ran = float(next(csv.DictReader(file, delimiter="\t"))["s"])
                 end = start + timedelta(seconds=ran - int(waited))
             leases.append(Lease(str(path).replace("/", "_"), card, uuid, start, end))
     return sorted(leases, key=lambda lease: (lease.start, lease.card))
