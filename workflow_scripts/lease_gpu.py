@@ -1,4 +1,4 @@
-"""Wait for N free GPUs, lock them, and become the given program with only those GPUs visible.
+"""Wait for N free GPUs, lock them, and become (or fork) the given program with only those GPUs visible.
 
     python workflow_scripts/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base ...
 
@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from fork_program import forked
 from records import InputError, run
@@ -67,17 +68,17 @@ def main() -> None:
     # nvidia-smi numbers cards by bus; CUDA by default puts the fastest first.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if args.gpus == 0 or args.pool is not None:
-        end_as(forked(command, list(granted.values())))
+        status = forked(command, list(granted.values()))
+        if status is not None:
+            end_as(status)
     try:
         os.execvp(command[0], command)
     except OSError as error:
         raise InputError(f"{command[0]}: cannot run it ({error.strerror}); fix: check the program after --") from None
 
 
-def end_as(status: int | None) -> None:
-    """End this process as another ended, by its status from waitpid(). None: go on."""
-    if status is None:
-        return
+def end_as(status: int) -> NoReturn:
+    """End this process as another ended, by its status from waitpid()."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler to take away
