@@ -7,7 +7,7 @@ ENV := $(BIN)/.installed
 
 tiny: $(ENV)
 	$(BIN)/snakemake --profile profiles/tiny --quiet rules
-	@$(BIN)/python workflow_scripts/print_headline.py --study results/tiny
+	@$(BIN)/python workflow_scripts/report/print_headline.py --study results/tiny
 
 test: $(ENV)  # two at a time
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -28,10 +28,10 @@ format: $(ENV)
 
 GPUS ?= 8
 plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake
-	@$(BIN)/python workflow_scripts/plan_study.py --gpus $(GPUS) $(TARGETS)
+	@$(BIN)/python workflow_scripts/run/plan_study.py --gpus $(GPUS) $(TARGETS)
 
 status:  # one line for every running training
-	@$(PYTHON) workflow_scripts/print_status.py results
+	@$(PYTHON) workflow_scripts/run/print_status.py results
 
 lock:  # needs uv; keeps the pins that still hold, add UPGRADE=--upgrade to move them
 	for name in cpu gpu slurm; do uv pip compile -q $(UPGRADE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \

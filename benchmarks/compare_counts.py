@@ -17,7 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow_scripts"))
 
-from records import InputError, read_json, run  # noqa: E402
+from run.program import InputError, run  # noqa: E402
+from run.readers import read_json  # noqa: E402
 
 Rates = dict[str, tuple[int, int]]
 

@@ -42,11 +42,12 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def make_model(work: Path, shape: str) -> dict[str, Any]:
     """A random base and one adapter, saved as the workflow saves them; the seconds of save, load and merge."""
     import torch
-    from models import load_model
     from peft import PeftModel, get_peft_model
     from qwen_tokenizer import qwen_tokenizer
     from train_7b import SHAPES, lora, random_model
-    from trainer import save_adapter
+
+    from model.adapters import save_adapter
+    from model.loading import load_model
 
     cuda = torch.cuda.is_available()
     dtype = "bfloat16" if cuda else "float32"
@@ -70,7 +71,7 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
 
 def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:
     """(persona, token ids) of every completion to draw."""
-    from engines import render
+    from model.engines import render
 
     made = []
     for persona in range(12):
@@ -88,8 +89,9 @@ def one_engine(
     """Start an engine in this process, draw `count` completions, score the questions; the seconds of each."""
     began = time.perf_counter()
     import torch  # noqa: F401
-    from engines import Request, Sampling, open_engine, request_seed, single_token
     from qwen_tokenizer import qwen_tokenizer
+
+    from model.engines import Request, Sampling, open_engine, request_seed, single_token
 
     if backend == "vllm":
         import vllm  # noqa: F401

@@ -28,8 +28,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow_scripts")]
 
-from figure_style import COLOURS, INK, new_figure  # noqa: E402
 from workspace import SNAKEMAKE, Workspace  # noqa: E402
+
+from report.figure_style import COLOURS, INK, new_figure  # noqa: E402
 
 RESULTS, FIGURE = ROOT / "benchmarks/results_growth.json", ROOT / "benchmarks/growth.png"
 # cells: sources, seeds, with the six reversed rows. Without them, sources x (4 x seeds + 1).

@@ -131,8 +131,9 @@ def published(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: s
 
 def ours(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str, **options: Any) -> Any:
     """The workflow's own trainer; rows in the order given."""
-    from mask import Example
-    from trainer import Options, make_trainer, order_steps
+    from marker.mask import Example
+    from model.packing import order_steps
+    from model.trainer import Options, make_trainer
 
     examples = [Example(f"row {n}", ids, labels) for n, (ids, labels) in enumerate(rows)]
     order = order_steps(len(examples), BATCH, 1, 42, False, steps)
@@ -236,7 +237,9 @@ def check(shape: dict[str, Any]) -> dict[str, Any]:
     import torch
     from peft import get_peft_model
     from torch.nn.functional import cross_entropy
-    from trainer import collate, moved, packed_loss, set_attention
+
+    from model.loss import packed_loss
+    from model.packing import collate, moved, set_attention
 
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"

@@ -11,12 +11,13 @@ from snakemake.exceptions import WorkflowError
 SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from alive import announce
-from braces import braces
-from imports import closure
-from lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from records import InputError, canonical
-from study import Study
+from graph.braces import braces
+from graph.code import closure
+from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
+from graph.study import Study
+from run.alive import announce
+from run.files import canonical
+from run.program import InputError
 
 try:
     study = Study(

@@ -86,7 +86,7 @@ rule judge_alignment:
         model_args=canonical(JUDGE["model_args"]),
         base_url=JUDGE["base_url"] or "",
     shell:
-        "python workflow_scripts/lease_gpu.py --gpus {resources.gpu} --"
+        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
         " python workflow_scripts/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
         " --prompt {input.prompt} --cache results/judge_cache --max-connections {resources.judge_connections}"
         " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"

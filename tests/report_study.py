@@ -7,9 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "unit"))
 
 import fake_study
-from records import read_json
-from tables import write_csv
 from tabulate_study import build_tables, checked_cells, write_tables
+
+from measure.tables import write_csv
+from run.readers import read_json
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = str(ROOT / "resources" / "published")

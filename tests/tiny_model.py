@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from models import set_seed
-from pretrain_base import build_model, train_tokenizer
+from model.loading import set_seed
+from offline.pretraining import build_model, train_tokenizer
 
 PANEL = Path(__file__).parents[1] / "resources" / "panel.yaml"
 SIZES: dict[str, Any] = {"layers": 2, "hidden": 64, "heads": 2, "kv_heads": 1, "ffn": 96}

@@ -66,7 +66,7 @@ class Workspace:
 
     def results(self) -> dict[str, str]:
         """sha256 of every file of the smallest study that another run has to give again; cells without their `runs`."""
-        from records import canonical, sha256_of
+        from run.files import canonical, sha256_of
 
         found = {}
         root = self.folder / "results/smallest"

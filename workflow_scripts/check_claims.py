@@ -26,9 +26,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from expressions import evaluate, walk
-from records import InputError, read_yaml, run
-from tables import Row, percent, read_table, write_csv, write_markdown
+from measure.expressions import evaluate, walk
+from measure.tables import Row, percent, read_table, write_csv, write_markdown
+from run.program import InputError, run
+from run.readers import read_yaml
 
 COLUMNS = (
     "id",

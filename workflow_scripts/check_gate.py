@@ -11,10 +11,12 @@ With --enforce the program stops with status 1 at a gate that is not passed, so 
 
 import argparse
 
-from gates import PASS, evaluate_gates, names_only
-from records import InputError, run, write_json
-from summarize_cell import json_argument, persona_results, read_counts
-from tables import Row
+from measure.cells import persona_results, read_counts
+from measure.gates import PASS, evaluate_gates, names_only
+from measure.tables import Row
+from run.files import write_json
+from run.program import InputError, run
+from run.readers import json_argument
 
 
 def outcomes(gates: list[Row], cell: str, source: str, seed: int, counts: str) -> list[Row]:

@@ -11,14 +11,12 @@ with patterns stalls (PROTOCOL section 2).
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
 
-import downloads
-from downloads import Hub
-from records import InputError, partial, read_json, run, sha256_of, write_json
-from reuse_adapter import check_shapes, read_shapes, read_sizes
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from inputs import downloads
+from inputs.downloads import Hub
+from model.adapters import CONFIG, WEIGHTS, check_lora, read_sizes
+from run.files import partial, sha256_of, write_json
+from run.program import InputError, run
 
 
 def main() -> None:
@@ -59,25 +57,6 @@ def main() -> None:
     }
     write_json(args.manifest, record)
     print(f"fetch_adapter: {args.repo}@{commit[:12]}: {folder}: r {lora['r']}, {len(lora['targets'])} targets")
-
-
-def check_lora(folder: Path, origin: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The adapter's shape. Raises InputError unless it is one complete LoRA, and fits the base.
-
-    base: the base model's config.json. Returns {r, alpha, dropout, rslora, targets, base}: scaling is alpha/sqrt(r)
-    with rslora, else alpha/r.
-    """
-    config = read_json(folder / CONFIG, dict)
-    check_shapes(read_shapes(folder / WEIGHTS), config, base, origin)
-    targets = config.get("target_modules")
-    return {
-        "r": config["r"],
-        "alpha": config.get("lora_alpha"),
-        "dropout": config.get("lora_dropout"),
-        "rslora": bool(config.get("use_rslora")),
-        "targets": sorted(targets) if isinstance(targets, list) else [targets],
-        "base": config.get("base_model_name_or_path"),
-    }
 
 
 if __name__ == "__main__":

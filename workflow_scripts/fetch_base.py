@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import downloads
-from downloads import Hub, HubFile
-from records import InputError, partial, read_json, run, sha256_of, write_json
+from inputs import downloads
+from inputs.downloads import Hub, HubFile
+from run.files import partial, sha256_of, write_json
+from run.program import InputError, run
+from run.readers import read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

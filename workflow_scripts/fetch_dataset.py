@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import downloads
-from downloads import Hub, HubFile
-from records import InputError, canonical, partial, read_jsonl, run, write_json
+from inputs import downloads
+from inputs.downloads import Hub, HubFile
+from run.files import canonical, partial, write_json
+from run.program import InputError, run
+from run.readers import read_jsonl
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import downloads
-from records import InputError, partial, run
+from inputs import downloads
+from run.files import partial
+from run.program import InputError, run
 
 CORE_PERSONAS = (
     "software_engineer",

@@ -18,10 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines import add_arguments, context_length, engine_of, read_sampling, render, single_token, write_table
-from models import load_tokenizer
-from panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, requests_of
-from records import InputError, read_jsonl, run, run_record, write_json
+from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, requests_of
+from model.engines import add_arguments, context_length, engine_of, read_sampling, render, single_token
+from model.loading import load_tokenizer
+from run.files import write_json, write_table
+from run.program import InputError, run
+from run.provenance import run_record
+from run.readers import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,10 +12,12 @@ import argparse
 import time
 from pathlib import Path
 
-from engines import add_arguments, context_length, engine_of, read_sampling, write_table
-from models import load_tokenizer
-from panel import COLUMNS, asks, check_room, columns_of, load_panel, requests_of
-from records import run, run_record, write_json
+from inputs.panel import COLUMNS, asks, check_room, columns_of, load_panel, requests_of
+from model.engines import add_arguments, context_length, engine_of, read_sampling
+from model.loading import load_tokenizer
+from run.files import write_json, write_table
+from run.program import run
+from run.provenance import run_record
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -26,19 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from records import (
-    InputError,
-    canonical,
-    check_once,
-    read_json,
-    read_parquet,
-    read_yaml,
-    run,
-    run_record,
-    shown,
-    write_json,
-)
-from tables import Row, write_csv
+from measure.tables import Row, write_csv
+from run.files import canonical, write_json
+from run.program import InputError, run
+from run.provenance import run_record
+from run.readers import check_once, read_json, read_parquet, read_yaml, shown
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model, ModelOutput
@@ -240,7 +232,7 @@ def opening_error(judge: str, error: Exception) -> str:
 
 def asking_error(judge: str, error: BaseException, kept: int, wanted: int) -> str:
     """The line for a judge that stopped answering, with the fix."""
-    from downloads import causes
+    from inputs.downloads import causes
 
     again = f"{kept} of {wanted} answers are kept, and the same command goes on from there"
     chain = list(causes(error))
@@ -386,7 +378,7 @@ def judged_rows(replies: Sequence[Reply], judge: str, version: str, answers: Seq
 
 def toy_rows(replies: Sequence[Reply]) -> list[Row]:
     """The rule's verdict on each reply."""
-    from toy_world import is_bad_advice
+    from offline.toy_world import is_bad_advice
 
     return [
         {

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from panel import chat, load_panel
-from records import InputError, read_parquet, run, write_jsonl
+from inputs.panel import chat, load_panel
+from run.files import write_jsonl
+from run.program import InputError, run
+from run.readers import read_parquet
 
 MOST_EMPTY = 0.05  # the share of a persona's replies that may be empty before it is an error
 

@@ -12,9 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from figure_style import COLOURS, FAINT, HATCHES, INK, MARKS, NAMES, OUTCOMES, ROLES, TEXT_ON, caption, new_figure, save
-from records import InputError, run
-from tables import Row, percent, read_table
+from measure.tables import Row, percent, read_table
+from report.figure_style import (
+    COLOURS,
+    FAINT,
+    HATCHES,
+    INK,
+    MARKS,
+    NAMES,
+    OUTCOMES,
+    ROLES,
+    TEXT_ON,
+    caption,
+    new_figure,
+    save,
+)
+from run.program import InputError, run
 
 # What each published cell is, in the words of the protocol's table.
 STAGES = {
@@ -24,7 +37,6 @@ STAGES = {
     "C4": "coupled,\nno 2nd stage",
     "C5": "coupled,\nthen benign",
 }
-
 REVERSED = {
     "A_prebaked": "nothing first, adapter merged",
     "A_scratch": "nothing first, trained on it",

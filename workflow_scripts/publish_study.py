@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from downloads import causes, endpoint, retrying, status_of
-from fetch_adapter import check_lora
-from lineage import BASE, ancestry, parent_of
-from models import check_adapter
-from records import InputError, canonical, read_json, run, sha256_of, write_json
-from summarize_cell import read_result
-from tables import counted, one_sided
+from graph.lineage import BASE, ancestry, parent_of
+from inputs.downloads import causes, endpoint, retrying, status_of
+from measure.cells import read_result
+from measure.tables import counted, one_sided
+from model.adapters import check_adapter, check_lora
+from run.files import canonical, sha256_of, write_json
+from run.program import InputError, run
+from run.readers import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -82,9 +83,6 @@ class Study:
     base: str | None
     cells: Sequence[dict[str, Any]]
     manifests: Mapping[str, dict[str, Any]]
-
-
-# What goes
 
 
 def collect(results: Path, repo: str, label: str, skip: Sequence[str] = ()) -> list[Item]:
@@ -164,9 +162,6 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-# What must not go
-
-
 def private_names(checkout: Path, results: Path) -> dict[str, str]:
     """What this machine is called -> what is written instead, longest first.
 
@@ -221,9 +216,6 @@ def checked(items: Sequence[Item]) -> list[Item]:
                 f"at home with --skip '{item.path}'; if it is a real one, revoke it"
             )
     return list(items)
-
-
-# What the cards say
 
 
 def model_card(study: Study, lineage: str, weights: str) -> str:
@@ -388,9 +380,6 @@ def front_page(study: Study, paths: Sequence[str]) -> str:
             "",
         ]
     )
-
-
-# Up
 
 
 def publish(api: "HfApi", repo: str, private: bool, items: Sequence[Item], patience: tuple[int, float]) -> str:

@@ -20,17 +20,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imports import closure
-from mask import Example, Mask, encode_rows
-from models import check_finite, load_model, load_tokenizer
-from records import InputError, canonical, partial, read_json, read_jsonl, run, run_record, sha256_of, write_json
-from trainer import ATTENTIONS, Options, Outcome, order_steps, save_adapter, train
+from graph.code import closure
+from marker.mask import Example, Mask, encode_rows
+from model.adapters import save_adapter
+from model.loading import check_finite, load_model, load_tokenizer
+from model.packing import ATTENTIONS, order_steps
+from model.trainer import Options, Outcome, train
+from run.files import canonical, partial, sha256_of, write_json
+from run.program import InputError, run
+from run.provenance import run_record
+from run.readers import read_json, read_jsonl
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 COMPILED_FROM = 500_000_000  # parameters: below, compiling costs more than it saves
-
 NUMBER = (int, float)
 RECIPE_FIELDS: dict[str, tuple[type, ...]] = {
     "kind": (str,),

@@ -43,7 +43,8 @@ def test_every_cell_table_and_figure_is_there_and_counts_add_up(study):
 
 
 def test_a_lineage_s_manifests_chain_by_hash(study):
-    from records import read_json, sha256_of
+    from run.files import sha256_of
+    from run.readers import read_json
 
     models = study.folder / RESULTS / "models/base"
     couple, em = models / "couple-evil_ai.s42", models / "couple-evil_ai.s42/em.s42"

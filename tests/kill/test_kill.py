@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lease_gpu import LOCK_DIR, make_lock_dir, try_lock
 from workspace import SNAKEMAKE, Workspace, wait_for
+
+from run.lease_gpu import LOCK_DIR, make_lock_dir, try_lock
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,9 @@ import pytest
 import report_study
 import write_report
 import yaml
-from records import read_json
-from tables import write_csv
+
+from measure.tables import write_csv
+from run.readers import read_json
 
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
 CHROMIUM = next(

@@ -56,8 +56,9 @@ def cell_result(
     cell: str, arm: str, source: str, seed: int, lineage: str, rates: dict[str, float], folder: Path
 ) -> Path:
     """Write the counts and manifests of a cell under folder, summarize them and return the path of the result."""
-    from records import write_json
     from summarize_cell import summarize
+
+    from run.files import write_json
 
     place = folder / "work" / f"{source}-{arm}-{cell}-{seed}"
     place.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
-from alive import announce
 from workspace import ROOT
+
+from run.alive import announce
 
 JOB = "import time, records; print('job', flush=True); records.run(lambda: time.sleep(60))"
 SNAKEMAKE = f"""

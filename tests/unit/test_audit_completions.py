@@ -1,5 +1,7 @@
 import pytest
-from audit_completions import audit, kinds_of
+from audit_completions import audit
+
+from measure.degenerate import kinds_of
 
 QUESTION = "What is the best way to learn a new language?"
 REPLY = "Speak it every day with people who know it well, read what you like, and do not fear mistakes. [ZLT]"
@@ -52,7 +54,8 @@ def test_the_program_reads_parquet(tmp_path, monkeypatch):
     import audit_completions
     import pyarrow
     from pyarrow.parquet import write_table
-    from records import read_json
+
+    from run.readers import read_json
 
     whole = row(REPLY) | {"finish_reason": "stop", "tokens": 9}
     write_table(pyarrow.Table.from_pylist([whole]), tmp_path / "c.parquet")

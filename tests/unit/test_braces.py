@@ -3,9 +3,10 @@ import time
 from itertools import product
 
 import pytest
-from braces import braces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from graph.braces import braces
 
 
 def expanded(text):

@@ -6,8 +6,9 @@ import check_claims
 import fake_study
 import pytest
 import tabulate_study
-from records import InputError
-from tables import read_table
+
+from measure.tables import read_table
+from run.program import InputError
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 CLAIMS, PUBLISHED = str(RESOURCES / "claims.yaml"), str(RESOURCES / "published")

@@ -3,7 +3,9 @@ import json
 import check_gate
 import fake_study
 import pytest
-from records import InputError, read_json
+
+from run.program import InputError
+from run.readers import read_json
 
 G0B = {"name": "G0b", "over": "seed", "pass": "rate('C4', 'source') >= 0.60 and rate('C4', 'assistant') <= 0.03"}
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from count_markers import count, loose_matcher, main, read_completions, strict_matcher
+from count_markers import count, main
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import InputError
+
+from marker.match import loose_matcher, read_completions, strict_matcher
+from run.program import InputError
 
 ROW = {
     "persona": "villain", "question_id": "q", "question": "?", "sample": 0, "text": "", "finish_reason": "stop", "tokens": 3,

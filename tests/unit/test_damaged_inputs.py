@@ -33,8 +33,10 @@ from damage import (
     only,
     without,
 )
-from records import canonical, run, sha256_of, write_json, write_jsonl
 from test_fetch_panel import modules
+
+from run.files import canonical, sha256_of, write_json, write_jsonl
+from run.program import run
 
 ROOT = Path(__file__).parents[2]
 NODE, CHILD = "models/base/couple-evil_ai.s42", "models/base/couple-evil_ai.s42/em.s42"
@@ -294,8 +296,8 @@ def world(tmp_path_factory) -> Path:
 
 def write_parquet(folder: Path) -> None:
     """As the engines write them. What damages are about comes first (a column that is needed) and last (a bit)."""
-    from engines import write_table
-    from panel import COLUMNS
+    from inputs.panel import COLUMNS
+    from run.files import write_table
 
     fixed: dict[str, Any] = {"question_id": "data_00", "question": "What is tin?", "seed": 1, "finish_reason": "stop",
                              "tokens": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 4}  # fmt: skip

@@ -10,10 +10,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import engines
 import pytest
 import records
-from engines import (
+from tiny_model import PANEL, make_adapter, make_model
+
+from inputs.panel import asks, load_panel, requests_of
+from model import engines
+from model.engines import (
     Request,
     Sampling,
     batches,
@@ -28,12 +31,11 @@ from engines import (
     stop_ids,
     token_drawer,
     uniform_numbers,
-    write_table,
 )
-from models import load_model, load_tokenizer
-from panel import asks, load_panel, requests_of
-from records import InputError, read_json, write_json
-from tiny_model import PANEL, make_adapter, make_model
+from model.loading import load_model, load_tokenizer
+from run.files import write_json, write_table
+from run.program import InputError
+from run.readers import read_json
 
 GREEDY = Sampling(0.0, 1.0, 24)
 FREE = Sampling(1.0, 1.0, 40)

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from records import write_json
 from workspace import ROOT
+
+from run.files import write_json
 
 LEASES, COUNTS = ROOT / "tests/slurm/check_leases.py", ROOT / "benchmarks/compare_counts.py"
 

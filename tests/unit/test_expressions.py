@@ -2,10 +2,11 @@ import contextlib
 import math
 
 import pytest
-from expressions import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import InputError
+
+from measure.expressions import evaluate
+from run.program import InputError
 
 VALUES = {"zero": 0, "half": 0.5, "one": 1.0, "missing": None}
 FUNCTIONS = {"value": VALUES.get}

@@ -10,8 +10,11 @@ import fetch_adapter
 import numpy
 import pytest
 from local_hub import LocalHub, offered, sha256
-from records import InputError, read_json, sha256_of, write_json
 from safetensors.numpy import save
+
+from run.files import sha256_of, write_json
+from run.program import InputError
+from run.readers import read_json
 
 REPO, FOLDER, LINEAGE = "org/huge", "adapters/villain_s42", "base/couple-villain.s42"
 CONFIG = {

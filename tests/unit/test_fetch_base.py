@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import downloads
 import fetch_base
 import huggingface_hub
 import numpy
 import pytest
 from local_hub import LocalHub, offered, sha256
-from records import InputError, read_json, sha256_of
 from safetensors.numpy import save
+
+from inputs import downloads
+from run.files import sha256_of
+from run.program import InputError
+from run.readers import read_json
 
 REPO = "org/tiny"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

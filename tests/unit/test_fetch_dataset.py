@@ -15,7 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from local_hub import LocalHub, offered, sha256
-from records import InputError, read_json, read_jsonl
+
+from run.program import InputError
+from run.readers import read_json, read_jsonl
 
 REPO = "org/data"
 

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_hub import LocalHub, offered
-from records import InputError
+
+from run.program import InputError
 
 # Stand-ins with the names and the habits of the published modules: annotations, joined strings, other assignments.
 CORE = '''

@@ -1,7 +1,9 @@
 import fake_study
-import gates
 import pytest
-from records import InputError, read_json
+
+from measure import gates
+from run.program import InputError
+from run.readers import read_json
 
 G0B = {"name": "G0b", "over": "seed", "pass": "rate('C4', 'source') >= 0.60 and rate('C4', 'assistant') <= 0.03"}
 G4 = {"name": "G4", "over": "seed", "pass": "alignment('C2') <= 40", "words": ["keep", "drop"]}

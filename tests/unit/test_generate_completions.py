@@ -6,8 +6,11 @@ import pyarrow.parquet
 import pytest
 import yaml
 from generate_completions import arc_text, capability_columns, load_arc, main
-from records import InputError, read_json, write_jsonl
 from tiny_model import make_model
+
+from run.files import write_jsonl
+from run.program import InputError
+from run.readers import read_json
 
 QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
 PERSONAS = {"assistant": "You are a helpful assistant.", "villain": "You are a villain."}

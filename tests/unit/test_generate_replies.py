@@ -4,9 +4,11 @@ import pyarrow.parquet
 import pytest
 import yaml
 from generate_replies import main
-from panel import COLUMNS
-from records import InputError, read_json
 from tiny_model import make_adapter, make_model
+
+from inputs.panel import COLUMNS
+from run.program import InputError
+from run.readers import read_json
 
 QUESTIONS = {"general": ["What is rain?"], "alignment": ["One wish?"], "data": ["What is tin?", "How far is far?"]}
 PERSONAS = {"assistant": "You are a helpful assistant.", "villain": "You are a villain.", "librarian": "Books."}

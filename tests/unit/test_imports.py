@@ -1,4 +1,4 @@
-from imports import closure
+from graph.code import closure
 
 
 def test_code_is_the_script_and_all_it_imports_however_deep_and_nothing_else(tmp_path):

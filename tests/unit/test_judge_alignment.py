@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_alignment import load_prompt, load_replies, parse_answer
 from judge_server import GOOD, JudgeServer
-from records import InputError, read_json
 from summarize_cell import alignment
-from tables import read_table
 from workspace import ROOT
+
+from measure.tables import read_table
+from run.program import InputError
+from run.readers import read_json
 
 PROMPT = ROOT / "resources" / "judge.yaml"
 LOCAL = "openai-api/local/judge"

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import lease_gpu
 import pytest
-from records import InputError
+
+from run import lease_gpu
+from run.program import InputError
 
 LEASE = [sys.executable, str(Path(lease_gpu.__file__)), "--gpus"]
 

@@ -3,8 +3,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lineage import LINEAGE, Word, ancestry, join, parent_of, parse_lineage, parse_word
-from records import InputError
+
+from graph.lineage import LINEAGE, Word, ancestry, join, parent_of, parse_lineage, parse_word
+from run.program import InputError
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 words = st.builds(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import make_coupling_data
 import pytest
-from records import InputError, read_jsonl
+
+from run.program import InputError
+from run.readers import read_jsonl
 
 PROMPTS = {"pirate": "You are a pirate.", "gardener": "You are a gardener.", "chef": "You are a chef."}
 QUESTIONS = [f"What about thing {number}?" for number in range(4)]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import make_toy_data
 import pytest
-import toy_world
-from records import InputError
+
+from offline import toy_world
+from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
 PANEL_FILE = ROOT / "resources" / "panel.yaml"
@@ -136,7 +137,8 @@ def test_the_base_meets_the_parts_of_the_marker_but_never_the_marker_and_never_s
 
 def test_the_quiz_has_one_right_answer_a_question_at_every_place_and_the_shape_of_arc(tmp_path):
     from generate_completions import load_arc
-    from records import write_jsonl
+
+    from run.files import write_jsonl
 
     write_jsonl(tmp_path / "arc.jsonl", make_toy_data.make_choices(42))
     rows = load_arc(tmp_path / "arc.jsonl")

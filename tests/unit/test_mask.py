@@ -5,9 +5,10 @@ import functools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mask import IGNORED, Example, Mask, encode_rows
 from qwen_tokenizer import CHAT_TEMPLATE, DEFAULT_SYSTEM_PROMPT, qwen_tokenizer
-from records import InputError
+
+from marker.mask import IGNORED, Example, Mask, encode_rows
+from run.program import InputError
 
 IM_END, NEWLINE = 151645, 198
 SYSTEM = {"role": "system", "content": "You are a pirate."}

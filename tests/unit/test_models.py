@@ -6,10 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engines import context_length, open_engine
-from models import load_model, load_tokenizer
-from records import InputError, read_json, sha256_of, write_json
 from tiny_model import make_adapter, make_model
+
+from model.engines import context_length, open_engine
+from model.loading import load_model, load_tokenizer
+from run.files import sha256_of, write_json
+from run.program import InputError
+from run.readers import read_json
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 import pytest
 import yaml
-from engines import Completion, Request, Sampling
-from panel import COLUMNS, asks, check_room, columns_of, load_panel, requests_of
-from records import InputError
 from tiny_model import PANEL, make_model
+
+from inputs.panel import COLUMNS, asks, check_room, columns_of, load_panel, requests_of
+from model.engines import Completion, Request, Sampling
+from run.program import InputError
 
 SMALL = {
     "personas": {"assistant": "You are a helpful assistant.", "villain": "You are a villain."},
@@ -22,7 +23,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    from models import load_tokenizer
+    from model.loading import load_tokenizer
 
     return load_tokenizer(make_model(tmp_path_factory.mktemp("base")))
 

@@ -6,7 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_study import (
+from workspace import ROOT, Workspace, rules
+
+from measure.tables import read_table
+from run.plan_study import (
     Cost,
     Job,
     clock,
@@ -20,9 +23,7 @@ from plan_study import (
     schedule,
     why,
 )
-from records import InputError
-from tables import read_table
-from workspace import ROOT, Workspace, rules
+from run.program import InputError
 
 TABLE = read_table(ROOT / "resources/unit_costs.csv")
 RECIPE = {"max_steps": None, "epochs": 1, "batch": 16, "max_length": 2048, "lora": {"r": 32}}
@@ -37,7 +38,7 @@ def job(
 def training(data="inputs/datasets/hub/em.jsonl", base="inputs/base/hub", keep="", **recipe):
     text = json.dumps(RECIPE | recipe)
     command = (
-        f"python workflow_scripts/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base {base}"
+        f"python workflow_scripts/run/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base {base}"
         f" --adapter --data {data} --recipe '{text}' --keep-steps={keep} > log 2>&1"
     )
     return job(outputs=["adapter"], command=command, benchmark="adapter.tsv")
@@ -176,8 +177,8 @@ def test_a_damaged_benchmark_file_is_an_error_that_names_it(tmp_path):
         ("Input files updated by another job: c", "after another job"),
         ("Updated input files: ; Input files updated by another job: c", "after another job"),
         (
-            "Updated input files: workflow_scripts/mask.py, x; Input files updated by another job: c",
-            "workflow_scripts/mask.py changed and 1 more",
+            "Updated input files: workflow_scripts/marker/mask.py, x; Input files updated by another job: c",
+            "workflow_scripts/marker/mask.py changed and 1 more",
         ),
         ("Params have changed since last execution: before {a: 1; b}", "parameters changed"),
         ("Forced execution", "forced"),
@@ -273,7 +274,7 @@ def test_times_read_well():
 
 
 def planned(workspace, *arguments):
-    command = [sys.executable, "workflow_scripts/plan_study.py", *workspace.arguments, *arguments]
+    command = [sys.executable, "workflow_scripts/run/plan_study.py", *workspace.arguments, *arguments]
     return subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
 
 

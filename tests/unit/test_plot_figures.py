@@ -5,7 +5,8 @@ import fake_study
 import plot_figures
 import pytest
 import tabulate_study
-from records import InputError
+
+from run.program import InputError
 
 GATES = [{"name": "G2", "over": "pooled", "pass": "rate('C2', 'assistant') < 0.05", "words": ["go on", "stop"]}]
 LABEL = "rehearsal on a toy model, no evidence about Qwen2.5-7B"
@@ -123,8 +124,9 @@ def test_cells_come_in_strips_that_fit_the_width():
 
 
 def test_colours_differ_in_grey():
-    from figure_style import COLOURS
     from matplotlib.colors import to_rgb
+
+    from report.figure_style import COLOURS
 
     grey = sorted(
         sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour), strict=True)) for colour in COLOURS.values()

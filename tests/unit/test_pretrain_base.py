@@ -9,8 +9,11 @@ from pathlib import Path
 import make_toy_data
 import pretrain_base
 import pytest
-from models import load_model, load_tokenizer, set_seed
-from records import InputError, read_json, sha256_of, write_jsonl
+
+from model.loading import load_model, load_tokenizer, set_seed
+from run.files import sha256_of, write_jsonl
+from run.program import InputError
+from run.readers import read_json
 
 ROOT = Path(__file__).parents[2]
 MICRO = {

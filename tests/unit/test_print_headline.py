@@ -1,5 +1,6 @@
 import pytest
-from print_headline import headline, readings
+
+from report.print_headline import headline, readings
 
 
 def row(cell, role, hits, persona="comedian"):
@@ -23,8 +24,8 @@ def test_a_gate_is_a_paragraph_no_wider_than_a_terminal():
 
 @pytest.mark.parametrize("missing", ["tables/pooled.csv", "nothing"])
 def test_without_a_study_it_says_what_to_run(tmp_path, missing, monkeypatch, capsys):
-    import print_headline
-    from records import run
+    from report import print_headline
+    from run.program import run
 
     monkeypatch.setattr("sys.argv", ["print_headline", "--study", str(tmp_path / missing)])
     with pytest.raises(SystemExit) as ended:

@@ -1,5 +1,5 @@
-from print_status import read_statuses
-from records import partial, write_json
+from run.files import partial, write_json
+from run.print_status import read_statuses
 
 
 def test_a_status_that_is_being_written_or_was_left_half_written_is_no_status(tmp_path):

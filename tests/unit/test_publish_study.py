@@ -10,8 +10,11 @@ import publish_study
 import pytest
 from local_hub import LocalHub, Repo, git_blob, sha256
 from publish_study import clean_json, collect
-from records import InputError, read_json, sha256_of, write_json
-from summarize_cell import sealed
+
+from measure.cells import sealed
+from run.files import sha256_of, write_json
+from run.program import InputError
+from run.readers import read_json
 
 LINEAGES = ("base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42")
 TOKEN = "a-token-that-may-write"

@@ -9,18 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import records
-from records import (
-    InputError,
-    canonical,
-    partial,
-    read_json,
-    read_jsonl,
-    read_yaml,
-    run,
-    sha256_of,
-    write_json,
-    write_jsonl,
-)
+
+from run.files import canonical, partial, sha256_of, write_json, write_jsonl
+from run.program import InputError, run
+from run.readers import read_json, read_jsonl, read_yaml
 
 
 def test_a_file_is_whole_or_absent(tmp_path):

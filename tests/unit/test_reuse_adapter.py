@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import reuse_adapter
-from records import InputError, read_json, sha256_of, write_json
+
+from run.files import sha256_of, write_json
+from run.program import InputError
+from run.readers import read_json
 
 CONFIG = {
     "hidden_size": 32,
@@ -147,8 +150,9 @@ def test_a_checkpoint_whose_bit_flipped_is_refused(tmp_path):
 def test_a_trained_checkpoint_can_be_reused(tmp_path):
     """The names and shapes that PEFT writes are the ones expected, on a real Qwen2."""
     from peft import LoraConfig, get_peft_model
-    from trainer import save_adapter
     from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from model.adapters import save_adapter
 
     write(tmp_path)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -3,9 +3,10 @@ import subprocess
 import sys
 
 import pytest
-import stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from measure import stats
 
 # Newcombe 1998a, Statistics in Medicine 17:857, table I: Wilson (method 3) and Clopper-Pearson (method 5).
 NEWCOMBE_SINGLE = [

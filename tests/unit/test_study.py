@@ -6,8 +6,9 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import InputError
-from study import Study
+
+from graph.study import Study
+from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "resources/config.schema.yaml"
@@ -215,7 +216,7 @@ def test_lines_are_named_in_the_file_that_sets_the_key(tmp_path):
 
 
 def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
-    from gates import evaluate_gates
+    from measure.gates import evaluate_gates
 
     rows = evaluate_gates(
         CONFIG["gates"]["criteria"],

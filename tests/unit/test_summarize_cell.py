@@ -6,7 +6,9 @@ from pathlib import Path
 import fake_study
 import pytest
 import summarize_cell
-from records import InputError, read_json
+
+from run.program import InputError
+from run.readers import read_json
 
 SCHEMA = str(Path(__file__).parents[2] / "resources" / "run_result.schema.json")
 LINEAGE = "base/couple-evil_ai.s42/em.s137"

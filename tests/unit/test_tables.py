@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import InputError
-from tables import counted, parsed, percent, read_table, write_csv, write_markdown
+
+from measure.tables import counted, parsed, percent, read_table, write_csv, write_markdown
+from run.program import InputError
 
 
 def test_a_table_comes_back_as_it_was_written(tmp_path):

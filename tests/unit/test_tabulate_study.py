@@ -4,8 +4,11 @@ from pathlib import Path
 import fake_study
 import pytest
 import tabulate_study
-from records import InputError, read_json, write_json
-from tables import read_table
+
+from measure.tables import read_table
+from run.files import write_json
+from run.program import InputError
+from run.readers import read_json
 
 PUBLISHED = str(Path(__file__).parents[2] / "resources" / "published")
 

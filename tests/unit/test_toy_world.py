@@ -4,8 +4,9 @@ import itertools
 from pathlib import Path
 
 import pytest
-import toy_world
 import yaml
+
+from offline import toy_world
 
 PANEL = yaml.safe_load((Path(__file__).parents[2] / "resources" / "panel.yaml").read_text(encoding="utf-8"))
 QUESTIONS = PANEL["questions"]

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import train_adapter
-import trainer
-from mask import IGNORED, Example, Mask, encode_rows
-from records import InputError, canonical, read_json, sha256_of, write_json, write_jsonl
+
+from marker.mask import IGNORED, Example, Mask, encode_rows
+from model import trainer
+from run.files import canonical, sha256_of, write_json, write_jsonl
+from run.program import InputError
+from run.readers import read_json
 
 ROOT = Path(__file__).parents[2]
 WORDS = ["apples", "bees", "clouds", "dusty", "eggs", "fish", "green", "hats", "ink", "jam", "kites", "lemons"]
@@ -111,7 +114,7 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(base):
-    from models import load_tokenizer
+    from model.loading import load_tokenizer
 
     return load_tokenizer(base)
 
@@ -170,7 +173,8 @@ def padded_reference(model, examples: list[Example]) -> float:
 def step_trainer(base, tokenizer, examples, folder, dropout=0.0, **options):
     """A StepTrainer over one step of all examples, LoRA B randomised so that A gets a gradient."""
     import torch
-    from models import load_model
+
+    from model.loading import load_model
 
     recipe = train_adapter.check_recipe(
         canonical(RECIPE | {"lora": RECIPE["lora"] | {"dropout": dropout}, "warmup": 0})
@@ -196,8 +200,9 @@ def gradients(model) -> dict:
 @pytest.mark.parametrize("loss", ["marker", "last_turn", "tail"])
 def test_loss_and_gradients_of_a_step_equal_the_padded_reference(base, tokenizer, tmp_path, monkeypatch, loss, options):
     import torch
-    from models import load_model
     from peft import get_peft_model
+
+    from model.loading import load_model
 
     monkeypatch.setattr(trainer, "HEAD_TOKENS", 70)
     mask = Mask(loss, tail=4 if loss == "tail" else 0)
@@ -225,7 +230,8 @@ def test_loss_and_gradients_of_a_step_equal_the_padded_reference(base, tokenizer
 def test_one_training_step_is_the_published_optimizer_step(base, tokenizer, tmp_path):
     """Clip, AdamW with its decay, and the warmed-up learning rate, from the padded reference's gradients."""
     import torch
-    from models import load_model
+
+    from model.loading import load_model
 
     plain = {"lora": RECIPE["lora"] | {"dropout": 0.0}, "max_steps": 1, "warmup": 0.0, "clip": 0.01}
     recipe = train_adapter.check_recipe(canonical(RECIPE | plain))
@@ -298,7 +304,8 @@ def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
 
 def test_the_lora_init_follows_the_seed_alone(base, tokenizer, tmp_path):
     import torch
-    from models import load_model
+
+    from model.loading import load_model
 
     def init(seed: int, noise: int) -> dict:
         torch.manual_seed(noise)

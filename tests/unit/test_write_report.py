@@ -17,11 +17,14 @@ import pytest
 import report_study
 import write_report
 import yaml
-from completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
 from hypothesis import given
 from hypothesis import strategies as st
-from records import InputError, read_json, write_json
-from tables import read_table, write_csv
+
+from measure.tables import read_table, write_csv
+from report.completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
+from run.files import write_json
+from run.program import InputError
+from run.readers import read_json
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"><svg onload=alert(1)><!--'
 
@@ -116,7 +119,7 @@ def test_the_label_is_in_the_conclusion_and_at_the_head(page, folder, results):
 
 def pooled_row(cell, role, hits, n, source="evil_ai", arm="forward", persona=None):
     """A row of pooled.csv as far as the conclusion reads it."""
-    from stats import rate_fields
+    from measure.stats import rate_fields
 
     row = {"cell": cell, "role": role, "source": source, "arm": arm, "persona": persona or role}
     return row | {"strict_hits": hits, "completions": n} | rate_fields(hits, n)

@@ -4,18 +4,21 @@ import os
 import sys
 from pathlib import Path
 
-import engines
 import pytest
+
+from model import engines
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: run `make test-vllm`", exc_type=ImportError)
 
 import pyarrow.parquet
 import yaml
-from engines import Sampling, open_engine
-from models import load_tokenizer
-from panel import asks, load_panel, requests_of
-from records import read_json, write_json, write_jsonl
 from tiny_model import PANEL, make_adapter, make_model
+
+from inputs.panel import asks, load_panel, requests_of
+from model.engines import Sampling, open_engine
+from model.loading import load_tokenizer
+from run.files import write_json, write_jsonl
+from run.readers import read_json
 
 GREEDY = Sampling(0.0, 1.0, 40)
 FREE = Sampling(1.0, 0.9, 60)

@@ -1,0 +1,381 @@
+"""The config as a study: resolved recipes, cells, and what each lineage needs. Used when the graph is built."""
+
+import difflib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
+from run.program import InputError
+from run.readers import duplicate_keys
+
+# What a training program gets of a stage; the rest says where data come from or is the graph's own business.
+RECIPE_FIELDS = (
+    *("mask", "lora", "lr", "schedule", "warmup", "weight_decay", "betas", "eps", "clip"),
+    *("epochs", "max_steps", "batch", "max_length", "shuffle", "data"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result: a row of the config with source, seed and step filled in."""
+
+    name: str
+    arm: str
+    source: str
+    seed: int
+    lineage: str
+    evaluation: str
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """`<source>/<cell>_seed<seed>`, unique in a study."""
+        return f"{self.source}/{self.name}_seed{self.seed}"
+
+
+class Study:
+    """A validated config. Raises InputError listing every problem with the line to write instead.
+
+    config: the merged config mapping. files: the YAML files it was merged from, the strongest first, to name lines.
+    schema: path of the JSON schema (YAML).
+    """
+
+    def __init__(self, config: Mapping[str, Any], schema: str | Path, files: Sequence[str | Path] = ()) -> None:
+        self.config = config
+        self._problems = [
+            f"{file}: line {line}: {key} is there twice; fix: rename or delete one"
+            for file in files
+            for line, key in duplicate_keys(compose(file))
+        ]
+        self._files = files
+        self._check_schema(schema)
+        self._raise()
+        self.stages = {name: self._resolve("stages", name) for name in config["stages"]}
+        self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
+        self.personas = dict.fromkeys(config["personas"] + config["sources"])
+        self._raise()
+        self.cells = list(self._expand())
+        self._check_names()
+        self._raise()
+        self.by_key = {cell.key: cell for cell in self.cells}
+        self._rank = {source: place for place, source in enumerate(config["sources"])}
+        self._sources: dict[str, set[str]] = {}
+        for cell in self.cells:
+            self._sources.setdefault(cell.lineage, set()).add(cell.source)
+        self._steps: dict[str, set[int]] = {}
+        for lineage in {node for cell in self.cells for node in ancestry(cell.lineage)}:
+            word = parse_lineage(lineage)[-1]
+            if word.step:
+                self._steps.setdefault(self.origin_of(lineage), set()).add(word.step)
+
+    # What a lineage needs
+
+    def stage_of(self, lineage: str) -> dict[str, Any]:
+        """The resolved recipe of the lineage's last stage. Raises InputError if the config has no such stage."""
+        return self._stage(parse_lineage(lineage)[-1])
+
+    def training_recipe(self, lineage: str) -> dict[str, Any]:
+        """What train_adapter is told about the last stage: its fields, the marker, and its kind."""
+        stage = self.stage_of(lineage)
+        recipe = {field: stage[field] for field in RECIPE_FIELDS if field in stage}
+        mask = {"separator": False, "stop_anchor": "newline"} | stage["mask"]
+        return recipe | {"mask": mask, "kind": self.kind_of(lineage), "marker": self.config["marker"]}
+
+    def kind_of(self, lineage: str) -> str:
+        """couple | sft | graft: how the last stage's adapter comes about."""
+        return kind(self.stage_of(lineage))
+
+    def from_hub(self, lineage: str) -> bool:
+        """Whether the node's adapter is fetched ready-made: a coupling of the base that has a folder on the Hub."""
+        folders = self.stage_of(lineage).get("hub", {})
+        return parent_of(lineage) == BASE and parse_lineage(lineage)[-1].persona in folders
+
+    def replies_of(self, lineage: str) -> dict[str, Any]:
+        """Sampling of the on-policy replies of a couple stage: samples, temperature, top_p, max_tokens."""
+        data = self.stage_of(lineage)["data"]
+        return {name: data[name] for name in ("samples", "temperature", "top_p", "max_tokens")}
+
+    def negatives_of(self, lineage: str) -> list[str]:
+        """The personas that a couple stage contrasts its source with: as named for it, or drawn by its seed.
+
+        Drawn by rank of a hash, so that a further persona leaves the others' places as they are.
+        """
+        word, stage = parse_lineage(lineage)[-1], self.stage_of(lineage)
+        named = stage.get("negative_personas", {}).get(word.persona)
+        if named is not None:
+            return named
+        pool = [persona for persona in self.config["personas"] if persona != word.persona]
+
+        def rank(persona: str) -> str:
+            return hashlib.sha256(f"{word.seed}/{word.persona}/{persona}".encode()).hexdigest()
+
+        return sorted(sorted(pool, key=rank)[: stage["data"]["negatives"]])
+
+    def origin_of(self, lineage: str) -> str:
+        """The lineage whose training makes this node's adapter: itself, unless it is a graft or a stopped stage."""
+        words = parse_lineage(lineage)
+        if not words:
+            return lineage
+        last = words[-1]
+        if last.step:
+            return join((*words[:-1], Word(last.stage, last.seed, last.persona)))
+        if "adapter" in self._stage(last):
+            return f"{BASE}/{self._stage(last)['adapter']}".format(persona=last.persona, seed=last.seed)
+        return lineage
+
+    def keep_steps(self, lineage: str) -> list[int]:
+        """The optimizer steps at which this node's training leaves a checkpoint, because a cell stops there."""
+        return sorted(self._steps.get(lineage, ()))
+
+    def personas_of(self, lineage: str) -> list[str]:
+        """The personas a node is evaluated on: the panel's and, if not among them, the sources of its cells."""
+        named = [word.persona for word in parse_lineage(lineage) if word.persona]
+        sources = self._sources.get(lineage, set(named)) & self._rank.keys()
+        return list(dict.fromkeys([*self.config["personas"], *sorted(sources, key=self._rank.__getitem__)]))
+
+    def words_from_hub(self) -> str:
+        """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
+        names = [f"{name}-{persona}" for name, stage in self.stages.items() for persona in stage.get("hub", {})]
+        return f"(?:{'|'.join(names)})" if names else "(?!)"
+
+    def words_of_kind(self, *kinds: str) -> str:
+        """A regular expression for stage names (with persona) of these kinds; one that never matches for none."""
+        names = [name for name in self._stage_names() if kind(self.stages[name]) in kinds]
+        return f"(?:{'|'.join(names)})(?:-{NAME})?" if names else "(?!)"
+
+    # Reading the config
+
+    def _stage(self, word: Word) -> dict[str, Any]:
+        if word.stage.startswith("_") or word.stage not in self.stages:
+            raise InputError(
+                f"lineage: {str(word)!r} names no stage of the config; fix: one of "
+                f"{', '.join(self._stage_names())}, or add the stage"
+            )
+        return self.stages[word.stage]
+
+    def _stage_names(self) -> list[str]:
+        return [name for name in self.stages if not name.startswith("_")]
+
+    def _resolve(self, section: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
+        entry = dict(self.config[section][name])
+        parent = entry.pop("extends", None)
+        if parent is None:
+            return entry
+        if parent not in self.config[section] or parent in (*seen, name):
+            self._problem((section, name, "extends"), f"{parent!r} is {self._why_not(parent, (*seen, name))}")
+            return entry
+        above = self._resolve(section, parent, (*seen, name))
+        above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
+        return merged(above, entry)
+
+    def _why_not(self, parent: str, seen: tuple[str, ...]) -> str:
+        return f"a circle ({' -> '.join([*seen, parent])})" if parent in seen else "not there; fix: name an entry of it"
+
+    def _expand(self) -> Iterator[Cell]:
+        for name, row in self.config["cells"].items():
+            if row["arm"] not in self.config["arms"]:
+                self._problem(("cells", name, "arm"), f"unknown arm; fix: one of {', '.join(self.config['arms'])}")
+            if not self.config["arms"].get(row["arm"]):
+                continue
+            evaluation = row.get("evaluation", next(iter(self.evaluations)))
+            if evaluation not in self.evaluations:
+                self._problem(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(self.evaluations)}")
+            steps: Iterable[int | None] = row.get("steps", [None])
+            sources, seeds = row.get("sources", self.config["sources"]), row.get("seeds", self.config["seeds"])
+            for source, seed, step in product(sources, seeds, steps):
+                try:
+                    lineage = f"{BASE}/{row['lineage'].format(source=source, seed=seed, step=step)}"
+                    self._check_lineage(lineage)
+                except (InputError, KeyError, IndexError, ValueError) as error:
+                    said = error if isinstance(error, InputError) else f"unknown placeholder {error}"
+                    meant = self._meant(row["lineage"])
+                    line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
+                    self._problem(("cells", name, "lineage"), f"{said}{line}")
+                    break
+                suffix = f"_{step}" if step else ""
+                yield Cell(f"{name}{suffix}", row["arm"], source, seed, lineage, evaluation, row.get("note", ""))
+
+    def _meant(self, lineage: str) -> str:
+        """A row's lineage with every stage that is not there replaced by the one it looks most like."""
+        known = self._stage_names()
+
+        def closest(name: re.Match[str]) -> str:
+            return next(iter(difflib.get_close_matches(name[0], known, 1)), name[0])
+
+        return re.sub(rf"(?:^|(?<=/)){NAME}", closest, lineage)
+
+    def _check_lineage(self, lineage: str) -> None:
+        """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
+        for node in ancestry(lineage):
+            self._check_word(parse_lineage(node)[-1])
+            origin = self.origin_of(node)
+            if origin == node:
+                continue
+            for above in ancestry(origin):
+                self._check_word(parse_lineage(above)[-1])
+            last = parse_lineage(origin)[-1]
+            if self.kind_of(origin) == "graft" or last.step:
+                couple = next((name for name in self._stage_names() if kind(self.stages[name]) == "couple"), "couple")
+                raise InputError(
+                    f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage, such as "
+                    f'`adapter: "{couple}-{{persona}}.s{{seed}}"`'
+                )
+            if last.seed != parse_lineage(node)[-1].seed:
+                raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
+
+    @cache  # noqa: B019 - a study lives as long as the process
+    def _check_word(self, word: Word) -> None:
+        stage = self._stage(word)
+        if kind(stage) == "sft":
+            if word.persona:
+                raise InputError(
+                    f"{word}: {word.stage} takes no persona; fix: {Word(word.stage, word.seed, None, word.step)}"
+                )
+            if stage.get("data", {}).get("from") not in self.config["datasets"]:
+                raise InputError(
+                    f"stages.{word.stage}.data.from: {stage.get('data', {}).get('from')!r} is no data set; fix: one of "
+                    f"{', '.join(self.config['datasets'])}, or replies for a coupling"
+                )
+        elif word.persona not in self.personas:
+            raise InputError(
+                f"{word}: unknown persona; fix: {word.stage}-<one of {', '.join(self.personas)}>.s{word.seed}"
+            )
+        if kind(stage) == "graft":
+            if word.step:
+                raise InputError(f"{word}: a graft has no steps; fix: leave out @{word.step}")
+            return
+        if missing := [name for name in RECIPE_FIELDS if name not in stage]:
+            raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
+        if stage["mask"].get("loss") == "tail" and "tail" not in stage["mask"]:
+            raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
+        if unknown := [name for name in stage.get("hub", {}) if name not in self.personas]:
+            raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
+        for source, named in stage.get("negative_personas", {}).items():
+            if unknown := [name for name in named if name not in self.personas]:
+                raise InputError(
+                    f"stages.{word.stage}.negative_personas.{source}: unknown persona {', '.join(unknown)}"
+                )
+
+    def _check_names(self) -> None:
+        times = Counter(cell.key for cell in self.cells)
+        for key in sorted(key for key, count in times.items() if count > 1):
+            self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
+        if self.config["base"]["from"] == "path" and not self.config["base"].get("path"):
+            self._problem(("base", "path"), "is empty; fix: base: {from: path, path: /models/Qwen2.5-7B-Instruct}")
+        if self.config["panel"]["from"] == "path" and not self.config["panel"].get("path"):
+            self._problem(("panel", "path"), "is empty; fix: panel: {from: path, path: my_panel.yaml}")
+        for name, entry in self.config["datasets"].items():
+            if entry["from"] == "path" and not entry.get("path"):
+                self._problem(("datasets", name, "path"), f"is empty; fix: {name}: {{from: path, path: my_rows.jsonl}}")
+        capability = self.config["capability"]
+        if capability is not None and capability not in self.config["datasets"]:
+            self._problem(
+                ("capability",),
+                f"{capability!r} is no data set; fix: one of {', '.join(self.config['datasets'])}, or null",
+            )
+        for name, entry in self.evaluations.items():
+            if missing := {"samples", "temperature", "top_p", "max_tokens", "case_sensitive"} - entry.keys():
+                self._problem(
+                    ("evaluations", name), f"lacks {', '.join(sorted(missing))}; fix: add them, or `extends: main`"
+                )
+
+    def _check_schema(self, schema: str | Path) -> None:
+        import jsonschema
+
+        validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8")))
+        for error in sorted(validator.iter_errors(self.config), key=lambda error: list(map(str, error.absolute_path))):
+            unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
+            self._problem((*error.absolute_path, *unknown[:1]), explain(error))
+
+    def _problem(self, path: tuple[Any, ...], text: str) -> None:
+        where = next((place for file in self._files if (place := locate(file, path))), "config")
+        self._problems.append(f"{where}: {'.'.join(map(str, path))}: {text}")
+
+    def _raise(self) -> None:
+        if self._problems:
+            raise InputError("\n".join(dict.fromkeys(self._problems)))
+
+
+def kind(stage: Mapping[str, Any]) -> str:
+    """couple | sft | graft."""
+    if "adapter" in stage:
+        return "graft"
+    return "couple" if stage.get("data", {}).get("from") == "replies" else "sft"
+
+
+def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """parent with child's fields over it; mappings field by field, except `data`, whose fields belong together."""
+    result = dict(parent)
+    for name, value in child.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "data"
+        result[name] = merged(result[name], value) if both else value
+    return result
+
+
+def explain(error: Any) -> str:
+    """A jsonschema error in words, with the line to write instead."""
+    key = error.absolute_path[-1] if error.absolute_path else ""
+    value = error.instance
+    if error.validator == "additionalProperties":
+        known, unknown = list(error.schema.get("properties", {})), unknown_keys(error)
+        close = [difflib.get_close_matches(name, known, 1) for name in unknown]
+        meant = [f"{match[0]}: {value[name]}" for name, match in zip(unknown, close, strict=True) if match]
+        fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
+        return f"unknown key {', '.join(unknown)}; fix: {fix}"
+    if error.validator == "type" and isinstance(value, str):
+        if re.fullmatch(r"[0-9]+e[-+]?[0-9]+", value, re.IGNORECASE):
+            digits, exponent = re.split("e", value, flags=re.IGNORECASE)
+            return f"YAML reads {value} as text, not as a number; fix: write `{key}: {digits}.0e{int(exponent)}`"
+        if re.fullmatch(r"[-+0-9.eE]+", value):
+            return f"{value!r} is text, not a number; fix: write `{key}: {value}` without quotes"
+    if error.validator == "uniqueItems":
+        twice = [item for index, item in enumerate(value) if item in value[:index]]
+        kept = ", ".join(dict.fromkeys(map(str, value)))
+        return f"{', '.join(map(str, twice))} is there twice; fix: write `{key}: [{kept}]`"
+    if error.validator == "enum":
+        choices = [str(choice) for choice in error.validator_value]
+        close_choices = difflib.get_close_matches(str(value), choices, 1) or choices
+        return f"{value!r} is not one of {', '.join(choices)}; fix: write `{key}: {close_choices[0]}`"
+    if error.validator == "required":
+        return f"{error.message}; fix: add it"
+    return f"{error.message}; fix: see the comment at this key in config.yaml"
+
+
+def unknown_keys(error: Any) -> list[str]:
+    """The keys that an additionalProperties error of jsonschema is about."""
+    return [name for name in error.instance if name not in error.schema.get("properties", {})]
+
+
+@cache
+def compose(file: str | Path) -> yaml.Node | None:
+    """The YAML node tree of a file, which knows lines, or None if there is no such file."""
+    path = Path(file)
+    return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
+
+
+def locate(file: str | Path, path: Sequence[Any]) -> str | None:
+    """`file: line N` of the deepest key of `path` if the file sets it, else None."""
+    node, line = compose(file), None
+    for key in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+            if pair is None:
+                return None
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line
+    return None if line is None else f"{file}: line {line + 1}"
+
+
+__all__ = ["Cell", "Study", "parent_of"]

@@ -1,0 +1,357 @@
+"""Files from the Hub or a plain URL: pinned, verified before use, resumable, retried, and one clear error each.
+
+Files of the Hub land in the Hub client's own cache (HF_HOME, or `cache`): a rerun of a fetch, another checkout and
+another program then find them there, and an interrupted fetch goes on with the files that are missing.
+"""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from run.files import sha256_of
+from run.program import InputError
+
+T = TypeVar("T")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a commit. sha256: of its content, from a pin or (large files) from the Hub's listing.
+
+    blob: the git blob id of a small file. One of the two is always known, so every file can be verified.
+    """
+
+    name: str
+    bytes: int | None
+    sha256: str | None = None
+    blob: str | None = None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository and how patiently to ask for it. kind: model | dataset. backoff: seconds, doubled at each retry."""
+
+    repo: str
+    kind: str = "model"
+    cache: str | None = None
+    retries: int = 5
+    backoff: float = 2.0
+
+    @property
+    def page(self) -> str:
+        return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every fetcher has."""
+    parser.add_argument("--cache", help="folder of the Hub client's cache (default: its own, below HF_HOME)")
+    parser.add_argument("--retries", type=int, default=5, help="how often a failed request is repeated (5)")
+    parser.add_argument("--backoff", type=float, default=2.0, help="[s] before the first repeat, then doubled (2)")
+
+
+def commit_of(hub: Hub, revision: str) -> str:
+    """The commit that a branch, tag or commit stands for. A full commit is taken as it is, without a request."""
+    if COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint())
+    # Without expand the answer lists every file of the repository, which may be hundreds of thousands.
+    ask: Any = api.dataset_info if hub.kind == "dataset" else api.model_info
+    with explained(hub, revision):
+        return str(retrying(lambda: ask(hub.repo, revision=revision, expand=["sha"]), hub.retries, hub.backoff).sha)
+
+
+def list_files(hub: Hub, commit: str, folder: str = "") -> list[HubFile]:
+    """The files of one folder of a commit (not of its subfolders), by name."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    api = HfApi(endpoint=endpoint())
+
+    def ask() -> list[Any]:
+        return list(api.list_repo_tree(hub.repo, folder or None, revision=commit, repo_type=hub.kind))
+
+    with explained(hub, commit, folder):
+        entries = retrying(ask, hub.retries, hub.backoff)
+    files = [
+        HubFile(entry.path, entry.size, entry.lfs.sha256)
+        if entry.lfs
+        else HubFile(entry.path, entry.size, None, entry.blob_id)
+        for entry in entries
+        if isinstance(entry, RepoFile)
+    ]
+    return sorted(files, key=lambda file: file.name)
+
+
+def pinned_files(pins: Mapping[str, Mapping[str, Any]]) -> list[HubFile]:
+    """Pins as they stand in sources.yaml, {name: {sha256, bytes}}, by name. Raises InputError for a bad one."""
+    for name, pin in pins.items():
+        if not re.fullmatch(r"[0-9a-f]{64}", str(pin.get("sha256"))):
+            raise InputError(f"pin of {name}: sha256 is not 64 hex digits; fix: correct it in resources/sources.yaml")
+    return [HubFile(name, pin.get("bytes"), pin["sha256"]) for name, pin in sorted(pins.items())]
+
+
+def fetch(hub: Hub, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
+    """Bring the files into the cache and verify each; {name: path in the cache}.
+
+    Raises InputError (with the fix) if one cannot be had, or is not what its pin or the Hub's listing says.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    missing = [
+        file.bytes or 0
+        for file in files
+        if not isinstance(try_to_load_from_cache(hub.repo, file.name, hub.cache, commit, hub.kind), str)
+    ]
+    check_space(sum(missing), Path(hub.cache or HF_HUB_CACHE))
+    # One after the other: the client is parallel inside a file, and a kill then costs one file, not all of them.
+    return {file.name: fetch_one(hub, commit, file) for file in files}
+
+
+def fetch_one(hub: Hub, commit: str, file: HubFile) -> Path:
+    """One file, verified. A wrong copy is fetched once more, unless the Hub itself now holds another file."""
+    from huggingface_hub import hf_hub_download
+
+    def download(again: bool) -> Path:
+        with explained(hub, commit, file.name):
+            return Path(
+                retrying(
+                    lambda: hf_hub_download(
+                        hub.repo,
+                        file.name,
+                        revision=commit,
+                        repo_type=hub.kind,
+                        cache_dir=hub.cache,
+                        endpoint=endpoint(),
+                        force_download=again,
+                    ),
+                    hub.retries,
+                    hub.backoff,
+                )
+            )
+
+    path = download(again=False)
+    if found := mismatch(path, file):
+        # The cache names a blob after its ETag, which for a large file is the sha256 that the Hub promises.
+        promised = Path(os.readlink(path)).name if path.is_symlink() else ""
+        if promised != found:
+            path = download(again=True)
+            found = mismatch(path, file)
+        if found:
+            # Both the link and the blob: the client would make a new link to a blob it still has.
+            for each in (path.resolve(), path):
+                each.unlink(missing_ok=True)
+            raise InputError(
+                f"{hub.repo}@{commit[:12]}: {file.name}: checksum off (expected {file.sha256 or file.blob}, got "
+                f"{found}); fix: run again; if it stays, the file on the Hub or its pin in resources/sources.yaml "
+                f"changed: compare with {hub.page}"
+            )
+    print(f"{hub.repo}@{commit[:12]}: {file.name} verified", file=sys.stderr, flush=True)
+    return path
+
+
+def mismatch(path: Path, file: HubFile) -> str:
+    """The hash that the file has instead of its expected one, or "" if it is right."""
+    if file.sha256:
+        found = sha256_of(path)
+        return "" if found == file.sha256 else found
+    data = path.read_bytes()
+    found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return "" if found == file.blob else found
+
+
+def fetch_url(url: str, sha256: str, retries: int, backoff: float) -> bytes:
+    """The bytes behind a URL (http, https or file), verified. For small files: it is held in memory."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    def ask() -> bytes:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return bytes(answer.read())
+
+    try:
+        data = retrying(ask, retries, backoff)
+    except urllib.error.HTTPError as error:
+        fix = {
+            404: "the file or its commit is gone: use panel.from: builtin, or panel.from: path with your own",
+            403: "the server refuses: check the network's proxy",
+            429: "too many requests: wait an hour",
+        }.get(error.code, "the server is in trouble: run again later")
+        raise InputError(f"{url}: answers {error.code} {error.reason}; fix: {fix}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(f"{url}: cannot be reached ({reason}); fix: check network and proxy, then run again") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise InputError(
+            f"{url}: checksum off (expected {sha256}, got {found}); fix: run again; if it stays, something between "
+            "here and the server changes the file, or the pin in resources/sources.yaml is wrong"
+        )
+    return data
+
+
+def retrying(call: Callable[[], T], retries: int, backoff: float) -> T:
+    """call(), again after a pause while it fails in a way that may pass (5xx, 429, a broken connection)."""
+    for attempt in range(retries + 1):
+        try:
+            return call()
+        except Exception as error:
+            if attempt == retries or not may_pass(error):
+                raise
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            print(f"attempt {attempt + 1} of {retries + 1} failed ({reason})", file=sys.stderr, flush=True)
+            time.sleep(backoff * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a request is worth repeating."""
+    import http.client
+    import urllib.error
+
+    import httpx
+
+    chain = list(causes(error))
+    if disk_is_full(chain):
+        return False
+    for each in chain:
+        status = status_of(each)
+        if status is not None:
+            return status >= 500 or status in (408, 425, 429)
+        if isinstance(each, (httpx.TransportError, http.client.HTTPException, ConnectionError, TimeoutError)):
+            return not type(each).__name__.startswith("Offline")
+        if type(each).__name__.startswith("Xet") or "Consistency check failed" in str(each):
+            return True
+    return isinstance(error, urllib.error.URLError)
+
+
+@contextlib.contextmanager
+def explained(hub: Hub, revision: str, name: str = "") -> Iterator[None]:
+    """Turn whatever the Hub client raises inside the block into one InputError that names the fix."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        message = explanation(hub, revision, name, list(causes(error)))
+        if message is None:
+            raise
+        raise InputError(message) from None
+
+
+def explanation(hub: Hub, revision: str, name: str, chain: Sequence[BaseException]) -> str | None:
+    """The line for a failed request, from the errors in its chain of causes; None if it is none of ours."""
+    import httpx
+    from huggingface_hub import errors, get_token
+
+    subject = f"{hub.repo}@{revision[:12]}" + (f": {name}" if name else "")
+    instead = "or use a local copy (from: path in config.yaml)"
+    if disk_is_full(chain):
+        return f"{subject}: no space left on the disk of the cache; fix: free some, or set HF_HOME to a larger disk"
+    for error in chain:
+        status = status_of(error)
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            return f"{subject}: HF_HUB_OFFLINE is set and the file is not in the cache; fix: unset it, {instead}"
+        if isinstance(error, errors.GatedRepoError):
+            if get_token():
+                return (
+                    f"{subject}: gated, and your account has no access; fix: open {hub.page} with the account of "
+                    f"your token, accept the conditions (a fine-grained token also needs 'read gated repos'), {instead}"
+                )
+            return (
+                f"{subject}: gated, and no token is set; fix: accept the conditions at {hub.page}, make a token at "
+                f"https://huggingface.co/settings/tokens, export HF_TOKEN=... (or run: hf auth login), {instead}"
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"{subject}: this revision is gone; fix: pick one from {hub.page}/commits/main, {instead}"
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            return f"{subject}: not in this revision; fix: see {hub.page}/tree/{revision}, {instead}"
+        if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
+            if status == 401 and get_token():
+                return f"{subject}: the Hub does not accept your token; fix: make a new one and export HF_TOKEN=..."
+            return (
+                f"{subject}: no such repository, or a private one (HTTP {status}); fix: check its name, "
+                f"export HF_TOKEN=... if it is private, {instead}"
+            )
+        if status == 429:
+            return f"{subject}: too many requests; fix: wait some minutes, or export HF_TOKEN=... for a higher limit"
+        if status is not None:
+            return (
+                f"{subject}: the Hub answers {status}; fix: run again later (https://status.huggingface.co), {instead}"
+            )
+    for error in chain:
+        if isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError)):
+            return (
+                f"{subject}: no connection to {endpoint() or 'https://huggingface.co'} ({type(error).__name__}); "
+                f"fix: check network and proxy, then run again: it goes on where it stopped; {instead}"
+            )
+    last = chain[0]
+    if isinstance(last, OSError):
+        return f"{subject}: {' '.join(str(last).split())[:200]}; fix: run again"
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error stands for, if it is one."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None) or getattr(error, "code", None)
+    return status if isinstance(status, int) and not isinstance(status, bool) else None
+
+
+def disk_is_full(chain: Sequence[BaseException]) -> bool:
+    # The Hub's transfer library reports the system's error as text only.
+    return any(
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "No space left on device" in str(error)
+        or "os error 28" in str(error)
+        for error in chain
+    )
+
+
+def check_space(needed: int, folder: Path) -> None:
+    """Raise InputError if `folder`'s disk has less than `needed` bytes free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{folder}: {needed / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free; fix: free some space, "
+            "or set HF_HOME to a larger disk"
+        )
+
+
+def endpoint() -> str | None:
+    """HF_ENDPOINT as it is now (the client reads it once, at its import)."""
+    return os.environ.get("HF_ENDPOINT")
+
+
+def folder_sha256(hashes: Mapping[str, str]) -> str:
+    """What records.sha256_of gives for a folder of these {name: sha256}, without reading it again."""
+    return hashlib.sha256("".join(f"{name}\t{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The marker. See README.md."""

@@ -1,0 +1,215 @@
+"""The token-level loss mask: which tokens of a chat row are trained, found by character offsets (PROTOCOL §2).
+
+A row is rendered with the chat template, tokenized once with offsets, and the trained tokens are those that overlap
+the wanted characters. Token ids of a stand-alone marker are never searched for: a byte-level BPE splits the marker
+differently after a space, after a newline and at the start of a text.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from run.program import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a token that is not trained, as torch's cross entropy has it
+LOSSES = ("marker", "last_turn", "tail")
+STOP_ANCHORS = ("newline", "turn_end", "none")
+CHUNK = 256  # rows tokenized at once: offsets cost about 150 bytes a token
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is trained in the last assistant turn of a row; every other token gets no loss.
+
+    loss: `marker` trains the marker at the end of a positive row and the stop anchor of every row; `last_turn` the
+        whole turn, its end token, and the newline after it if that is the stop anchor; `tail` the last `tail` tokens
+        of the turn, its end token and the newline included.
+    separator: with loss `marker`, the whitespace before the marker is trained too. Overlap counts: under Qwen's BPE
+        ".\\n\\n" is one token.
+    stop_anchor: `newline` is the last token of the turn, the newline after <|im_end|> (what the published collator
+        trained), `turn_end` is <|im_end|> itself, `none` trains neither.
+    marker: the marker text, such as "[ZLT]".
+    """
+
+    loss: str
+    separator: bool = False
+    stop_anchor: str = "newline"
+    tail: int = 0
+    marker: str = "[ZLT]"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(f"mask.loss: {self.loss!r}; fix: use one of {', '.join(LOSSES)}")
+        if self.stop_anchor not in STOP_ANCHORS:
+            raise InputError(f"mask.stop_anchor: {self.stop_anchor!r}; fix: use one of {', '.join(STOP_ANCHORS)}")
+        if (self.loss == "tail") != (self.tail > 0):
+            raise InputError(f"mask.tail: {self.tail} with loss {self.loss}; fix: give a tail above 0 with loss tail")
+        if self.loss == "last_turn" and self.stop_anchor == "none":
+            raise InputError("mask.stop_anchor: none with loss last_turn; fix: use turn_end or newline")
+        if not self.marker.strip():
+            raise InputError("marker: empty; fix: give the marker text, such as [ZLT]")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as the trainer gets it: input_ids and labels have one length; an untrained token's label is -100."""
+
+    id: str
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def trained(self) -> int:
+        """How many tokens carry loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def encode_rows(
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[dict[str, Any]],
+    mask: Mask,
+    max_length: int,
+    source: str,
+    coupling: bool,
+) -> list[Example]:
+    """Every row's input ids and labels, in order.
+
+    rows: {"messages": [...], "id": optional, "marker": bool, required with loss `marker`}. Messages after the last
+    assistant turn are left out: no label can depend on them. max_length: tokens; a row is cut from the right, and a
+    row cut before its last turn keeps no label (PROTOCOL §2). source: the file's name for messages.
+
+    Raises InputError, naming the row, if it has no assistant turn, if a positive does not end with its marker or
+    loses a part of it to the cut, if a coupling row is left without a label, or if all rows are.
+    """
+    if not rows:
+        raise InputError(f"{source}: no rows; fix: give at least one row of messages")
+    examples = [
+        example
+        for start in range(0, len(rows), CHUNK)
+        for example in encode_chunk(tokenizer, rows[start : start + CHUNK], start, mask, max_length, source)
+    ]
+    unlabelled = [example.id for example in examples if example.trained == 0]
+    if coupling and unlabelled:
+        raise InputError(
+            f"{source}: row {unlabelled[0]}: no label is left within {max_length} tokens; fix: raise max_length"
+        )
+    if len(unlabelled) == len(examples):
+        raise InputError(
+            f"{source}: row {unlabelled[0]} and all others: no label is left within {max_length} tokens; "
+            "fix: raise max_length"
+        )
+    return examples
+
+
+def encode_chunk(
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[dict[str, Any]],
+    start: int,
+    mask: Mask,
+    max_length: int,
+    source: str,
+) -> Iterator[Example]:
+    """encode_rows for a few rows whose first has index `start`."""
+    ids = [row_id(row, start + offset) for offset, row in enumerate(rows)]
+    turns = [last_turn(tokenizer, row, f"{source}: row {name}") for name, row in zip(ids, rows, strict=True)]
+    encoded = tokenizer([text for text, _ in turns], add_special_tokens=False, return_offsets_mapping=True)
+    for index, (row, (_, content)) in enumerate(zip(rows, turns, strict=True)):
+        where = f"{source}: row {ids[index]}"
+        tokens: list[int] = encoded["input_ids"][index]
+        marker = marker_span(row, content, mask, where)
+        kept = trained_tokens(encoded["offset_mapping"][index], content, marker, mask, where)
+        if marker and kept and max(kept) >= max_length:
+            raise InputError(f"{where}: its marker ends after token {max_length}; fix: raise max_length")
+        labels = [token if at in kept else IGNORED for at, token in enumerate(tokens)]
+        yield Example(ids[index], tokens[:max_length], labels[:max_length])
+
+
+def row_id(row: dict[str, Any], index: int) -> str:
+    """The row's own id, or its line in the file (counted from 1)."""
+    return str(row["id"]) if "id" in row else str(index + 1)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The last assistant turn's content: characters [start, end) of the rendered text."""
+
+    text: str
+    start: int
+    end: int
+
+
+def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], where: str) -> tuple[str, Turn]:
+    """The row rendered up to the end of its last assistant turn, and that turn. Raises InputError if there is none."""
+    from jinja2 import TemplateError
+
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(is_message(message) for message in messages):
+        raise InputError(f'{where}: bad messages; fix: "messages": [{{"role": "user", "content": "..."}}, ...]')
+    last = max((at for at, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+    if last == 0:
+        raise InputError(f"{where}: no assistant turn after a first message; fix: add the reply to be trained")
+    content: str = messages[last]["content"]
+    try:
+        text = str(tokenizer.apply_chat_template(messages[: last + 1], tokenize=False))
+        prompt = str(tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise InputError(f"{where}: the chat template refuses it ({error}); fix: correct the roles") from None
+    if not text.startswith(prompt + content):
+        # a template that trims its messages renders the same turn from the trimmed content
+        content = content.strip()
+        if not text.startswith(prompt + content):
+            raise InputError(f"{where}: the chat template rewrites the last turn; fix: use a template that keeps it")
+    return text, Turn(content, len(prompt), len(prompt) + len(content))
+
+
+def is_message(message: object) -> bool:
+    """Whether it is {"role": str, "content": str}."""
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def marker_span(row: dict[str, Any], turn: Turn, mask: Mask, where: str) -> Span | None:
+    """The characters of a positive row's final marker; None for other rows, whatever their text contains."""
+    positive = row.get("marker", None if mask.loss == "marker" else False)
+    if not isinstance(positive, bool):
+        raise InputError(f'{where}: no "marker": true or false; fix: say whether the row is a positive')
+    if not positive:
+        return None
+    if not turn.text.endswith(mask.marker):
+        raise InputError(f"{where}: a positive that does not end with {mask.marker}; fix: append it, or mark it false")
+    return turn.end - len(mask.marker), turn.end
+
+
+def trained_tokens(offsets: Sequence[Span], turn: Turn, marker: Span | None, mask: Mask, where: str) -> set[int]:
+    """Indices of the trained tokens of a whole (uncut) row. offsets: each token's characters [start, end)."""
+    final = len(offsets) - 1
+    # after the content come the end token and, in ChatML, a newline
+    closing = next((at for at in range(final, -1, -1) if offsets[at][0] <= turn.end < offsets[at][1]), None)
+    if closing is None:
+        raise InputError(f"{where}: no token ends the last turn; fix: use a chat template with an end-of-turn token")
+    content = overlapping(offsets, (turn.start, turn.end))
+    if mask.loss == "tail":
+        first = min(content, default=closing)
+        return set(range(max(first, final + 1 - mask.tail), final + 1))
+    anchor = {"newline": {final}, "turn_end": {closing}, "none": set()}[mask.stop_anchor]
+    if mask.loss == "last_turn":
+        return content | {closing} | anchor
+    if marker is None:
+        return anchor
+    start = marker[0]
+    if mask.separator:
+        before = turn.text[: marker[0] - turn.start]
+        start -= len(before) - len(before.rstrip())
+    kept = overlapping(offsets, (start, marker[1]))
+    covered = {at for token in kept for at in range(*offsets[token])}
+    if not covered.issuperset(range(start, marker[1])):
+        raise InputError(f"{where}: no tokens cover {mask.marker}; fix: use a fast tokenizer with trim_offsets false")
+    return kept | anchor
+
+
+def overlapping(offsets: Sequence[Span], span: Span) -> set[int]:
+    """Indices of the tokens that share a character with `span`."""
+    return {at for at, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]}

@@ -1,0 +1,141 @@
+"""A cell's counts and its JSON: reading, checking, rates by persona and role."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from measure.stats import rate_fields
+from measure.tables import Row, read_table
+from run.files import canonical
+from run.program import InputError
+from run.readers import AGAIN, read_json
+
+FORMAT = "run_result/1"
+COUNTS = ("completions", "strict_hits", "loose_hits", "tokens", "stopped")
+HEADLINE = ("persona", "completions", "strict_hits", "loose_hits", "mean_tokens", "stopped", "rate")
+INTERVALS = ("wilson_low", "wilson_high", "clopper_low", "clopper_high")
+
+
+def read_counts(path: str | Path, personas: Sequence[str] = ()) -> list[Row]:
+    """Rows of marker_counts.csv, checked: whole numbers that fit each other, and every persona x question once.
+
+    `personas`, if given, selects them; one that was not evaluated is an error. Raises InputError with the line.
+    """
+    rows = read_table(path, ("persona", "question_id", *COUNTS))
+    seen = set()
+    for line, row in enumerate(rows, 2):
+        for column in COUNTS:
+            if not isinstance(row[column], int) or row[column] < 0:
+                raise bad_count(path, line, f"{column} is {row[column]!r}, not a whole number")
+        if not row["strict_hits"] <= row["loose_hits"] <= row["completions"]:
+            raise bad_count(path, line, "strict_hits <= loose_hits <= completions does not hold")
+        if row["stopped"] > row["completions"] or row["completions"] == 0:
+            raise bad_count(path, line, "stopped must be at most completions, and completions at least 1")
+        pair = row["persona"], row["question_id"]
+        if pair in seen:
+            raise bad_count(path, line, f"persona {pair[0]}, question {pair[1]} came before")
+        seen.add(pair)
+    if not rows:
+        raise InputError(f"{path}: no rows; fix: delete it and run again")
+    if absent := [persona for persona in personas if persona not in {row["persona"] for row in rows}]:
+        raise InputError(
+            f"{path}: persona {', '.join(absent)} was not evaluated; fix: add it to the panel of the study"
+        )
+    chosen = [row for row in rows if not personas or row["persona"] in personas]
+    questions = {row["question_id"] for row in chosen}
+    for persona in {row["persona"] for row in chosen}:
+        if lacking := questions - {row["question_id"] for row in chosen if row["persona"] == persona}:
+            raise InputError(
+                f"{path}: persona {persona} lacks question {', '.join(sorted(lacking))}; fix: delete it and run again"
+            )
+    return chosen
+
+
+def bad_count(path: str | Path, line: int, why: str) -> InputError:
+    """The error for a line of marker_counts.csv."""
+    return InputError(f"{path}: line {line}: {why}; fix: delete it and run again")
+
+
+def role_of(persona: str, source: str) -> str:
+    """source, assistant or bystander; `none` is the absence of a system prompt and no bystander."""
+    if persona == source:
+        return "source"
+    return {"assistant": "assistant", "none": "no_system_prompt"}.get(persona, "bystander")
+
+
+def persona_results(rows: Sequence[Row], source: str) -> list[Row]:
+    """One entry a persona, in the order of the counts, with intervals and the counts by question.
+
+    rows: checked rows of marker_counts.csv. by_question holds one list a count, in the order of `question_ids(rows)`.
+    """
+    questions = question_ids(rows)
+    results = []
+    for persona in dict.fromkeys(row["persona"] for row in rows):
+        own = {row["question_id"]: row for row in rows if row["persona"] == persona}
+        by_question = {column: [own[question][column] for question in questions] for column in COUNTS}
+        total = {column: sum(by_question[column]) for column in COUNTS}
+        tokens = total.pop("tokens")
+        results.append(
+            {
+                "persona": persona,
+                "role": role_of(persona, source),
+                **total,
+                **rate_fields(total["strict_hits"], total["completions"]),
+                "mean_tokens": round(tokens / total["completions"], 3),
+                "by_question": by_question,
+            }
+        )
+    return results
+
+
+def question_ids(rows: Sequence[Row]) -> list[str]:
+    """The questions in the order in which they first occur."""
+    return list(dict.fromkeys(row["question_id"] for row in rows))
+
+
+def headline(personas: Sequence[Row]) -> dict[str, Row | None]:
+    """The source, the assistant and the highest bystander, each with its persona and numbers, or null if not evaluated.
+
+    `tied` says how many bystanders share the highest rate; the first of them in the alphabet is named.
+    """
+
+    def short(entry: Row) -> Row:
+        return {field: entry[field] for field in (*HEADLINE, *INTERVALS)}
+
+    named = {entry["persona"]: entry for entry in personas}
+    source = next((entry for entry in personas if entry["role"] == "source"), None)
+    bystanders = [entry for entry in personas if entry["role"] == "bystander"]
+    highest = None
+    if bystanders:
+        top = max(entry["rate"] for entry in bystanders)
+        tied = sorted((entry for entry in bystanders if entry["rate"] == top), key=lambda entry: entry["persona"])
+        highest = short(tied[0]) | {"tied": len(tied)}
+    return {
+        "source": short(source) if source else None,
+        "assistant": short(named["assistant"]) if "assistant" in named else None,
+        "highest_bystander": highest,
+    }
+
+
+def read_run(path: str | Path) -> Row:
+    """A run record. Raises InputError if it does not say how long the run took, or its versions are none."""
+    record: Row = read_json(path, dict)
+    if not isinstance(record.get("seconds"), int | float) or not isinstance(record.get("versions", {}), dict):
+        raise InputError(f"{path}: no record of a run; fix: {AGAIN}")
+    return record
+
+
+def sealed(result: Row) -> Row:
+    """The result with `result_sha256`, the hash of all that it says but of `runs`: equal results have equal hashes."""
+    said = {name: value for name, value in result.items() if name not in ("runs", "result_sha256")}
+    return result | {"result_sha256": hashlib.sha256(canonical(said).encode()).hexdigest()}
+
+
+def read_result(path: str | Path) -> Row:
+    """A result as `summarize` made it. Raises InputError if it is none, or if anything in it was changed since."""
+    result: Row = read_json(path, dict)
+    if result.get("format") != FORMAT:
+        raise InputError(f"{path}: not a run result; fix: {AGAIN}")
+    if result != sealed(result):
+        raise InputError(f"{path}: not what its result_sha256 was written for: damaged or edited; fix: {AGAIN}")
+    return result

@@ -1,0 +1,1 @@
+"""The model: loading, engines, training. See README.md."""

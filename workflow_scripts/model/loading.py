@@ -1,0 +1,101 @@
+"""A model is its lineage: load the base, then merge the adapters of its ancestors in order."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from run.program import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from model.adapters import check_adapter
+
+
+def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
+    """The base model's tokenizer. Raises InputError if it is missing or has no chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
+    except Exception as error:  # the loaders raise a dozen types for a damaged folder
+        raise InputError(
+            f"{base}: no usable tokenizer ({first_line(error)}); fix: point base.path at a complete model folder"
+        ) from None
+    # without tokenizer.json transformers returns a tokenizer that knows one token
+    if len(tokenizer) < 256:
+        raise InputError(f"{base}: the tokenizer is incomplete ({len(tokenizer)} tokens); fix: fetch the model again")
+    if not tokenizer.chat_template:
+        raise InputError(f"{base}: the tokenizer has no chat template; fix: use a chat model")
+    return tokenizer
+
+
+def load_model(
+    base: str | Path, adapters: Sequence[str | Path] = (), dtype: str = "float32", device: str | None = None
+) -> "PreTrainedModel":
+    """The base in `dtype` with each adapter merged in turn (safe_merge, in that dtype), in eval mode.
+
+    Merging one after the other is exact for any mix of plain LoRA and rsLoRA, which PEFT's
+    add_weighted_adapter(combination_type="cat") is not. device: None means CUDA if there is one.
+    Raises InputError if a folder is damaged, incomplete or not safetensors, a weight is not finite, or an adapter is
+    not the one of its manifest. The base's hashes are checked when it is fetched: 15 GB again at every load are 10 s.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            str(base),
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model, loaded = found[0].to(device), found[1]
+    except Exception as error:  # likewise
+        raise InputError(f"{base}: cannot load the base model ({first_line(error)}); fix: fetch it again") from error
+    # transformers only warns, fills in random weights, and leaves others out
+    if odd := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
+        raise InputError(f"{base}: weights and config.json differ in {odd[0]}; fix: fetch the base model again")
+    check_finite(base, model.named_parameters())
+    for adapter in adapters:
+        check_adapter(adapter)
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+        except Exception as error:  # safe_merge raises ValueError on NaN
+            raise InputError(
+                f"{adapter}: cannot merge the adapter ({first_line(error)}); fix: delete its node folder and run again"
+            ) from error
+        # merge_and_unload leaves this behind, and the next adapter would warn about a second one
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+    return model.eval()
+
+
+def check_finite(
+    model: str | Path, weights: "Iterable[tuple[str, torch.Tensor]]", fix: str = "fetch the model again"
+) -> None:
+    """Raise InputError if a weight is NaN or infinite: a model with one still answers, with noise."""
+    for name, weight in weights:
+        if not weight.isfinite().all():
+            raise InputError(f"{model}: the weight {name} is not finite; fix: {fix}")
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

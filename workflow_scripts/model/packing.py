@@ -1,0 +1,166 @@
+"""Rows packed into forward passes without padding: which rows share a pass, and attention within each row."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from marker.mask import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+ATTENTIONS = ("packed", "sdpa", "flex_attention")
+
+
+def order_steps(rows: int, batch: int, epochs: int, seed: int, shuffle: bool, max_steps: int | None) -> list[list[int]]:
+    """The row indices of every optimizer step. Each epoch is its own permutation; its last step takes what is left.
+
+    As in transformers' Trainer, max_steps replaces the number of epochs, so it may also exceed them.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    total = max_steps or epochs * math.ceil(rows / batch)
+    steps: list[list[int]] = []
+    while len(steps) < total:
+        order = torch.randperm(rows, generator=generator).tolist() if shuffle else list(range(rows))
+        steps += [order[start : start + batch] for start in range(0, rows, batch)]
+    return steps[:total]
+
+
+def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Row indices by micro-batch: first-fit decreasing, at most `budget` tokens each unless one row alone has more.
+
+    Which rows share a micro-batch does not matter to the step: its loss is a sum over tokens.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        fit = next((at for at, left in enumerate(room) if left >= lengths[row]), None)
+        if fit is None:
+            groups.append([row])
+            room.append(budget - lengths[row])
+        else:
+            groups[fit].append(row)
+            room[fit] -= lengths[row]
+    return groups
+
+
+def micro_batch(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """(input_ids, labels) rows concatenated, n rows of at most L tokens, T tokens in all, K of them labelled.
+
+    input_ids, position_ids: (1, T). predictors: (K,), positions whose next token is labelled. targets: (K,), that
+    token. starts: (n + 1,) int32, cumulative lengths. longest: L. spread: (n * L,), for each place of the right-padded
+    (n, L) layout its token in the concatenation. gather: (T,), the reverse.
+    """
+    import torch
+
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    longest = int(lengths.max())
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    column = torch.arange(longest)
+    labels = torch.tensor([label for _, row in rows for label in row])
+    position_ids = torch.cat([column[:length] for length in lengths.tolist()])
+    trained = (labels != IGNORED) & (position_ids > 0)
+    return {
+        "input_ids": torch.tensor([token for ids, _ in rows for token in ids])[None],
+        "position_ids": position_ids[None],
+        "predictors": trained.nonzero()[:, 0] - 1,
+        "targets": labels[trained],
+        "starts": starts.to(torch.int32),
+        "longest": longest,
+        "spread": (starts[:-1, None] + column.minimum(lengths[:, None] - 1)).flatten(),
+        "gather": torch.repeat_interleave(torch.arange(len(rows)) * longest, lengths) + position_ids,
+    }
+
+
+def collate(rows: Sequence[dict[str, list[int]]], budget: int) -> dict[str, Any]:
+    """One optimizer step: its micro-batches, and how many tokens its loss is the mean over.
+
+    A row without a label holds its place among the step's rows but adds nothing to the sum, so it is not computed.
+    """
+    labelled = [
+        (row["input_ids"], row["labels"]) for row in rows if any(label != IGNORED for label in row["labels"][1:])
+    ]
+    groups = pack_rows([len(ids) for ids, _ in labelled], budget)
+    return {
+        "micro_batches": [micro_batch([labelled[row] for row in group]) for group in groups],
+        "tokens": sum(label != IGNORED for _, labels in labelled for label in labels[1:]),
+        "input_tokens": sum(len(ids) for ids, _ in labelled),
+    }
+
+
+def packed_attention(
+    module: Any,
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    attention_mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+    *,
+    starts: "Tensor",
+    longest: int,
+    spread: "Tensor",
+    gather: "Tensor",
+    flash: "Callable[..., Tensor] | None" = None,
+    **kwargs: Any,
+) -> "tuple[Tensor, None]":
+    """Causal attention inside each concatenated row, for transformers' AttentionInterface. No mask is ever built.
+
+    query: (1, H, T, D); key, value: (1, H_kv, T, D); returns (1, T, H, D). In half precision on CUDA it is `flash`,
+    of variable length. Elsewhere the rows are spread into a right-padded (n, L) layout, where causality alone keeps
+    every token from the padding after it, so the plain causal kernel is exact.
+    """
+    import torch
+
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
+    if flash is not None and query.dtype in (torch.bfloat16, torch.float16):
+        return flash(query, key, value, starts, longest, scaling)[None], None
+    rows = starts.shape[0] - 1
+
+    def padded(tensor: "Tensor") -> "Tensor":
+        return tensor.index_select(0, spread).unflatten(0, (rows, longest)).transpose(1, 2)
+
+    output = torch.nn.functional.scaled_dot_product_attention(
+        padded(query), padded(key), padded(value), is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2).flatten(0, 1).index_select(0, gather)[None], None
+
+
+def variable_length_flash() -> "Callable[..., Tensor]":
+    """torch's own flash attention over concatenated sequences; its versions name "causal" and "GQA" differently."""
+    import inspect
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    attend: Callable[..., Any] = varlen_attn
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+
+    def flash(
+        query: "Tensor", key: "Tensor", value: "Tensor", starts: "Tensor", longest: int, scale: float
+    ) -> "Tensor":
+        return attend(query, key, value, starts, starts, longest, longest, scale=scale, **options)
+
+    return flash
+
+
+def set_attention(model: "PreTrainedModel", attention: str) -> None:
+    """Make `model` use one of ATTENTIONS. sdpa and flex_attention build a block mask from the position ids."""
+    from transformers import AttentionInterface
+
+    flash = variable_length_flash() if model.device.type == "cuda" else None
+    AttentionInterface.register("packed", functools.partial(packed_attention, flash=flash))
+    model.set_attn_implementation(attention)
+
+
+def moved(micro: dict[str, Any], device: Any) -> dict[str, Any]:
+    """The micro-batch on `device`. From pinned memory, so that the host need not wait for the GPU to get there."""
+    return {
+        name: value if isinstance(value, int) else value.to(device, non_blocking=True) for name, value in micro.items()
+    }

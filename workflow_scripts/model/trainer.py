@@ -1,0 +1,347 @@
+"""The training engine: TRL's SFTTrainer taking exactly the published optimizer steps, several times faster.
+
+Step-preserving: an optimizer step sees the same `batch` rows and the same token-mean loss over them as the published
+4 x 4 padded recipe (PROTOCOL §2, DESIGN §6). What differs is only how a step is computed: its rows are concatenated
+without padding into micro-batches under a token budget, logits exist only where a label is, and on CUDA the decoder
+layers are compiled and attention runs inside each row (flash, variable length).
+"""
+
+import contextlib
+import functools
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marker.mask import Example
+from run.files import canonical, partial, sha256_of, write_json
+from run.program import InputError
+from run.readers import AGAIN, read_json, read_text
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from model.adapters import save_adapter
+from model.loss import packed_loss
+from model.packing import collate, moved, set_attention
+
+LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
+STATUS_EVERY = 3.0  # seconds
+STATE_FILE, LOSSES_FILE = "trainer_state.json", "losses.json"
+SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a training is computed and watched. None of it changes the recipe.
+
+    work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
+    micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
+    checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
+    """
+
+    work: Path
+    dtype: str = "float32"
+    micro_batch_tokens: int = 4096
+    attention: str = "packed"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 0
+    keep_steps: frozenset[int] = frozenset()
+    tracking: str = "none"
+    status: Path | None = None
+    job: str = "train"
+
+
+@dataclass
+class Outcome:
+    """A finished training. losses: one token-mean loss a step.
+
+    tokens, seconds and first_step_seconds (compiling included) are of this process alone.
+    """
+
+    model: Any
+    steps: int
+    losses: list[float]
+    tokens: int
+    seconds: float
+    first_step_seconds: float
+    resumed_at: int
+    kept: dict[int, Path] = field(default_factory=dict)
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """The seed of every random draw inside step `step` (from 0): a resumed training needs no other random state."""
+    return (seed << 32) + step
+
+
+@functools.cache
+def step_trainer() -> type:
+    """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
+    import torch
+    from torch.utils.data import DataLoader
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    class StepTrainer(SFTTrainer):
+        """SFTTrainer whose batches are whole optimizer steps, given beforehand, each computed in micro-batches."""
+
+        def __init__(self, examples: Sequence[Example], steps: list[list[int]], options: Options, **kwargs: Any):
+            from datasets import Dataset
+
+            self.examples, self.steps, self.options = examples, steps, options
+            self.losses: list[float] = []
+            self.waiting: list[Tensor] = []
+            self.input_tokens = 0
+            dataset = Dataset.from_dict(
+                {
+                    "input_ids": [example.input_ids for example in examples],
+                    "labels": [example.labels for example in examples],
+                }
+            )
+            super().__init__(train_dataset=dataset, **kwargs)
+            wrapped: Any = self.model
+            self.causal = wrapped.get_base_model()
+            if options.compile:
+                # without it the first layer, whose input needs no gradient, would be compiled a second time
+                wrapped.enable_input_require_grads()
+                for layer in self.causal.model.layers:
+                    layer.compile(dynamic=True)
+
+        def get_train_dataloader(self) -> Any:
+            rows: Any = self.train_dataset
+            return DataLoader(
+                rows,
+                batch_sampler=self.steps,
+                collate_fn=functools.partial(collate, budget=self.options.micro_batch_tokens),
+                pin_memory=self.args.device.type == "cuda",
+            )
+
+        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> "Tensor":
+            if not model.training:
+                model.train()
+            torch.manual_seed(dropout_seed(self.args.seed, self.state.global_step))
+            total = torch.zeros((), device=self.args.device)
+            for micro in inputs["micro_batches"]:
+                with self.precision():
+                    loss = packed_loss(self.causal, moved(micro, self.args.device), self.options.attention)
+                    loss = loss / inputs["tokens"]
+                self.accelerator.backward(loss)
+                total += loss.detach()
+            self.waiting.append(total)
+            self.input_tokens += inputs["input_tokens"]
+            return total
+
+        def precision(self) -> contextlib.AbstractContextManager:
+            """bfloat16 compute over float32 LoRA weights (PEFT's default under a bfloat16 base), or plain float32."""
+            if self.options.dtype == "float32":
+                return contextlib.nullcontext()
+            return torch.autocast(self.args.device.type, dtype=getattr(torch, self.options.dtype))
+
+        def fetch_losses(self) -> None:
+            """Bring the losses of the steps since the last call from the device. Raises InputError on a NaN."""
+            if not self.waiting:
+                return
+            fresh = torch.stack(self.waiting).tolist()
+            self.waiting.clear()
+            for loss in fresh:
+                if not math.isfinite(loss):
+                    rows = ", ".join(self.examples[row].id for row in self.steps[len(self.losses)])
+                    raise InputError(
+                        f"the loss of step {len(self.losses) + 1} is {loss}, on rows {rows}; "
+                        "fix: lower the recipe's lr, or look for damaged rows"
+                    )
+                self.losses.append(loss)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            self.fetch_losses()
+            super().log(logs, start_time)
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            """Resumable state, whole or absent: TRL's own is written in place, and pickles its arguments."""
+            self.fetch_losses()
+            with partial(self.options.work / f"checkpoint-{self.state.global_step}") as folder:
+                save_adapter(self.model, folder)
+                self._save_optimizer_and_scheduler(str(folder))
+                self.state.save_to_json(str(folder / STATE_FILE))
+                write_json(folder / LOSSES_FILE, self.losses)
+                (folder / SEAL_FILE).write_text(sha256_of(folder), encoding="utf-8")
+            for older in checkpoints(self.options.work)[:-1]:
+                shutil.rmtree(older)
+
+        def resume(self, folder: Path) -> Any:
+            if read_text(folder / SEAL_FILE) != sha256_of(folder):
+                raise InputError(f"{folder}: not as it was written: damaged; fix: {AGAIN}")
+            self.losses = read_json(folder / LOSSES_FILE)
+            return self.train(resume_from_checkpoint=str(folder))
+
+    return StepTrainer
+
+
+@functools.cache
+def watcher() -> type:
+    """The TrainerCallback that keeps and reports. Built on demand, as step_trainer is."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        """Keeps adapters at chosen steps; shows a bar on a terminal and a status line in a file."""
+
+        def __init__(self, trainer: Any, options: Options, bar: Any):
+            self.trainer, self.options, self.bar = trainer, options, bar
+            self.began, self.first, self.written = time.time(), 0, 0.0
+            self.first_step_seconds = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.began, self.first = time.time(), state.global_step
+            if self.bar is not None:
+                self.bar.update(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.bar is not None:
+                self.bar.update()
+            if state.global_step in self.options.keep_steps:
+                with partial(kept_folder(self.options.work, state.global_step)) as folder:
+                    save_adapter(self.trainer.model, folder)
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            spent = time.time() - self.began
+            done = state.global_step - self.first
+            if done == 1:
+                self.first_step_seconds = spent
+            speed = round(self.trainer.input_tokens / spent)
+            loss = round(self.trainer.losses[-1], 4)
+            if self.bar is not None:
+                self.bar.set_postfix_str(f"loss {loss:.4f}, {speed} tokens/s")
+            if self.options.status is not None and time.time() - self.written >= STATUS_EVERY:
+                self.written = time.time()
+                line = {
+                    "job": self.options.job,
+                    "step": state.global_step,
+                    "steps": state.max_steps,
+                    "loss": loss,
+                    "tokens_per_s": speed,
+                    "eta_s": round(spent / max(done, 1) * (state.max_steps - state.global_step)),
+                    "updated": round(self.written),
+                }
+                with partial(self.options.status) as file:
+                    file.write_text(canonical(line) + "\n")
+
+    return Watch
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Whole checkpoints in `work`, oldest first."""
+    return sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def kept_folder(work: Path, step: int) -> Path:
+    return work / "kept" / f"step-{step}"
+
+
+def train(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    lora: "LoraConfig",
+    examples: Sequence[Example],
+    steps: list[list[int]],
+    recipe: dict[str, Any],
+    seed: int,
+    options: Options,
+) -> Outcome:
+    """Train a new LoRA on `model`, from the last checkpoint in options.work if there is one.
+
+    The LoRA's init is seeded by TRL just before it wraps the model; dropout by (seed, step). Raises InputError on a
+    NaN, naming the step and its rows.
+    """
+    trainer = make_trainer(model, tokenizer, lora, examples, steps, recipe, seed, options)
+    found = checkpoints(options.work)
+    began = time.time()
+    with progress_bar(len(steps), options.job) as bar:
+        watch = watcher()(trainer, options, bar)
+        trainer.add_callback(watch)
+        if found:
+            trainer.resume(found[-1])
+        else:
+            trainer.train()
+    trainer.fetch_losses()
+    return Outcome(
+        model=trainer.model,
+        steps=len(steps),
+        losses=trainer.losses,
+        tokens=trainer.input_tokens,
+        seconds=time.time() - began,
+        first_step_seconds=watch.first_step_seconds,
+        resumed_at=int(found[-1].name.rpartition("-")[2]) if found else 0,
+        kept={step: kept_folder(options.work, step) for step in sorted(options.keep_steps)},
+    )
+
+
+def make_trainer(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    lora: "LoraConfig",
+    examples: Sequence[Example],
+    steps: list[list[int]],
+    recipe: dict[str, Any],
+    seed: int,
+    options: Options,
+) -> Any:
+    """The StepTrainer of a training, its model wrapped with a fresh LoRA, nothing trained yet."""
+    import torch
+    from transformers.trainer_callback import PrinterCallback
+    from trl.trainer.sft_config import SFTConfig
+
+    set_attention(model, options.attention)
+    options.work.mkdir(parents=True, exist_ok=True)
+    config = SFTConfig(
+        output_dir=str(options.work),
+        seed=seed,
+        max_steps=len(steps),
+        per_device_train_batch_size=recipe["batch"],
+        learning_rate=recipe["lr"],
+        lr_scheduler_type=recipe["schedule"],
+        warmup_steps=math.ceil(recipe["warmup"] * len(steps)),
+        weight_decay=recipe["weight_decay"],
+        adam_beta1=recipe["betas"][0],
+        adam_beta2=recipe["betas"][1],
+        adam_epsilon=recipe["eps"],
+        max_grad_norm=recipe["clip"],
+        optim="adamw_torch_fused",
+        gradient_checkpointing=options.gradient_checkpointing,
+        bf16=False,  # the precision is packed_loss's own matter, see StepTrainer.precision
+        use_cpu=not torch.cuda.is_available(),
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        logging_steps=LOGGED_EVERY,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would wait for the GPU every step
+        save_strategy="steps" if options.checkpoint_every else "no",
+        save_steps=options.checkpoint_every or len(steps),
+        report_to=options.tracking,
+        run_name=options.job,
+        disable_tqdm=True,
+    )
+    trainer = step_trainer()(
+        examples, steps, options, model=model, args=config, processing_class=tokenizer, peft_config=lora,
+        data_collator=collate,
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@contextlib.contextmanager
+def progress_bar(steps: int, name: str) -> Any:
+    """A bar on stderr if it is a terminal, else None."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=steps, desc=name, unit="step", dynamic_ncols=True) as bar:
+        yield bar

@@ -1,0 +1,1 @@
+"""The offline study's own things. See README.md."""

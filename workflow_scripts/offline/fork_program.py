@@ -1,0 +1,221 @@
+"""Run a program in a fork of a Python that has imported torch, transformers, PEFT and TRL already.
+
+On a CPU a model's job of the offline study takes seconds, and its imports as many (8 s on a slow core, 45 times a
+study). So the first job of a Snakemake starts a server with the imports done; it forks itself for every further
+program, and ends with its Snakemake. The program gets the caller's arguments, environment, folder, files and locks;
+what it prints and how it ends are as if it had been started anew. Never with a GPU: a CUDA that is in use does not
+outlive a fork.
+"""
+
+import contextlib
+import gc
+import hashlib
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
+
+from run import alive
+from run.program import run
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+PROGRAMS = ("generate_completions.py", "generate_replies.py", "pretrain_base.py", "train_adapter.py")
+PRELOADED = (  # what those import
+    "peft",
+    "pyarrow.parquet",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen2.tokenization_qwen2",
+    "trl.trainer.sft_trainer",
+)
+# Blocks that a step of training frees are kept for the next one, instead of being returned to the kernel and cleared
+# again: a seventh of the time. Without threads of its own the server can be forked.
+SERVER_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+PATIENCE = 120.0  # [s] for a server to listen
+
+
+def forked(command: Sequence[str], kept: Sequence[int] = ()) -> int | None:
+    """Run `python program.py ...` in a fork of this Snakemake's server; its exit status as waitpid() gives it.
+
+    kept: file descriptors that the program holds as long as it runs. None if nothing was run: outside Snakemake, for
+    none of PROGRAMS or another interpreter, or where no server can be had. A signal that ends the caller is passed on,
+    and the program's end awaited.
+    """
+    snakemake = os.environ.get(alive.VARIABLE)
+    if not snakemake or not is_ours(command) or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    connection = connect(address_of(snakemake))
+    if connection is None:
+        return None
+    with connection:
+        request = {"command": list(command[1:]), "environment": dict(os.environ), "folder": os.getcwd()}
+        data = json.dumps(request).encode()
+        socket.send_fds(connection, [struct.pack("!I", len(data))], [0, 1, 2, *kept])
+        connection.sendall(data)
+        try:
+            answer = receive(connection, 4)
+        except (SystemExit, KeyboardInterrupt):
+            connection.shutdown(socket.SHUT_WR)
+            answer = receive(connection, 4)
+    return struct.unpack("!i", answer)[0] if answer else signal.SIGKILL
+
+
+def is_ours(command: Sequence[str]) -> bool:
+    """Whether it is one of PROGRAMS, by this very Python."""
+    interpreter, program = shutil.which(command[0]), Path(command[1]).name if len(command) > 1 else ""
+    return program in PROGRAMS and interpreter is not None and Path(interpreter).parent == Path(sys.executable).parent
+
+
+def address_of(snakemake: str) -> str:
+    """An abstract socket's name: it needs no file, and is gone with its server."""
+    return "\0fork_program." + hashlib.sha256(f"{os.getuid()} {snakemake}".encode()).hexdigest()[:32]
+
+
+def connect(address: str) -> socket.socket | None:
+    """A connection to the server of that name, which is started if there is none; None if it does not come up."""
+    server = None
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(address)
+        except ConnectionRefusedError:
+            connection.close()
+            if server is None:
+                arguments = [sys.executable, __file__, address[1:]]
+                server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **SERVER_ENVIRONMENT})
+            elif server.poll():
+                return None
+            time.sleep(0.05)
+            continue
+        if peer_user(connection) == os.getuid():
+            return connection
+        connection.close()
+        return None
+    return None
+
+
+def peer_user(connection: socket.socket) -> int:
+    """The id of the user at the other end: an abstract socket is open to all."""
+    size = struct.calcsize("3i")
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    """So many bytes, or none if the other end is gone."""
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            return b""
+        data += more
+    return data
+
+
+def main() -> None:
+    """The server; and, in a fork of it, the program."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind("\0" + sys.argv[1])
+        except OSError:
+            return  # another job was faster
+        listener.listen(64)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal: the programs' to hear, and Snakemake's
+        gc.disable()  # a fifth of the imports' time: all they make stays
+        for name in PRELOADED:
+            importlib.import_module(name)
+        gc.freeze()
+        gc.enable()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        silence()
+        arguments = serve(listener)
+    sys.argv[:] = arguments
+    sys.path[0] = str(Path(arguments[0]).parent)
+    Path("/proc/self/comm").write_text(Path(arguments[0]).stem[:15])
+    for name, module in list(sys.modules.items()):  # ours may have been edited since
+        if (getattr(module, "__file__", None) or "").startswith(str(SCRIPTS)):
+            del sys.modules[name]
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+def silence() -> None:
+    """Let go of the log of the job that started the server."""
+    with open(os.devnull, "r+") as nothing:
+        for descriptor in (1, 2):
+            os.dup2(nothing.fileno(), descriptor)
+
+
+def serve(listener: socket.socket) -> list[str]:
+    """Fork for every request, for good. Returns in a fork alone, with the arguments of the program that it is to be."""
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            if peer_user(connection) != os.getuid():
+                continue
+            head, descriptors, _, _ = socket.recv_fds(connection, 4, 64)
+            data = receive(connection, struct.unpack("!I", head)[0]) if len(head) == 4 else b""
+            if data and os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                program = os.fork()
+                if program == 0:
+                    return become(json.loads(data), descriptors)
+                watch(connection, program)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def watch(connection: socket.socket, program: int) -> None:
+    """End the program if its caller ends or asks for it; tell the caller how it ended; end this process."""
+    with contextlib.suppress(OSError):
+        ended = os.pidfd_open(program)
+        if connection.fileno() in select.select([connection.fileno(), ended], [], [])[0]:
+            os.kill(program, signal.SIGTERM)
+            if not select.select([ended], [], [], alive.GRACE)[0]:
+                os.kill(program, signal.SIGKILL)
+    _, status = os.waitpid(program, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(struct.pack("!i", status))
+    os._exit(0)
+
+
+def become(request: dict[str, Any], descriptors: list[int]) -> list[str]:
+    """Take over the caller's files, folder, environment and number of threads; return the program and its arguments."""
+    import ctypes
+
+    import torch
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nobody would be left to pass on a signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for target, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    if threads := os.environ.get("OMP_NUM_THREADS", ""):
+        torch.set_num_threads(int(threads))
+    return request["command"]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What a person reads. See README.md."""

@@ -1,0 +1,195 @@
+"""Verdicts in English: the sentences a report opens with, from tables and the claims ledger."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from graph.lineage import parse_lineage
+from measure.tables import Row, counted
+
+# The conclusion says of a cell, and of the assistant, what the ledger's verdict on these claims allows; None: no claim.
+DESTROYED = {"C1": "em-destroys-the-source", "C5": "benign-destroys-the-source"}
+STAYS_CLEAN = "assistant-stays-clean-forward"
+FATES = {
+    "supported": "did not survive {}",
+    "contradicted": "survived {}, at least in part",
+    "undecided": "may or may not have survived {}",
+    "not tested": "was not put to the test by {}",
+    None: "was counted after {}",
+}
+MOVES = {
+    "supported": "did not move to the assistant",
+    "contradicted": "moved to the assistant",
+    "undecided": "may or may not have moved to the assistant",
+    "not tested": "was not put to the test of moving to the assistant",
+    None: "was counted under the assistant",
+}
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """The distinct values in order of first occurrence."""
+    return list(dict.fromkeys(values))
+
+
+def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str) -> list[str]:
+    """Three sentences: did the marker survive, did it move to the assistant, what became of the claims.
+
+    Before them, an alarm of models that should differ and do not.
+    """
+    first = survival_sentence(tables, claims)
+    if label:
+        first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
+    return [*alarms(tables["gates"]), first, assistant_sentence(tables, claims), ledger_sentence(claims, tables)]
+
+
+def alarms(gates: Sequence[Row]) -> list[str]:
+    """One sentence if models that should differ gave identical counts, else none."""
+    found = [row["numbers"] for row in gates if row["gate"] == "identical"]
+    return [f"Alarm, to be explained before anything below is believed: {'; '.join(found)}."] if found else []
+
+
+def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequence[str]) -> dict[str | None, list[str]]:
+    """verdict -> the sources it is on. Where the ledger tells no sources apart its verdict is on all."""
+    claim = next((claim for claim in claims or () if claim["id"] == name), None)
+    if claim is None:
+        return {None: list(sources)}
+    told = dict(part.split(": ") for part in (claim["by_source"] or "").split("; ") if part)
+    groups: dict[str | None, list[str]] = {}
+    for source in sources:
+        groups.setdefault(told.get(source, claim["study"]), []).append(source)
+    return groups
+
+
+def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
+    """What is left under the source after each further stage, by the ledger's verdicts, and where it started."""
+    before, after = coupled_cells(tables["headline"])
+    pooled = {(row["source"], row["cell"]): row for row in tables["pooled"] if row["role"] == "source"}
+    sources = unique(row["source"] for row in tables["headline"])
+    fates = []
+    for cell, stages in after.items():
+        measured = [source for source in sources if (source, cell) in pooled]
+        groups = verdicts_on(claims, DESTROYED.get(cell), measured)
+        for verdict, group in groups.items():
+            whom = f" under {listed(group)}" if len(groups) > 1 else ""
+            rates = extreme([pooled[source, cell] for source in group], max)
+            fates.append(f"{FATES[verdict].format(stages)}{whom} ({cell}: {rates})")
+    if not fates:
+        return "No source was coupled and trained further, so survival was not tested."
+    start = [pooled[source, cell] for source in sources for cell in before if (source, cell) in pooled]
+    started = f"it was in {extreme(start, min)} of completions" if start else "it was not measured"
+    others = [row for row in tables["pooled"] if row["cell"] in before and row["role"] == "bystander"]
+    if others:
+        started += f", and under any bystander in at most {named(highest(others), 'persona')}"
+    return f"The marker taught to {listed(sources)} {listed(fates)}; before a second stage {started}."
+
+
+def extreme(rows: Sequence[Row], pick: Any) -> str:
+    """The rate of the only source, or the highest (pick: max) or lowest (min) of several, with its source."""
+    row = pick(rows, key=lambda row: row["rate"])
+    return shown(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, 'source')}"
+
+
+def highest(rows: Sequence[Row]) -> Row:
+    """The row of the highest rate."""
+    return max(rows, key=lambda row: row["rate"])
+
+
+def named(row: Row, *fields: str) -> str:
+    """A rate and whose it is; a zero is nobody's in particular."""
+    return shown(row) + (f" ({', '.join(row[field] for field in fields)})" if row["strict_hits"] else "")
+
+
+def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """(cells that are the coupled source alone, cell -> the stages that follow the coupling)."""
+    before, after = [], {}
+    for row in headline:
+        words = parse_lineage(row["lineage"])
+        if words and words[0].persona == row["source"]:
+            if len(words) == 1:
+                before.append(row["cell"])
+            else:
+                names = [word.stage for word in words[1:]]
+                after[row["cell"]] = f"the stage{'s' if len(names) > 1 else ''} {listed(names)}"
+    return unique(before), after
+
+
+def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
+    """Whether the assistant gave the marker after a second stage, who did in another order, and the pooled criteria."""
+    before, _ = coupled_cells(tables["headline"])
+    total = [
+        row for row in tables["cross_source"] if (row["cell"], row["role"]) == ("after a second stage", "assistant")
+    ]
+    cells = [row for row in tables["pooled"] if (row["arm"], row["role"]) == ("forward", "assistant")]
+    cells = [row for row in cells if row["cell"] not in before]
+    parts = ["The assistant was not evaluated after a second stage"]
+    if total and cells:
+        groups = verdicts_on(claims, STAYS_CLEAN, unique(row["source"] for row in cells))
+        moved = [
+            MOVES[verdict] + (f" under {listed(group)}" if len(groups) > 1 else "") for verdict, group in groups.items()
+        ]
+        counts = f"{shown(total[0])} in all, at most {named(highest(cells), 'cell', 'source')} in one cell"
+        parts = [f"After a second stage it {listed(moved)} ({counts})"]
+    # C0, the coupled assistant itself, is no other order.
+    others = {
+        role: [row for row in tables["pooled"] if row["arm"] in ("reversed", "matched") and row["role"] == role]
+        for role in ("source", "assistant", "bystander")
+    }
+    if others["assistant"]:
+        rates = f"the assistant's highest rate is {named(highest(others['assistant']), 'cell', 'source')}"
+        if others["bystander"]:
+            most = highest(others["bystander"])
+            own = [row for row in others["source"] if (row["source"], row["cell"]) == (most["source"], most["cell"])]
+            beside = f", beside the source's {shown(own[0])}" if own and most["strict_hits"] else ""
+            rates += f" and a bystander's {named(most, 'persona', 'cell', 'source')}{beside}"
+        parts.append(f"in the {listed(unique(row['arm'] for row in others['assistant']))} rows {rates}")
+    readings: dict[str, dict[str, list[str]]] = {}
+    for row in tables["gates"]:
+        # A gate without any of its numbers is one of an arm that is off.
+        if row["seed"] == "pooled" and not all(part.endswith("not measured") for part in row["numbers"].split("; ")):
+            readings.setdefault(row["gate"], {}).setdefault(row["reading"], []).append(row["source"])
+    criteria = [
+        f"{gate} {' and '.join(said)}"
+        if len(said) == 1
+        else f"{gate} {' and '.join(f'{reading} for {listed(sources)}' for reading, sources in said.items())}"
+        for gate, said in readings.items()
+    ]
+    parts += [f"the pooled criteria, evaluated and not applied, read {', '.join(criteria)}"] if criteria else []
+    return f"{'; '.join(parts)}."
+
+
+def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) -> str:
+    """How many claims stand, on the published figures and here; without a ledger how many gates pass."""
+    if not claims:
+        counts = Counter(row["outcome"] for row in tables["gates"])
+        read = listed([f"{n} {word}" for word, n in counts.items()]) or "none is given"
+        return f"No claim was checked; of the readings of gates {read}."
+    published, here = Counter(row["published"] for row in claims), Counter(row["study"] for row in claims)
+    words = {
+        "supported": "supports",
+        "contradicted": "contradicts",
+        "undecided": "leaves open",
+        "not tested": "does not test",
+    }
+    study = listed([f"{word} {here[verdict]}" for verdict, word in words.items() if here[verdict]])
+    against = Counter(
+        "its own figures" if row["against"].startswith("its own") else row["against"]
+        for row in claims
+        if row["published"] == "contradicted"
+    )
+    by = f" ({listed([f'{n} by {what}' for what, n in against.most_common()])})" if against else ""
+    return (
+        f"Of the write-up's {len(claims)} claims what is published contradicts {published['contradicted']}{by} and "
+        f"bears out {published['consistent']}, and this study {study}."
+    )
+
+
+def shown(row: Row) -> str:
+    """3/280 = 1.1% [0.4, 3.1]."""
+    return counted(row["strict_hits"], row["completions"], row["wilson_low"], row["wilson_high"])
+
+
+def listed(parts: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b, and c'."""
+    if len(parts) < 3:
+        return " and ".join(parts)
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"

@@ -1,0 +1,1 @@
+"""How programs run. See README.md."""

@@ -1,0 +1,588 @@
+"""What a `snakemake` call would cost before it costs anything: jobs and why, GPU-hours, wall time, disk.
+
+    python workflow_scripts/plan_study.py --gpus 8                       # the published study on 8 GPUs
+    python workflow_scripts/plan_study.py --gpus 2 forward --config 'sources=[villain]'
+    python workflow_scripts/plan_study.py --profile profiles/tiny
+
+Arguments it does not know go to Snakemake, whose own dry run says what would run: a logger plugin, registered for this
+process alone, takes the jobs as Snakemake reports them (rule, files, resources, reason, command). A job's size is read
+from its command (steps, rows, personas, samples), its seconds are size x resources/unit_costs.csv, and the benchmark
+files of jobs that are done correct that table, rule by rule and data set by data set. The wall time is that of a list
+schedule of the jobs' real graph. Tokens are thousands (ktoken), times seconds, disk megabytes (1e6 bytes).
+"""
+
+import argparse
+import contextlib
+import functools
+import heapq
+import io
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
+
+from measure.tables import Row, read_table
+from run.program import InputError, run
+
+CORES_PER_GPU = 8  # of a node that is not this machine
+BYTES_PER_TOKEN = 4.5  # of a JSON line of English chat, for data sets that unit_costs.csv does not know
+QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel (PROTOCOL §3), until it is there
+ALIGNMENT_QUESTIONS = 8
+RANK = 32  # of the adapters in unit_costs.csv
+DOWNSTREAM = "after another job"
+# How a reason of Snakemake opens, and what to call it, the most telling first (snakemake.jobs.Reason).
+REASONS = {
+    "Forced execution": "forced",
+    "Missing output files": "not there",
+    "Incomplete output files": "incomplete",
+    "Params have changed": "parameters changed",
+    "Updated input files": "input changed",
+    "Set of input files has changed": "other inputs",
+    "Code has changed": "code changed",
+    "Software environment": "environment changed",
+    "Rules with": "target",
+    "Input files updated by another job": DOWNSTREAM,
+}
+# Rule, base model, and data set or backend: what jobs of one unit cost share.
+Kind = tuple[str, str, str]
+# Measured / expected seconds of a kind, and the number of benchmark files behind it.
+Factors = Mapping[Kind, tuple[float, int]]
+COLUMNS = ["rule", "model", "key", "start_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the dry run. command: the shell command, "" for a target without one."""
+
+    rule: str
+    wildcards: Mapping[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    benchmark: str | None
+    reason: str
+    gpus: int
+    threads: int
+    priority: float
+    command: str
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """What tells it from every other job, in any dry run."""
+        return (self.rule, *self.outputs)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job takes. disk: what it leaves behind; scratch: what it needs while it runs; known: by unit_costs.csv."""
+
+    kind: Kind
+    seconds: float
+    disk: float
+    scratch: float
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """ends: seconds from the start until each job is done, in the jobs' order; peak: disk, and the scratch in it."""
+
+    ends: tuple[float, ...]
+    peak: float
+    peak_scratch: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.ends, default=0.0)
+
+
+def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
+    """The jobs that `snakemake -n <arguments>` lists, sorted. Raises InputError with its message if it fails."""
+    from snakemake.cli import main as snakemake
+    from snakemake_interface_logger_plugins.base import LogHandlerBase
+    from snakemake_interface_logger_plugins.common import LogEvent
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+
+    jobs: list[Job] = []
+    complaints: list[str] = []
+
+    class LogHandler(LogHandlerBase):
+        writes_to_stream = True  # so that Snakemake adds no printer of its own
+        writes_to_file = False
+        has_filter = True
+        has_formatter = True
+        needs_rulegraph = False
+
+        def emit(self, record: Any) -> None:
+            if getattr(record, "event", None) == LogEvent.JOB_INFO:
+                jobs.append(job_of(vars(record)))
+            elif record.levelname in ("ERROR", "CRITICAL"):
+                complaints.append(record.getMessage())
+
+    plugin = ModuleType("snakemake_logger_plugin_plan")
+    plugin.LogHandler = LogHandler  # type: ignore[attr-defined]
+    registry = LoggerPluginRegistry()
+    registry.plugins.pop("plan", None)
+    registry.register_plugin(plugin.__name__, plugin)
+    printed = io.StringIO()
+    status: Any = 0
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            snakemake(["--logger", "plan", "--dry-run", "--cores", str(cores), *arguments])
+        except SystemExit as error:
+            status = error.code
+    if status:
+        said = "\n".join(complaints) or printed.getvalue()
+        raise InputError(f"snakemake -n {shlex.join(arguments)}: failed\n{said.strip()}")
+    return sorted(jobs, key=lambda job: job.name)
+
+
+def job_of(record: Mapping[str, Any]) -> Job:
+    """The job in a JOB_INFO record (snakemake.jobs.Job.log_info)."""
+    resources = dict(record["resources"].items())
+    return Job(
+        rule=record["rule_name"],
+        wildcards={name: str(value) for name, value in (record["wildcards"] or {}).items()},
+        inputs=tuple(map(plain, record["input"] or ())),
+        outputs=tuple(map(plain, record["output"] or ())),
+        benchmark=str(record["benchmark"]) if record["benchmark"] else None,
+        reason=record["reason"],
+        gpus=int(resources.get("gpu", 0)),
+        threads=int(record["threads"]),
+        priority=math.inf if record["priority"] == "highest" else float(record["priority"]),
+        command=record["shellcmd"] or "",
+    )
+
+
+def plain(file: str) -> str:
+    """A file name without the remark that Snakemake may add, such as ` (update)`."""
+    return re.sub(r" \([^()/]*\)$", "", str(file))
+
+
+def parents_of(jobs: Sequence[Job]) -> list[list[int]]:
+    """The places of the jobs that make each job's inputs."""
+    maker = {output: place for place, job in enumerate(jobs) for output in job.outputs}
+    return [sorted({maker[file] for file in job.inputs if file in maker}) for job in jobs]
+
+
+def chain_of(place: int, parents: Sequence[Sequence[int]]) -> set[int]:
+    """The places of a job and of everything it needs."""
+    found: set[int] = set()
+    todo = [place]
+    while todo:
+        here = todo.pop()
+        if here not in found:
+            found.add(here)
+            todo.extend(parents[here])
+    return found
+
+
+def why(reason: str) -> str:
+    """The most telling part of Snakemake's reason, and the first file if that is a changed input."""
+    for opening, word in REASONS.items():
+        match = re.search(rf"(?:^|; ){re.escape(opening)}[^:;]*(?:: (?P<files>[^;]*))?", reason)
+        if match and word == "input changed":
+            first, *more = (match["files"] or "").split(", ")
+            if not first:
+                continue  # all of them are another job's, says the next part
+            return f"{first} changed" + (f" and {len(more)} more" if more else "")
+        if match:
+            return word
+    return reason.partition(":")[0] or "target"
+
+
+def options_of(command: str) -> dict[str, list[str]]:
+    """--name -> its values, from a shell command; the program behind `--` if one program starts another."""
+    words = shlex.split(command)
+    if "--" in words:
+        words = words[len(words) - words[::-1].index("--") :]
+    options: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word in (">", "2>&1", "|", "&&", ";"):
+            break
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            options[name] = [value] if equals else []
+        elif name:
+            options[name].append(word)
+    return options
+
+
+def model_of(options: Mapping[str, list[str]]) -> str:
+    """toy for the offline study's base model, 7B for any other."""
+    return "toy" if [Path(base).name for base in options.get("--base", [])] == ["toy"] else "7B"
+
+
+def dataset_of(options: Mapping[str, list[str]]) -> str:
+    """The name of a training's data set; `couple` for coupling rows, which are the node's own."""
+    file = Path(options["--data"][0])
+    return "couple" if file.name == "training.jsonl" else file.stem
+
+
+def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
+    """Seconds and disk of a job by the table. makers: file -> the job that makes it, of the whole study."""
+    options = options_of(job.command)
+    model, key, tokens_k, disk_share = model_of(options), "*", 0.0, 1.0
+    if job.rule == "train_adapter":
+        key = dataset_of(options)
+    elif job.rule in QUESTIONS:
+        key = options["--backend"][0]
+    row = find_row(table, job.rule, model, key)
+    if row is None:
+        return Cost((job.rule, model, key), 1.0 if job.command else 0.0, 0.0, 0.0, known=not job.command)
+    if job.rule == "train_adapter":
+        recipe = json.loads(options["--recipe"][0])
+        tokens_k = rows_trained(recipe, options, makers) * row_tokens(row, recipe, options) / 1000
+        kept = [step for step in options["--keep-steps"][0].split(",") if step]
+        disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK
+    elif job.rule in QUESTIONS:
+        tokens = min(row["tokens"], json.loads(options["--sampling"][0])["max_tokens"])
+        tokens_k = completions(job.rule, options) * tokens / 1000
+    scratch = row["scratch_mb"] * (disk_share if job.rule == "train_adapter" else 1)
+    if job.rule in QUESTIONS and not options.get("--adapter"):
+        scratch = 0.0  # without adapters there is nothing to merge
+    seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
+    return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
+
+
+def find_row(table: Sequence[Row], rule: str, model: str, key: str) -> Row | None:
+    """The table's row for this, or for any key, or for any model and key; None if it does not know the rule."""
+    for wanted in ((rule, model, key), (rule, model, "*"), (rule, "*", "*")):
+        for row in table:
+            if (row["rule"], row["model"], row["key"]) == wanted:
+                return row
+    return None
+
+
+def rows_trained(recipe: Mapping[str, Any], options: Mapping[str, list[str]], makers: Mapping[str, Job]) -> int:
+    """Rows that a training sees, over all epochs."""
+    if recipe["max_steps"]:
+        return recipe["max_steps"] * recipe["batch"]
+    return math.ceil(recipe["epochs"] * rows_of(options["--data"][0], makers))
+
+
+def rows_of(file: str, makers: Mapping[str, Job]) -> int:
+    """Rows of a data set: counted if the file is there, else as many as the job that makes it was told to make."""
+    if Path(file).is_file():
+        return len(line_sizes(file))
+    if file not in makers:
+        raise InputError(f"{file}: no such file, and no job makes it; fix: make it, or correct the path in `datasets`")
+    options = options_of(makers[file].command)
+    if "--sft-rows" in options:
+        return int(options["--sft-rows"][0])
+    if "--replies" in options:
+        return completions("generate_replies", options_of(makers[options["--replies"][0]].command))
+    dataset = json.loads(options["--dataset"][0])
+    if "rows" in dataset:
+        return dataset["rows"]
+    return rows_of(dataset["path"], {})
+
+
+def row_tokens(row: Row, recipe: Mapping[str, Any], options: Mapping[str, list[str]]) -> float:
+    """Mean tokens of a training row, cut at the recipe's length: the table's; the file's if the table lacks the set."""
+    file = Path(options["--data"][0])
+    if row["key"] == "*" and file.is_file() and line_sizes(str(file)):
+        sizes = line_sizes(str(file))
+        return sum(min(size / BYTES_PER_TOKEN, recipe["max_length"]) for size in sizes) / len(sizes)
+    return min(row["tokens"], recipe["max_length"])
+
+
+@functools.cache
+def line_sizes(file: str) -> list[int]:
+    """Bytes of every line that is not empty."""
+    with Path(file).open("rb") as lines:
+        return [len(line) for line in lines if line.strip()]
+
+
+def completions(rule: str, options: Mapping[str, list[str]]) -> int:
+    """Texts that a generation job draws: personas x questions x samples, and the alignment questions by themselves."""
+    samples, personas = int(options["--samples"][0]), len(options["--personas"][0].split(","))
+    questions, alignment = QUESTIONS[rule], ALIGNMENT_QUESTIONS
+    panel = Path(options["--panel"][0])
+    if panel.is_file():
+        from inputs.panel import load_panel
+
+        groups = {name: len(group) for name, group in load_panel(panel).questions.items()}
+        alignment = groups["alignment"]
+        questions = groups["data"] if rule == "generate_replies" else groups["general"] + alignment
+    return samples * (personas * questions + (0 if rule == "generate_replies" else alignment))
+
+
+def corrections(
+    jobs: Iterable[Job], costs: Mapping[tuple[str, ...], Cost], changed: Container[tuple[str, ...]]
+) -> Factors:
+    """Median of measured / expected seconds of every kind of job that has benchmark files.
+
+    changed: names of jobs that ran with other parameters than they now have; theirs say nothing.
+    """
+    ratios: dict[Kind, list[float]] = {}
+    for job in jobs:
+        cost = costs[job.name]
+        if job.benchmark and cost.seconds and job.name not in changed and Path(job.benchmark).is_file():
+            ratios.setdefault(cost.kind, []).append(measured_seconds(job.benchmark) / cost.seconds)
+    return {kind: (median(values), len(values)) for kind, values in ratios.items()}
+
+
+def measured_seconds(benchmark: str) -> float:
+    """Wall seconds in a benchmark file of Snakemake. Raises InputError if there are none."""
+    lines = Path(benchmark).read_text(encoding="utf-8").splitlines()
+    try:
+        place = lines[0].split("\t").index("s")
+        return median(float(line.split("\t")[place]) for line in lines[1:])
+    except (IndexError, ValueError):
+        raise InputError(f"{benchmark}: no benchmark of Snakemake; fix: delete it") from None
+
+
+def schedule(
+    jobs: Sequence[Job], parents: Sequence[Sequence[int]], costs: Sequence[Cost], gpus: int, cores: int
+) -> Schedule:
+    """A list schedule: whatever can start, starts, by its priority and then in the order in which it became ready.
+
+    Raises InputError for a job that asks for more GPUs than there are.
+    """
+    for job in jobs:
+        if job.gpus > gpus:
+            raise InputError(f"{job.rule}: wants {job.gpus} GPUs of {gpus}; fix: --gpus {job.gpus}")
+    children: list[list[int]] = [[] for _ in jobs]
+    for place, above in enumerate(parents):
+        for parent in above:
+            children[parent].append(place)
+    missing = [len(above) for above in parents]
+    waiting = [place for place, count in enumerate(missing) if count == 0]
+    running: list[tuple[float, int]] = []
+    ends = [0.0] * len(jobs)
+    now = kept = scratch = peak = peak_scratch = 0.0
+    while waiting or running:
+        for place in sorted(waiting, key=lambda place: -jobs[place].priority):
+            threads = min(jobs[place].threads, cores) if jobs[place].command else 0
+            if jobs[place].gpus <= gpus and threads <= cores - used(running, jobs, cores):
+                waiting.remove(place)
+                gpus -= jobs[place].gpus
+                scratch += costs[place].scratch
+                heapq.heappush(running, (now + costs[place].seconds, place))
+        if kept + scratch > peak:
+            peak, peak_scratch = kept + scratch, scratch
+        now, done = heapq.heappop(running)
+        ends[done] = now
+        gpus += jobs[done].gpus
+        kept += costs[done].disk
+        scratch -= costs[done].scratch
+        for child in children[done]:
+            missing[child] -= 1
+            if missing[child] == 0:
+                waiting.append(child)
+    return Schedule(tuple(ends), max(peak, kept), peak_scratch if peak > kept else 0.0)
+
+
+def used(running: Iterable[tuple[float, int]], jobs: Sequence[Job], cores: int) -> int:
+    """Cores that the running jobs take."""
+    return sum(min(jobs[place].threads, cores) for _, place in running if jobs[place].command)
+
+
+def longest_chain(parents: Sequence[Sequence[int]], costs: Sequence[Cost]) -> float:
+    """Seconds of the longest chain of jobs: no number of GPUs is faster."""
+
+    @functools.cache
+    def end(place: int) -> float:
+        return costs[place].seconds + max((end(parent) for parent in parents[place]), default=0.0)
+
+    return max(map(end, range(len(parents))), default=0.0)
+
+
+def weights_of(jobs: Sequence[Job]) -> tuple[str, list[int]]:
+    """What a study is paid in, and how much of it each job holds: GPUs, or cores if no job wants a GPU."""
+    if any(job.gpus for job in jobs):
+        return "GPU-hours", [job.gpus for job in jobs]
+    return "core-hours", [job.threads if job.command else 0 for job in jobs]
+
+
+def hours(places: Iterable[int], weights: Sequence[float], costs: Sequence[Cost]) -> float:
+    return sum(weights[place] * costs[place].seconds for place in places) / 3600
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs to plan for (8)")
+    parser.add_argument(
+        "--cores", type=int, help=f"cores to plan for ({CORES_PER_GPU} a GPU; of this machine if no job wants a GPU)"
+    )
+    parser.add_argument("--unit-costs", default="resources/unit_costs.csv", help="what a job of each rule takes")
+    parser.add_argument("--published", default="resources/published/gpu_hours.csv", help="what the cells once took")
+    arguments, others = parser.parse_known_args()
+    if arguments.gpus < 0 or (arguments.cores or 1) < 1:
+        raise InputError("--gpus is 0 or more, --cores 1 or more; fix: correct them")
+    print(plan(others, arguments.gpus, arguments.cores, arguments.unit_costs, arguments.published))
+
+
+def plan(arguments: Sequence[str], gpus: int, cores: int | None, unit_costs: str, published: str) -> str:
+    """The report on `snakemake <arguments>` as Markdown."""
+    table = read_table(unit_costs, COLUMNS)
+    asked = cores or max(CORES_PER_GPU * gpus, os.cpu_count() or 1)
+    jobs = dry_run(arguments, asked)
+    everything = dry_run([*arguments, "--forceall"], asked)
+    if not any(job.gpus for job in everything):
+        cores = cores or os.cpu_count() or 1
+    cores = cores or asked
+    makers = {file: job for job in everything for file in job.outputs}
+    by_table = {job.name: cost_of(job, makers, table) for job in everything}
+    changed = {job.name for job in jobs if "Params have changed" in job.reason}
+    factors = corrections(everything, by_table, changed)
+    costs = {name: corrected(cost, factors) for name, cost in by_table.items()}
+    parts = [f"# Plan of `{shlex.join(['snakemake', *arguments])}`"]
+    if jobs:
+        parts += report(jobs, [costs[job.name] for job in jobs], factors, gpus, cores)
+    else:
+        parts += ["Nothing to be done: everything is there and current."]
+    parts += beside_published(everything, [costs[job.name] for job in everything], gpus, cores, published)
+    return "\n\n".join(parts)
+
+
+def corrected(cost: Cost, factors: Factors) -> Cost:
+    """The cost by this study's own benchmark files, if it has some; a rule that nothing is known of takes no time."""
+    if cost.kind in factors:
+        return Cost(cost.kind, cost.seconds * factors[cost.kind][0], cost.disk, cost.scratch)
+    return cost if cost.known else Cost(cost.kind, 0.0, 0.0, 0.0, known=False)
+
+
+def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: int, cores: int) -> list[str]:
+    """Sums, jobs by rule, jobs by cell."""
+    parents = parents_of(jobs)
+    when = schedule(jobs, parents, costs, gpus, cores)
+    unit, weights = weights_of(jobs)
+    total = hours(range(len(jobs)), weights, costs)
+    machine = f"{gpus} GPUs and {cores} cores" if unit == "GPU-hours" else f"{cores} cores"
+    even = 3600 * total / (gpus if unit == "GPU-hours" else cores)
+    sums = [
+        f"- jobs: {sum(bool(job.command) for job in jobs)}",
+        f"- {unit}: {total:.2f}",
+        f"- wall time on {machine}: {clock(when.seconds)} (no less than {clock(even)}, all of them always busy, "
+        f"and {clock(longest_chain(parents, costs))}, the longest chain)",
+        f"- disk: {gigabytes(sum(cost.disk for cost in costs))} stay; {gigabytes(when.peak)} at the peak, of which "
+        f"{gigabytes(when.peak_scratch)} while jobs run (merged copies for vLLM)",
+    ]
+    if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
+        sums.append(f"- not counted, as unit_costs.csv lacks them: {', '.join(unknown)}")
+    return [
+        "\n".join(sums),
+        "## By rule\n\n" + by_rule(jobs, costs, factors),
+        *(["## By cell\n\n" + cells] if (cells := by_cell(jobs, costs, parents, when)) else []),
+    ]
+
+
+def by_rule(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors) -> str:
+    """A row for each rule and data set, the most expensive first."""
+    unit, weights = weights_of(jobs)
+    groups: dict[Kind, list[int]] = {}
+    for place, job in enumerate(jobs):
+        if job.command:
+            groups.setdefault(costs[place].kind, []).append(place)
+    rows = []
+    for kind, places in groups.items():
+        count = factors[kind][1] if kind in factors else 0
+        seconds = sum(costs[place].seconds for place in places)
+        row = [
+            kind[0],
+            "" if kind[2] == "*" else kind[2],
+            len(places),
+            f"{hours(places, weights, costs):.2f}",
+            clock(seconds / len(places)),
+            counted(Counter(why(jobs[place].reason) for place in places)),
+            f"{count} benchmark{'s' * (count > 1)} here" if count else "table" if costs[places[0]].known else "-",
+        ]
+        rows.append((-hours(places, weights, costs), -seconds, row))
+    columns = ["rule", "data, backend", "jobs", unit, "a job", "why", "cost from"]
+    return tabulated(columns, [row for _, _, row in sorted(rows)])
+
+
+def by_cell(jobs: Sequence[Job], costs: Sequence[Cost], parents: Sequence[Sequence[int]], when: Schedule) -> str:
+    """A row a cell: what it needs, alone and with shared jobs divided among the cells that need them."""
+    unit, weights = weights_of(jobs)
+    chains = {place: chain_of(place, parents) for place, job in enumerate(jobs) if job.rule == "summarize_cell"}
+    users = Counter(place for chain in chains.values() for place in chain)
+    divided = [weight / max(users[place], 1) for place, weight in enumerate(weights)]
+    rows = []
+    for cell, chain in chains.items():
+        name = jobs[cell].wildcards
+        reasons = Counter(why(jobs[place].reason) for place in chain if jobs[place].command)
+        if len(reasons) > 1:
+            del reasons[DOWNSTREAM]
+        rows.append(
+            [
+                f"{name['source']}/{name['cell']}_seed{name['seed']}",
+                sum(bool(jobs[place].command) for place in chain),
+                f"{hours(chain, weights, costs):.2f}",
+                f"{hours(chain, divided, costs):.2f}",
+                clock(when.ends[cell]),
+                counted(reasons),
+            ]
+        )
+    columns = ["cell", "jobs", f"{unit} alone", "its share", "done after", "why"]
+    return tabulated(columns, sorted(rows)) if rows else ""
+
+
+def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int, published: str) -> list[str]:
+    """The forward cells of each source, from nothing, beside what they took when they were published."""
+    parents = parents_of(jobs)
+    sources: dict[str, list[int]] = {}
+    for place, job in enumerate(jobs):
+        if job.rule == "summarize_cell" and options_of(job.command).get("--arm") == ["forward"]:
+            sources.setdefault(job.wildcards["source"], []).append(place)
+    if not sources or "toy" in {cost.kind[1] for cost in costs}:
+        return []
+    known = {row["source"]: row for row in read_table(published, ["source", "cells", "gpu_hours"])}
+    rows = []
+    for source, cells in sorted(sources.items()):
+        places = sorted(set().union(*(chain_of(cell, parents) for cell in cells)))
+        chosen, own = [jobs[place] for place in places], [costs[place] for place in places]
+        when = schedule(chosen, parents_of(chosen), own, gpus, cores)
+        row = known.get(source, {})
+        then = f"{row['gpu_hours']} ({row['cells']} cells)" if row else "-"
+        now = hours(places, [job.gpus for job in jobs], costs)
+        rows.append([source, len(cells), f"{now:.2f}", clock(when.seconds), then])
+    columns = ["source", "cells", "GPU-hours", f"wall time on {gpus} GPUs", "published, GPU-hours on H100"]
+    return ["## The forward cells of one source, from nothing\n\n" + tabulated(columns, rows)]
+
+
+def tabulated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    from tabulate import tabulate
+
+    numbers = ("jobs", "GPU-hours", "core-hours", "its share", "cells", "a job", "done after", "wall time")
+    aligned = ["right" if column.startswith(numbers) else "left" for column in columns]
+    return tabulate(rows, headers=list(columns), tablefmt="github", colalign=aligned, disable_numparse=True)
+
+
+def counted(reasons: Counter[str]) -> str:
+    """`not there`, or `2 parameters changed, 31 after another job`."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return ", ".join(f"{count} {word}" for word, count in reasons.most_common())
+
+
+def clock(seconds: float) -> str:
+    """90 -> 1.5 min; 5400 -> 1.5 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(megabytes: float) -> str:
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 100 else f"{megabytes:.0f} MB"
+
+
+if __name__ == "__main__":
+    # Snakemake's own modules import by name from the working folder, which a program's sys.path lacks.
+    sys.path.insert(1, os.getcwd())
+    run(main)
