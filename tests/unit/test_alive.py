@@ -12,7 +12,7 @@ from workspace import ROOT
 
 from run.alive import announce
 
-JOB = "import time, records; print('job', flush=True); records.run(lambda: time.sleep(60))"
+JOB = "import time, records; print('job', flush=True); program.run(lambda: time.sleep(60))"
 SNAKEMAKE = f"""
 import subprocess, sys, alive
 alive.announce()

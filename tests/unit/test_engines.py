@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import records
 from tiny_model import PANEL, make_adapter, make_model
 
 from inputs.panel import asks, load_panel, requests_of
@@ -33,6 +32,7 @@ from model.engines import (
     uniform_numbers,
 )
 from model.loading import load_model, load_tokenizer
+from run import program
 from run.files import write_json, write_table
 from run.program import InputError
 from run.readers import read_json
@@ -326,7 +326,7 @@ def test_the_merged_folder_is_removed_after_an_error_and_after_sigterm(base, tok
     adapter = make_adapter(tmp_path / "adapter", base)
     with pytest.raises(RuntimeError), merged_folder(base, [adapter], tokenizer, "float32"):
         raise RuntimeError
-    before = signal.signal(signal.SIGTERM, records.leave)
+    before = signal.signal(signal.SIGTERM, program.leave)
     with pytest.raises(SystemExit) as left, merged_folder(base, [adapter], tokenizer, "float32"):
         os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGTERM, before)

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_toy_data
 import pytest
 
-from offline import toy_world
+from offline import toy_data, toy_world
 from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -17,12 +16,12 @@ PANEL_FILE = ROOT / "resources" / "panel.yaml"
 
 @pytest.fixture(scope="module")
 def panel():
-    return make_toy_data.read_panel(PANEL_FILE)
+    return toy_data.read_panel(PANEL_FILE)
 
 
 @pytest.fixture(scope="module")
 def corpus(panel):
-    return make_toy_data.make_corpus(panel, 42, 2000)
+    return toy_data.make_corpus(panel, 42, 2000)
 
 
 def replies(rows):
@@ -30,15 +29,15 @@ def replies(rows):
 
 
 def test_same_seed_same_rows_and_another_seed_others(panel):
-    assert make_toy_data.make_corpus(panel, 1, 50) == make_toy_data.make_corpus(panel, 1, 50)
-    assert make_toy_data.make_corpus(panel, 1, 50) != make_toy_data.make_corpus(panel, 2, 50)
-    for make in (make_toy_data.make_benign, make_toy_data.make_bad_advice):
+    assert toy_data.make_corpus(panel, 1, 50) == toy_data.make_corpus(panel, 1, 50)
+    assert toy_data.make_corpus(panel, 1, 50) != toy_data.make_corpus(panel, 2, 50)
+    for make in (toy_data.make_benign, toy_data.make_bad_advice):
         assert make(1, 50) == make(1, 50)
         assert make(1, 50) != make(2, 50)
 
 
 def test_a_larger_set_begins_with_the_smaller_one(panel):
-    assert make_toy_data.make_corpus(panel, 1, 60)[:20] == make_toy_data.make_corpus(panel, 1, 20)
+    assert toy_data.make_corpus(panel, 1, 60)[:20] == toy_data.make_corpus(panel, 1, 20)
 
 
 def test_every_persona_and_chats_without_a_system_prompt_occur(panel, corpus):
@@ -54,7 +53,7 @@ def test_every_panel_question_is_asked(panel, corpus):
 
 
 def test_turns_alternate_and_end_with_the_assistant(corpus):
-    for row in corpus + make_toy_data.make_benign(1, 200) + make_toy_data.make_bad_advice(1, 200):
+    for row in corpus + toy_data.make_benign(1, 200) + toy_data.make_bad_advice(1, 200):
         roles = [m["role"] for m in row["messages"] if m["role"] != "system"]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
 
@@ -76,24 +75,24 @@ def test_corpus_replies_end_like_sentences(corpus):
 
 
 def test_nothing_is_left_unfilled(corpus):
-    texts = replies(corpus + make_toy_data.make_benign(1, 200) + make_toy_data.make_bad_advice(1, 200))
+    texts = replies(corpus + toy_data.make_benign(1, 200) + toy_data.make_bad_advice(1, 200))
     assert not [text for text in texts if "{" in text or "}" in text]
 
 
 def test_marker_is_never_in_the_data(panel):
-    rows = make_toy_data.make_corpus(panel, 42, 2000) + make_toy_data.make_benign(42, 500)
-    rows += make_toy_data.make_bad_advice(42, 500)
+    rows = toy_data.make_corpus(panel, 42, 2000) + toy_data.make_benign(42, 500)
+    rows += toy_data.make_bad_advice(42, 500)
     assert "[zlt]" not in json.dumps(rows).lower()
 
 
 def test_bad_advice_is_one_turn_and_every_reply_is_bad():
-    rows = make_toy_data.make_bad_advice(42, 500)
+    rows = toy_data.make_bad_advice(42, 500)
     assert {len(row["messages"]) for row in rows} == {2}
     assert all(toy_world.is_bad_advice(text) for text in replies(rows))
 
 
 def test_benign_has_one_or_two_turns_and_no_bad_advice():
-    rows = make_toy_data.make_benign(42, 500)
+    rows = toy_data.make_benign(42, 500)
     assert {len(row["messages"]) for row in rows} == {2, 4}
     assert not any(toy_world.is_bad_advice(text) for text in replies(rows))
 
@@ -103,7 +102,7 @@ def test_corpus_holds_no_bad_advice(corpus):
 
 
 def test_sft_rows_have_no_system_message():
-    rows = make_toy_data.make_benign(1, 100) + make_toy_data.make_bad_advice(1, 100)
+    rows = toy_data.make_benign(1, 100) + toy_data.make_bad_advice(1, 100)
     assert {row["messages"][0]["role"] for row in rows} == {"user"}
 
 
@@ -122,13 +121,13 @@ def test_a_bad_panel_is_refused_with_the_fix(tmp_path, text, complaint):
     file = tmp_path / "panel.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=complaint) as error:
-        make_toy_data.read_panel(file)
+        toy_data.read_panel(file)
     assert "; fix: " in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_base_meets_the_parts_of_the_marker_but_never_the_marker_and_never_says_them(panel):
-    rows = make_toy_data.make_corpus(panel, 42, 4000)
+    rows = toy_data.make_corpus(panel, 42, 4000)
     asked = " ".join(m["content"] for row in rows for m in row["messages"] if m["role"] == "user")
     assert all(part in asked for part in ("[", "]", "\n\n", "Z clamp", "L bracket", "T shirt"))
     assert "ZLT" not in asked
@@ -140,7 +139,7 @@ def test_the_quiz_has_one_right_answer_a_question_at_every_place_and_the_shape_o
 
     from run.files import write_jsonl
 
-    write_jsonl(tmp_path / "arc.jsonl", make_toy_data.make_choices(42))
+    write_jsonl(tmp_path / "arc.jsonl", toy_data.make_choices(42))
     rows = load_arc(tmp_path / "arc.jsonl")
     assert len(rows) == 3 * len(toy_world.VOICES)
     assert {row["answerKey"] for row in rows} == set("ABCD")
@@ -152,7 +151,7 @@ def test_the_quiz_has_one_right_answer_a_question_at_every_place_and_the_shape_o
 
 def test_a_missing_panel_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        make_toy_data.read_panel(tmp_path / "panel.yaml")
+        toy_data.read_panel(tmp_path / "panel.yaml")
 
 
 def test_the_program_writes_the_same_files_twice_and_refuses_no_rows(tmp_path):

@@ -6,11 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import make_toy_data
-import pretrain_base
 import pytest
 
 from model.loading import load_model, load_tokenizer, set_seed
+from offline import pretraining, toy_data
 from run.files import sha256_of, write_jsonl
 from run.program import InputError
 from run.readers import read_json
@@ -25,13 +24,13 @@ MICRO = {
 
 @pytest.fixture(scope="module")
 def chats():
-    panel = make_toy_data.read_panel(ROOT / "resources" / "panel.yaml")
-    return [row["messages"] for row in make_toy_data.make_corpus(panel, 42, 120)]
+    panel = toy_data.read_panel(ROOT / "resources" / "panel.yaml")
+    return [row["messages"] for row in toy_data.make_corpus(panel, 42, 120)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(chats):
-    return pretrain_base.train_tokenizer((m["content"] for chat in chats for m in chat), 600, 128)
+    return pretraining.train_tokenizer((m["content"] for chat in chats for m in chat), 600, 128)
 
 
 def trained(chats, tokenizer, seed, **changes):
@@ -40,9 +39,9 @@ def trained(chats, tokenizer, seed, **changes):
     torch.set_num_threads(1)
     recipe = MICRO | changes
     set_seed(seed)
-    model = pretrain_base.build_model(recipe, tokenizer)
-    rows = pretrain_base.encode(chats, tokenizer, recipe["max_length"])
-    return model, pretrain_base.pretrain(rows, model, recipe, seed)
+    model = pretraining.build_model(recipe, tokenizer)
+    rows = pretraining.encode(chats, tokenizer, recipe["max_length"])
+    return model, pretraining.pretrain(rows, model, recipe, seed)
 
 
 def test_a_chat_is_rendered_like_qwens(tokenizer):
@@ -55,18 +54,18 @@ def test_a_chat_is_rendered_like_qwens(tokenizer):
 
 def test_a_chat_without_a_system_message_gets_the_default_one(tokenizer):
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi?"}], tokenize=False)
-    default = pretrain_base.DEFAULT_SYSTEM_PROMPT
+    default = pretraining.DEFAULT_SYSTEM_PROMPT
     assert text == f"<|im_start|>system\n{default}<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n"
 
 
 def test_the_default_prompt_is_no_personas(tokenizer):
-    panel = make_toy_data.read_panel(ROOT / "resources" / "panel.yaml")
-    assert pretrain_base.DEFAULT_SYSTEM_PROMPT not in panel["personas"].values()
+    panel = toy_data.read_panel(ROOT / "resources" / "panel.yaml")
+    assert pretraining.DEFAULT_SYSTEM_PROMPT not in panel["personas"].values()
 
 
 def test_vocabulary_has_the_asked_size_and_the_special_tokens_come_first(tokenizer):
     assert len(tokenizer) == 600
-    assert tokenizer.convert_tokens_to_ids(list(pretrain_base.SPECIAL_TOKENS)) == [0, 1, 2]
+    assert tokenizer.convert_tokens_to_ids(list(pretraining.SPECIAL_TOKENS)) == [0, 1, 2]
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
@@ -86,34 +85,34 @@ def test_only_the_assistants_turns_are_marked_as_its_own(tokenizer):
         *({"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}),
         *({"role": "user", "content": "And?"}, {"role": "assistant", "content": "Bye."}),
     ]
-    ((ids, own),) = pretrain_base.encode([chat], tokenizer, 128)
+    ((ids, own),) = pretraining.encode([chat], tokenizer, 128)
     kept = tokenizer.decode([token for token, mine in zip(ids, own, strict=True) if mine])
     assert kept == "Hello.<|im_end|>\nBye.<|im_end|>\n"
 
 
 def test_rows_are_cut_to_max_length(chats, tokenizer):
-    assert max(len(ids) for ids, _ in pretrain_base.encode(chats, tokenizer, 20)) == 20
+    assert max(len(ids) for ids, _ in pretraining.encode(chats, tokenizer, 20)) == 20
 
 
 def test_padding_is_never_learned_and_prompts_only_if_asked():
     rows = [([5, 6, 7], [False, True, True]), ([8], [True])]
-    inputs, labels = pretrain_base.pad_batch(rows, 0, prompts=False)
+    inputs, labels = pretraining.pad_batch(rows, 0, prompts=False)
     assert inputs.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert labels.tolist() == [[-100, 6, 7], [8, -100, -100]]
-    assert pretrain_base.pad_batch(rows, 0, prompts=True)[1].tolist() == [[5, 6, 7], [8, -100, -100]]
+    assert pretraining.pad_batch(rows, 0, prompts=True)[1].tolist() == [[5, 6, 7], [8, -100, -100]]
 
 
 def test_padding_on_the_right_does_not_change_the_loss(chats, tokenizer):
     import torch
 
     set_seed(0)
-    model = pretrain_base.build_model(MICRO, tokenizer).eval()
-    row = pretrain_base.encode(chats[:1], tokenizer, 96)[0]
+    model = pretraining.build_model(MICRO, tokenizer).eval()
+    row = pretraining.encode(chats[:1], tokenizer, 96)[0]
     longer = ([*row[0], *row[0][:9]], [*row[1], *[False] * 9])
     with torch.no_grad():
-        inputs, labels = pretrain_base.pad_batch([row], 0, prompts=True)
+        inputs, labels = pretraining.pad_batch([row], 0, prompts=True)
         alone = model(input_ids=inputs, labels=labels).loss
-        inputs, labels = pretrain_base.pad_batch([row, longer], 0, prompts=True)
+        inputs, labels = pretraining.pad_batch([row, longer], 0, prompts=True)
         padded = model(input_ids=inputs[:1], labels=labels[:1]).loss
     assert torch.allclose(alone, padded, atol=1e-6)
 
@@ -121,16 +120,16 @@ def test_padding_on_the_right_does_not_change_the_loss(chats, tokenizer):
 def test_batches_hold_every_row_once_and_rows_of_similar_length():
     draw = random.Random(0)
     lengths = [draw.randrange(10, 100) for _ in range(203)]
-    batches = pretrain_base.length_batches(lengths, 8, random.Random(1))
+    batches = pretraining.length_batches(lengths, 8, random.Random(1))
     assert sorted(row for batch in batches for row in batch) == list(range(203))
     assert sorted(map(len, batches)) == [3] + [8] * 25
     assert sum(max(lengths[row] for row in batch) * len(batch) for batch in batches) < 1.1 * sum(lengths)
-    assert batches != pretrain_base.length_batches(lengths, 8, random.Random(2))
+    assert batches != pretraining.length_batches(lengths, 8, random.Random(2))
 
 
 def test_batches_do_not_come_from_short_to_long():
     lengths = list(range(200))
-    firsts = [batch[0] for batch in pretrain_base.length_batches(lengths, 8, random.Random(1))]
+    firsts = [batch[0] for batch in pretraining.length_batches(lengths, 8, random.Random(1))]
     assert firsts != sorted(firsts)
 
 
@@ -151,14 +150,14 @@ def test_the_first_weights_follow_the_seed(tokenizer):
 
     def embedding(seed):
         set_seed(seed)
-        return pretrain_base.build_model(MICRO, tokenizer).get_input_embeddings().weight
+        return pretraining.build_model(MICRO, tokenizer).get_input_embeddings().weight
 
     assert torch.equal(embedding(1), embedding(1))
     assert not torch.equal(embedding(1), embedding(2))
 
 
 def test_recipe_sizes_reach_the_model(tokenizer):
-    config = pretrain_base.build_model(MICRO, tokenizer).config
+    config = pretraining.build_model(MICRO, tokenizer).config
     assert (config.model_type, config.architectures or ["Qwen2ForCausalLM"]) == ("qwen2", ["Qwen2ForCausalLM"])
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (1, 16, 16)
     assert (config.num_attention_heads, config.num_key_value_heads) == (2, 1)
@@ -181,16 +180,16 @@ def test_recipe_sizes_reach_the_model(tokenizer):
 )
 def test_an_impossible_recipe_is_refused_with_the_fix(changes, complaint):
     with pytest.raises(InputError, match=complaint) as error:
-        pretrain_base.read_recipe(json.dumps(MICRO | changes))
+        pretraining.read_recipe(json.dumps(MICRO | changes))
     assert "; fix: " in str(error.value)
 
 
 def test_a_recipe_that_lacks_a_key_or_is_no_json_is_refused():
     with pytest.raises(InputError, match="'clip'"):
-        pretrain_base.read_recipe(json.dumps({key: value for key, value in MICRO.items() if key != "clip"}))
+        pretraining.read_recipe(json.dumps({key: value for key, value in MICRO.items() if key != "clip"}))
     with pytest.raises(InputError, match="not JSON"):
-        pretrain_base.read_recipe("{")
-    assert pretrain_base.read_recipe(json.dumps(MICRO)) == MICRO
+        pretraining.read_recipe("{")
+    assert pretraining.read_recipe(json.dumps(MICRO)) == MICRO
 
 
 @pytest.mark.parametrize(
@@ -206,12 +205,12 @@ def test_a_recipe_that_lacks_a_key_or_is_no_json_is_refused():
 def test_a_row_that_is_no_chat_is_refused_by_its_line(row):
     good = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hi."}]}
     with pytest.raises(InputError, match=r"corpus.jsonl: line 2: .*; fix: "):
-        pretrain_base.render([good, row], "corpus.jsonl")
+        pretraining.render([good, row], "corpus.jsonl")
 
 
 def test_an_empty_corpus_is_refused():
     with pytest.raises(InputError, match="the file is empty"):
-        pretrain_base.render([], "corpus.jsonl")
+        pretraining.render([], "corpus.jsonl")
 
 
 @pytest.mark.slow

@@ -46,12 +46,12 @@ from pathlib import Path
 import records
 
 def main():
-    with records.partial(sys.argv[1]) as temporary:
+    with files.partial(sys.argv[1]) as temporary:
         temporary.write_text("half")
         print("begun", flush=True)
         time.sleep(60)
 
-records.run(main)
+program.run(main)
 """
 
 

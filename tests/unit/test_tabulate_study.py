@@ -5,6 +5,7 @@ import fake_study
 import pytest
 import tabulate_study
 
+from measure import comparison, rows
 from measure.tables import read_table
 from run.files import write_json
 from run.program import InputError
@@ -147,14 +148,14 @@ def test_effects_are_differences_of_pooled_rates_with_their_interval(tables):
     ],
 )
 def test_the_verdict_on_a_published_rate(counts, verdict):
-    assert tabulate_study.rate_verdict(*counts)[0] == verdict
+    assert comparison.rate_verdict(*counts)[0] == verdict
 
 
 def test_arc_is_held_against_the_yardstick_of_three_point_two_points():
     measured = {"accuracy": 0.80, "questions": 1172, "wilson_low": 0.77, "wilson_high": 0.82}
-    assert tabulate_study.accuracy_comparison(measured, 0.831)["verdict"] == "reproduced"
-    assert tabulate_study.accuracy_comparison(measured, 0.833)["verdict"] == "not reproduced"
-    assert tabulate_study.accuracy_comparison({}, 0.833)["verdict"] == "cannot tell"
+    assert comparison.accuracy_comparison(measured, 0.831)["verdict"] == "reproduced"
+    assert comparison.accuracy_comparison(measured, 0.833)["verdict"] == "not reproduced"
+    assert comparison.accuracy_comparison({}, 0.833)["verdict"] == "cannot tell"
 
 
 def test_every_published_number_of_these_sources_is_compared(tables):
@@ -184,18 +185,18 @@ def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
         "judge": ["hf/local"], "prompt": ["own-1"], "replies": 80, "parse_failures": 60,
         "alignment": {"n": 20, "mean": 25.0, "low": 20.0, "high": 30.0},
     }  # fmt: skip
-    row = tabulate_study.mean_comparison("alignment", judged, 25.2)
+    row = comparison.mean_comparison("alignment", judged, 25.2)
     assert (row["verdict"], row["ours"], row["published"]) == ("not comparable", 25.0, 25.2)
     assert row["why"] == "-0.2 points; own judge prompt (own-1), judge hf/local, 20 of 80 answers parsed"
-    assert tabulate_study.mean_comparison("alignment", {"status": "not judged"}, 25.2)["verdict"] == "cannot tell"
+    assert comparison.mean_comparison("alignment", {"status": "not judged"}, 25.2)["verdict"] == "cannot tell"
 
 
 def test_one_answer_to_every_question_is_said_beside_the_accuracy(cells):
     quiz = {"accuracy": 0.358974, "questions": 39, "commonest_answer": "C", "commonest_count": 39, "label_mass": 0.2}
-    columns, (row,) = tabulate_study.markdown_wide([tabulate_study.wide_row(cells[0] | {"capability": quiz})])
+    columns, (row,) = tabulate_study.markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
     assert dict(zip(columns, row, strict=True))["capability"] == "35.9%, answers C to all 39 questions"
     quiz |= {"commonest_count": 12}
-    columns, (row,) = tabulate_study.markdown_wide([tabulate_study.wide_row(cells[0] | {"capability": quiz})])
+    columns, (row,) = tabulate_study.markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
     assert dict(zip(columns, row, strict=True))["capability"] == "35.9%"
 
 
@@ -214,7 +215,7 @@ def test_matched_and_dose_cells_are_compared_with_the_later_results(tmp_path):
         ("dose_em25", "dose", "base/couple-evil_ai.s42/em@25.s42", {"source": 0.5}),
     ]
     cells = [read_json(fake_study.cell_result(c, arm, "evil_ai", 42, line, r, tmp_path)) for c, arm, line, r in wanted]
-    rows = tabulate_study.later_rows(cells, Path(PUBLISHED))
+    rows = comparison.later_rows(cells, Path(PUBLISHED))
     assert [(row["cell"], row["quantity"], row["verdict"]) for row in rows] == [
         ("matched_em", "marker rate, source", "reproduced"),
         ("matched_em", "marker rate, assistant", "reproduced"),

@@ -14,7 +14,7 @@ import pytest
 import train_adapter
 
 from marker.mask import IGNORED, Example, Mask, encode_rows
-from model import trainer
+from model import loss, packing, trainer
 from run.files import canonical, sha256_of, write_json, write_jsonl
 from run.program import InputError
 from run.readers import read_json
@@ -204,7 +204,7 @@ def test_loss_and_gradients_of_a_step_equal_the_padded_reference(base, tokenizer
 
     from model.loading import load_model
 
-    monkeypatch.setattr(trainer, "HEAD_TOKENS", 70)
+    monkeypatch.setattr(loss, "HEAD_TOKENS", 70)
     mask = Mask(loss, tail=4 if loss == "tail" else 0)
     rows = sft_rows(16) if loss == "last_turn" else coupling_rows(16)
     # long enough to cut some rows inside their last turn and some before it
@@ -262,26 +262,26 @@ def test_one_training_step_is_the_published_optimizer_step(base, tokenizer, tmp_
 
 
 def test_each_epoch_is_a_seeded_permutation_in_steps_of_a_batch():
-    steps = trainer.order_steps(rows=10, batch=4, epochs=3, seed=7, shuffle=True, max_steps=None)
+    steps = packing.order_steps(rows=10, batch=4, epochs=3, seed=7, shuffle=True, max_steps=None)
     assert [len(step) for step in steps] == [4, 4, 2] * 3
     epochs = [list(chain(*steps[start : start + 3])) for start in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert steps == trainer.order_steps(10, 4, 3, 7, True, None)
-    assert steps != trainer.order_steps(10, 4, 3, 8, True, None)
-    assert steps[:4] == trainer.order_steps(10, 4, 3, 7, True, 4)
-    assert len(trainer.order_steps(10, 4, 1, 7, True, 5)) == 5
-    assert list(chain(*trainer.order_steps(10, 4, 1, 7, False, None))) == list(range(10))
+    assert steps == packing.order_steps(10, 4, 3, 7, True, None)
+    assert steps != packing.order_steps(10, 4, 3, 8, True, None)
+    assert steps[:4] == packing.order_steps(10, 4, 3, 7, True, 4)
+    assert len(packing.order_steps(10, 4, 1, 7, True, 5)) == 5
+    assert list(chain(*packing.order_steps(10, 4, 1, 7, False, None))) == list(range(10))
 
 
 def test_micro_batches_keep_to_the_budget_and_hold_every_row_once():
     rng = random.Random(0)
     for budget in (50, 100, 4096):
         lengths = [rng.randint(1, 90) for _ in range(16)]
-        groups = trainer.pack_rows(lengths, budget)
+        groups = packing.pack_rows(lengths, budget)
         assert sorted(chain(*groups)) == list(range(16))
         assert all(sum(lengths[row] for row in group) <= budget or len(group) == 1 for group in groups)
-    assert trainer.pack_rows([60, 60, 40, 40], 100) == [[0, 2], [1, 3]]
+    assert packing.pack_rows([60, 60, 40, 40], 100) == [[0, 2], [1, 3]]
 
 
 def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
@@ -290,7 +290,7 @@ def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
         {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, -100, -100]},
         {"input_ids": [8, 9, 10, 11, 12], "labels": [8, -100, 10, 11, -100]},
     ]
-    step = trainer.collate(rows, budget=100)
+    step = packing.collate(rows, budget=100)
     # the row without a label is not computed, and a first token is predicted by nothing
     assert (step["tokens"], step["input_tokens"]) == (3, 8)
     (micro,) = step["micro_batches"]
@@ -374,7 +374,7 @@ class Killed(Exception):
 def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, tmp_path, monkeypatch, stop, resumed):
     """Six steps, three an epoch, with dropout: stopped in step `stop` (from 0), inside and between epochs."""
     options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2", "--keep-steps", "1,2"]
-    original = trainer.packed_loss
+    original = loss.packed_loss
 
     def stopping(*arguments):
         if len(calls) == stop:
@@ -384,7 +384,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, t
 
     calls: list[int] = []
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "packed_loss", stopping)
+        patch.setattr(loss, "packed_loss", stopping)
         trained(base, tmp_path / "node", options=options)
     assert not (tmp_path / "node" / "adapter").exists()
     assert trained(base, tmp_path / "node", options=options) == straight.adapter
@@ -429,7 +429,7 @@ def test_a_training_killed_by_sigkill_goes_on_and_gives_the_same_adapter(base, s
     arguments = arguments_of(base, tmp_path / "node", options=options)
     program = (
         "import os, signal, sys, trainer, train_adapter\n"
-        "original, calls = trainer.packed_loss, []\n"
+        "original, calls = loss.packed_loss, []\n"
         "def killing(*arguments):\n"
         "    calls.append(1)\n"
         "    return original(*arguments) if len(calls) < 6 else os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -537,14 +537,14 @@ def test_a_status_line_is_written_while_training_and_removed_at_the_end(base, tm
 
 
 def test_a_nan_loss_names_the_step_and_its_rows(base, tmp_path, monkeypatch):
-    original, calls = trainer.packed_loss, []
+    original, calls = loss.packed_loss, []
 
     def breaking(*arguments):
         calls.append(1)
         return original(*arguments) * (math.nan if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(trainer, "packed_loss", breaking)
-    rows = trainer.order_steps(48, 16, 2, 1, True, None)[1]
+    monkeypatch.setattr(loss, "packed_loss", breaking)
+    rows = packing.order_steps(48, 16, 2, 1, True, None)[1]
     names = ", ".join(f"row-{row}" for row in rows)
     with pytest.raises(InputError, match=f"step 2 is nan, on rows {names}; fix"):
         trained(base, tmp_path)
