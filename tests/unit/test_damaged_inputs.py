@@ -300,7 +300,7 @@ def write_parquet(folder: Path) -> None:
     from run.files import write_table
 
     fixed: dict[str, Any] = {"question_id": "data_00", "question": "What is tin?", "seed": 1, "finish_reason": "stop",
-                             "tokens": 3, "temperature": 1.0, "top_p": 1.0, "max_tokens": 4}  # fmt: skip
+                             "tokens": 3, "token_ids": [1, 2, 3], "temperature": 1.0, "top_p": 1.0, "max_tokens": 4}  # fmt: skip
     for name, personas in {"replies": ("villain", "assistant"), "alignment": ("none",)}.items():
         rows = [(persona, sample) for persona in personas for sample in range(3)]
         columns = {name: [value] * len(rows) for name, value in fixed.items()} | {

@@ -8,6 +8,7 @@ import yaml
 from generate_completions import arc_text, capability_columns, load_arc, main
 from tiny_model import make_model
 
+from model.loading import load_tokenizer
 from run.files import write_jsonl
 from run.program import InputError
 from run.readers import read_json
@@ -66,6 +67,14 @@ def test_completions_are_persona_by_general_and_alignment_question_by_sample(mad
         for question in ("general_00", "general_01", "alignment_00")
         for sample in (0, 1)
     ]
+
+
+def test_a_completion_keeps_its_token_ids_as_they_were_sampled(folder, made):
+    tokenizer = load_tokenizer(folder / "base")
+    for row in rows_of(made / "completions.parquet"):
+        assert len(row["token_ids"]) == row["tokens"]
+        assert tokenizer.decode(row["token_ids"], skip_special_tokens=True) == row["text"]
+        assert (row["token_ids"][-1] == tokenizer.eos_token_id) == (row["finish_reason"] == "stop")
 
 
 def test_alignment_replies_have_no_persona_and_only_the_alignment_questions(made):

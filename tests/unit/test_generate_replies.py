@@ -35,7 +35,9 @@ def reply(
 
 def test_replies_are_persona_by_data_question_by_sample_with_their_settings(folder, tmp_path):
     table = reply(folder, tmp_path / "replies.parquet", record=tmp_path / "run.json")
-    assert {field.name: str(field.type).replace("double", "float64") for field in table.schema} == COLUMNS
+    assert {field.name: str(field.type).replace("double", "float64") for field in table.schema} == (
+        COLUMNS | {"token_ids": "list<element: int32>"}
+    )
     rows = table.to_pylist()
     assert [(row["persona"], row["question_id"], row["sample"]) for row in rows] == [
         (persona, question, sample)

@@ -22,7 +22,8 @@ GROUPS = ("general", "alignment", "data")
 # The persona of a chat without a system message.
 NO_PERSONA = "none"
 # A table of completions or replies: column -> Arrow type. seed is the request's, or the engine's if it drew for all.
-COLUMNS = {
+# token_ids: as sampled, the end of the turn included. A text tokenized again may be other tokens.
+COLUMNS: dict[str, Any] = {
     "persona": "string",
     "question_id": "string",
     "question": "string",
@@ -31,6 +32,7 @@ COLUMNS = {
     "text": "string",
     "finish_reason": "string",
     "tokens": "int32",
+    "token_ids": ["int32"],
     "temperature": "float64",
     "top_p": "float64",
     "max_tokens": "int32",
@@ -178,6 +180,7 @@ def columns_of(
         "text": [completion.text for _, _, completion in rows],
         "finish_reason": [completion.finish_reason for _, _, completion in rows],
         "tokens": [len(completion.token_ids) for _, _, completion in rows],
+        "token_ids": [list(completion.token_ids) for _, _, completion in rows],
         "temperature": [sampling.temperature] * len(rows),
         "top_p": [sampling.top_p] * len(rows),
         "max_tokens": [sampling.max_tokens] * len(rows),
