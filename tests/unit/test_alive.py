@@ -12,9 +12,10 @@ from workspace import ROOT
 
 from run.alive import announce
 
-JOB = "import time, records; print('job', flush=True); program.run(lambda: time.sleep(60))"
+JOB = "import time; from run import program; print('job', flush=True); program.run(lambda: time.sleep(60))"
 SNAKEMAKE = f"""
-import subprocess, sys, alive
+import subprocess, sys
+from run import alive
 alive.announce()
 subprocess.run(["bash", "-c", 'exec "$@"; exit 1', "bash", sys.executable, "-c", {JOB!r}])
 """
@@ -44,7 +45,7 @@ def test_a_job_ends_with_its_snakemake_and_the_next_one_removes_the_lock(here):
     snakemake = start(here, SNAKEMAKE)
     assert snakemake.stdout.readline() == b"job\n"
     left = lock(here)
-    assert start(here, "import alive; alive.announce()").wait() == 0
+    assert start(here, "from run import alive; alive.announce()").wait() == 0
     assert left.exists()
     snakemake.kill()
     assert snakemake.stdout.read() == b""  # the pipe closes when the last process that has it ends: the job
@@ -85,7 +86,7 @@ def test_a_lock_is_left_alone_where_another_machine_s_snakemake_may_live(here):
 
 
 def test_a_clean_end_leaves_no_file(here):
-    assert start(here, "import alive; alive.announce()").wait() == 0
+    assert start(here, "from run import alive; alive.announce()").wait() == 0
     assert list((here / ".snakemake/alive").iterdir()) == []
 
 

@@ -221,7 +221,7 @@ def test_a_full_disk_is_seen_before_and_during_the_download(
 ) -> None:
     hub.add(REPO, tiny_model())
     with monkeypatch.context() as patch:
-        patch.setattr(downloads.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100))
+        patch.setattr(downloads, "free_space", lambda _: 100)
         with pytest.raises(InputError, match=r"to fetch, 0\.0 GB free; fix: free some space"):
             fetch(tmp_path, patch)
 

@@ -6,11 +6,9 @@ another program then find them there, and an interrupted fetch goes on with the 
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any, TypeVar
 
 from run.files import sha256_of
 from run.program import InputError
+from run.space import free_space, is_full
 
 T = TypeVar("T")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -229,7 +228,7 @@ def may_pass(error: BaseException) -> bool:
     import httpx
 
     chain = list(causes(error))
-    if disk_is_full(chain):
+    if any(map(is_full, chain)):
         return False
     for each in chain:
         status = status_of(each)
@@ -263,7 +262,7 @@ def explanation(hub: Hub, revision: str, name: str, chain: Sequence[BaseExceptio
 
     subject = f"{hub.repo}@{revision[:12]}" + (f": {name}" if name else "")
     instead = "or use a local copy (from: path in config.yaml)"
-    if disk_is_full(chain):
+    if any(map(is_full, chain)):
         return f"{subject}: no space left on the disk of the cache; fix: free some, or set HF_HOME to a larger disk"
     for error in chain:
         status = status_of(error)
@@ -325,21 +324,9 @@ def status_of(error: BaseException) -> int | None:
     return status if isinstance(status, int) and not isinstance(status, bool) else None
 
 
-def disk_is_full(chain: Sequence[BaseException]) -> bool:
-    # The Hub's transfer library reports the system's error as text only.
-    return any(
-        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        or "No space left on device" in str(error)
-        or "os error 28" in str(error)
-        for error in chain
-    )
-
-
 def check_space(needed: int, folder: Path) -> None:
     """Raise InputError if `folder`'s disk has less than `needed` bytes free."""
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if needed > free:
         raise InputError(
             f"{folder}: {needed / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free; fix: free some space, "

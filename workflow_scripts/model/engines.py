@@ -16,7 +16,6 @@ import gc
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from model.loading import check_finite, first_line, load_model
-from run.files import maker, remove_leftovers
+from run.files import temporary_folder
 from run.program import InputError
 from run.readers import read_json
+from run.space import free_space
 
 if TYPE_CHECKING:
     import torch
@@ -479,10 +479,8 @@ def merged_folder(
     import torch
 
     size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors")) if adapters else 0
-    folder = Path(scratch(size))
-    remove_leftovers(folder)
-    with tempfile.TemporaryDirectory(prefix=f"engine.{maker()}.", suffix=".partial", dir=folder) as parent:
-        merged = Path(parent) / "merged"
+    with temporary_folder(Path(scratch(size)), "engine") as parent:
+        merged = parent / "merged"
         if adapters:
             model = load_model(base, adapters, dtype)
             save_merged(model, tokenizer, merged, size)
@@ -528,14 +526,10 @@ def scratch(size: int) -> str:
     Snakemake sets TMPDIR for every job, to /tmp if nobody chose. Raises InputError if there is too little room.
     """
     memory = "/dev/shm"
-    if (
-        os.environ.get("TMPDIR", "/tmp") == "/tmp"
-        and os.path.isdir(memory)
-        and shutil.disk_usage(memory).free > 3 * size
-    ):
+    if os.environ.get("TMPDIR", "/tmp") == "/tmp" and os.path.isdir(memory) and free_space(memory) > 3 * size:
         return memory
     folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < 1.1 * size:
+    if free_space(folder) < 1.1 * size:
         raise InputError(
             f"{folder}: the merged model needs {1.1 * size / 2**30:.1f} GiB; fix: set TMPDIR to a folder with room"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 
 from run.program import InputError
 
-LEFTOVER = re.compile(r"\.(?P<pid>\d+)@(?P<host>.+)\.[a-z0-9_]+\.partial")  # the end of a name that partial gives
+LEFTOVER = re.compile(r"\.\d*@(?P<host>.+)\.[a-z0-9_]+\.partial")  # the end of a temporary folder's name
+LOCK = ".lock"  # in a temporary folder: held by the process that writes there, for as long as that one lives
 ROOM = 2**20  # bytes that are left on a disk that is not full
 
 
@@ -49,52 +52,90 @@ def canonical(value: Any) -> str:
 def partial(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (not yet existing); rename it onto `path` only if the block succeeds.
 
-    The caller creates it as a file or as a folder. After an error it is removed, and `path` stays as it was. What
-    killed processes left beside it is removed, too.
+    The caller creates it as a file or as a folder. After an error it is removed, and `path` stays as it was. Its files
+    get the mode that open() gives, whoever wrote them (some writers make private ones).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{maker()}.", suffix=".partial", dir=path.parent))
-    temporary = holder / path.name
+    with temporary_folder(path.parent, f".{path.name}") as holder:
+        temporary = holder / path.name
+        try:
+            yield temporary
+            open_to_others(temporary, (holder / LOCK).stat().st_mode)
+            if path.is_dir() and not path.is_symlink():
+                # Snakemake creates nothing here, but an earlier attempt may have left a folder.
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        except Exception as error:
+            # Writers in other languages say it in words of their own.
+            if isinstance(error, InputError) or shutil.disk_usage(holder).free > ROOM:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder in `parent`, its name beginning with `name`, and remove it at the end.
+
+    What killed processes of this machine left beside it is removed, too: a folder whose lock nobody holds. The kernel
+    gives a lock back however its process ends, and knows it across containers, where a process's number says nothing.
+    """
+    remove_leftovers(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}.@{platform.node()}.", suffix=".partial", dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # before it was locked, another process took it for a leftover
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing there is ever a leftover
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / LOCK).exists():
+                break
+            os.close(lock)
     try:
-        yield temporary
-        if path.is_dir() and not path.is_symlink():
-            # Snakemake creates nothing here, but an earlier attempt may have left a folder.
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except Exception as error:
-        # Writers in other languages say it in words of their own.
-        if isinstance(error, InputError) or shutil.disk_usage(holder).free > ROOM:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        yield folder
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
-
-
-def maker() -> str:
-    """This process, as the names of its temporary files say it."""
-    return f"{os.getpid()}@{platform.node()}"
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine had begun in `folder` when they were killed; once a process looks."""
-    for entry in os.scandir(folder):
+def remove_leftovers(parent: Path) -> None:
+    """Remove what processes of this machine had begun in `parent` when they were killed; once a process looks.
+
+    Another machine's are left alone: on some shared file systems a lock is not seen from here.
+    """
+    for entry in os.scandir(parent):
         made = LEFTOVER.search(entry.name)
-        if made and made["host"] == platform.node() and not is_running(int(made["pid"])):
-            shutil.rmtree(entry.path, ignore_errors=True)
+        if made and made["host"] == platform.node():
+            remove_unlocked(Path(entry.path))
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine has that id."""
+def remove_unlocked(folder: Path) -> None:
+    """Remove the temporary folder, unless the process that made it lives."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
+        lock = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)  # its process died at once, or has just begun and will make another
+        return
+    except OSError:
+        return  # another user's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # it is held, or cannot be asked
+    finally:
+        os.close(lock)
+
+
+def open_to_others(path: Path, mode: int) -> None:
+    """Give the file, or every file and folder in the folder, the permissions of `mode`, which those of open() are."""
+    granted = mode & 0o666
+    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        kind = each.lstat().st_mode
+        # a folder can be entered by whom it can be read by
+        wanted = granted | (granted & 0o444) >> 2 if stat.S_ISDIR(kind) else granted
+        if not stat.S_ISLNK(kind) and stat.S_IMODE(kind) & 0o777 != wanted:
+            each.chmod(stat.S_IMODE(kind) & ~0o777 | wanted)
 
 
 def write_json(path: str | Path, value: Any) -> None:

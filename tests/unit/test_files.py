@@ -1,14 +1,14 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import records
+from workspace import ROOT
 
 from run.files import canonical, partial, sha256_of, write_json, write_jsonl
 from run.program import InputError, run
@@ -41,24 +41,25 @@ def test_an_earlier_result_survives_a_failed_attempt_and_a_folder_is_replaced_wh
 WRITER = """
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests inherit that it is ignored
-import os, sys, time
-from pathlib import Path
-import records
+import sys, time
+from run.files import partial
+from run.program import run
 
 def main():
-    with files.partial(sys.argv[1]) as temporary:
+    with partial(sys.argv[1]) as temporary:
         temporary.write_text("half")
         print("begun", flush=True)
         time.sleep(60)
 
-program.run(main)
+run(main)
 """
 
 
-def begun(path):
-    """A program that is writing `path`."""
-    environment = os.environ | {"PYTHONPATH": str(Path(records.__file__).parent)}
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], env=environment, stdout=subprocess.PIPE)
+def begun(path, *wrapper):
+    """A program that is writing `path`, started by way of a wrapper's command."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow_scripts")}
+    command = [*wrapper, sys.executable, "-c", WRITER, str(path)]
+    writer = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"begun\n"
     return writer
 
@@ -82,6 +83,54 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_
     living.terminate()
     living.wait()
     assert os.listdir(tmp_path) == ["c.json"]
+
+
+CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--")
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*CONTAINER, "true"], capture_output=True).returncode != 0,
+    reason="no PID namespaces here",
+)
+def test_alive_is_a_lock_and_not_a_number_that_two_containers_may_share(tmp_path):
+    # in its own namespace each of them is process 1, which is also a living process of any other one
+    living, killed = begun(tmp_path / "a.json", *CONTAINER), begun(tmp_path / "b.json", *CONTAINER)
+    killed.kill()
+    killed.stdout.read()  # until the writer itself has ended
+    killed.wait()
+    third = subprocess.run(
+        [*CONTAINER, sys.executable, "-c", "import sys; from run.files import write_json; write_json(sys.argv[1], 1)",
+         str(tmp_path / "c.json")],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow_scripts")},
+    )  # fmt: skip
+    assert third.returncode == 0
+    assert sorted(name[:7] for name in os.listdir(tmp_path)) == [".a.json", "c.json"]
+    living.kill()
+    living.wait()
+
+
+def test_another_machine_s_unfinished_file_is_left_alone(tmp_path):
+    (tmp_path / ".a.json.@elsewhere.x1_y2.partial").mkdir()
+    write_json(tmp_path / "c.json", 1)
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o002, 0o664, 0o775)]
+)
+def test_what_a_private_writer_writes_gets_the_mode_that_the_umask_says(tmp_path, umask, file, folder):
+    before = os.umask(umask)
+    try:
+        with partial(tmp_path / "adapter") as temporary:
+            temporary.mkdir(mode=0o700)
+            (temporary / "weights").touch(mode=0o600)
+            (temporary / "link").symlink_to("weights")
+        with partial(tmp_path / "table") as temporary:
+            temporary.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"adapter": folder, "weights": file, "link": file, "table": file}
 
 
 @pytest.mark.parametrize(
