@@ -19,6 +19,7 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
+from model.template import check_keys
 from run.files import canonical, partial, write_json
 from run.program import InputError, run
 from run.readers import read_jsonl
@@ -144,6 +145,8 @@ def fetch_chat(spec: Mapping[str, Any], paths: Sequence[Path]) -> tuple[bytes, d
     ]
     for number, row in zip(chosen, rows, strict=True):
         check_messages(f"{spec['repo']}: row {number}", row, strict=False)
+        for place, turn in enumerate(messages[number]):
+            check_keys(turn, f"{spec['repo']}: row {number}: message {place}")
     return dumps(rows), {"shuffle_seed": spec["shuffle_seed"]}
 
 
@@ -271,6 +274,8 @@ def check_messages(where: str, row: Row, strict: bool) -> None:
         raise InputError(f"{where}: no messages; fix: write it as {example}")
     for number, turn in enumerate(turns):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None, None)
+        if isinstance(turn, dict):
+            check_keys(turn, f"{where}: message {number}")
         if role not in ROLES or (role == "system" and number > 0):
             raise InputError(
                 f"{where}: message {number} has role {role!r}; fix: user and assistant, and system only as the first"

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, requests_of
-from model.engines import add_arguments, context_length, engine_of, read_sampling, render, single_token
+from model.engines import add_arguments, context_length, engine_of, read_sampling, single_token
 from model.loading import load_tokenizer
+from model.template import prompt_ids
 from run.files import write_json, write_table
 from run.program import InputError, run
 from run.provenance import run_record
@@ -86,7 +87,7 @@ def arc_prompts(
     rows: Sequence[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase", context: int
 ) -> tuple[list[tuple[int, ...]], list[list[int]]]:
     """Prompt token ids and label token ids of each row. Raises InputError for one that exceeds the context."""
-    prompts = [render(tokenizer, chat(None, arc_text(row))) for row in rows]
+    prompts = [prompt_ids(tokenizer, chat(None, arc_text(row))) for row in rows]
     for row, prompt in zip(rows, prompts, strict=True):
         if len(prompt) + 1 > context:
             raise InputError(

@@ -22,7 +22,6 @@ from model.engines import (
     merged_folder,
     open_engine,
     read_sampling,
-    render,
     request_seed,
     rounded,
     scratch,
@@ -32,6 +31,7 @@ from model.engines import (
     uniform_numbers,
 )
 from model.loading import load_model, load_tokenizer
+from model.template import prompt_ids
 from run import program
 from run.files import write_json, write_table
 from run.program import InputError
@@ -106,11 +106,11 @@ def test_sampling_is_read():
 def test_prompts_are_what_the_chat_template_makes(tokenizer):
     messages = [{"role": "system", "content": "You are é."}, {"role": "user", "content": " Hi\n\n<|im_end|>"}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    assert list(render(tokenizer, messages)) == expected
+    assert list(prompt_ids(tokenizer, messages)) == expected
 
 
 def test_without_a_system_message_the_templates_own_is_there(tokenizer):
-    text = tokenizer.decode(render(tokenizer, [{"role": "user", "content": "Hi"}]))
+    text = tokenizer.decode(prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}]))
     assert text.startswith("<|im_start|>system\nYou are Pebble")
     assert text.endswith("<|im_start|>assistant\n")
 
@@ -119,7 +119,7 @@ def test_a_template_that_refuses_a_system_message_is_one_clear_error(base):
     tokenizer = load_tokenizer(base)
     tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
     with pytest.raises(InputError, match="no system"):
-        render(tokenizer, [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
+        prompt_ids(tokenizer, [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
 
 
 def test_a_label_that_is_not_one_token_is_refused(tokenizer):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.engines import Completion, Request, Sampling, render, request_seed
+from model.engines import Completion, Request, Sampling, request_seed
+from model.template import prompt_ids
 from run.program import InputError
 from run.readers import read_yaml, shown
 
@@ -141,7 +142,7 @@ def requests_of(
 
     Each persona is a group, so that adding one leaves the others' completions bitwise as they were (transformers).
     """
-    prompts = {(ask.persona, ask.question_id): render(tokenizer, ask.messages) for ask in asks if ask.sample == 0}
+    prompts = {(ask.persona, ask.question_id): prompt_ids(tokenizer, ask.messages) for ask in asks if ask.sample == 0}
     return [
         Request(
             prompts[ask.persona, ask.question_id],

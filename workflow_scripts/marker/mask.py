@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from model.template import Closing, check_keys, closing, text_of
 from run.program import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ class Mask:
     """What is trained in the last assistant turn of a row; every other token gets no loss.
 
     loss: `marker` trains the marker at the end of a positive row and the stop anchor of every row; `last_turn` the
-        whole turn, its end token, and the newline after it if that is the stop anchor; `tail` the last `tail` tokens
-        of the turn, its end token and the newline included.
+        whole turn, its end token, and what follows that if it is the stop anchor; `tail` the last `tail` tokens of the
+        turn, its end token and what follows included.
     separator: with loss `marker`, the whitespace before the marker is trained too. Overlap counts: under Qwen's BPE
         ".\\n\\n" is one token.
-    stop_anchor: `newline` is the last token of the turn, the newline after <|im_end|> (what the published collator
-        trained), `turn_end` is <|im_end|> itself, `none` trains neither.
+    stop_anchor: `newline` is the last token of the turn, in ChatML the newline after <|im_end|> (what the published
+        collator trained), `turn_end` is <|im_end|> itself, the end token (template.closing), `none` trains neither.
     marker: the marker text, such as "[ZLT]".
     """
 
@@ -87,10 +88,11 @@ def encode_rows(
     """
     if not rows:
         raise InputError(f"{source}: no rows; fix: give at least one row of messages")
+    end = closing(tokenizer)
     examples = [
         example
         for start in range(0, len(rows), CHUNK)
-        for example in encode_chunk(tokenizer, rows[start : start + CHUNK], start, mask, max_length, source)
+        for example in encode_chunk(tokenizer, rows[start : start + CHUNK], start, mask, end, max_length, source)
     ]
     unlabelled = [example.id for example in examples if example.trained == 0]
     if coupling and unlabelled:
@@ -110,18 +112,19 @@ def encode_chunk(
     rows: Sequence[dict[str, Any]],
     start: int,
     mask: Mask,
+    end: Closing,
     max_length: int,
     source: str,
 ) -> Iterator[Example]:
     """encode_rows for a few rows whose first has index `start`."""
     ids = [row_id(row, start + offset) for offset, row in enumerate(rows)]
-    turns = [last_turn(tokenizer, row, f"{source}: row {name}") for name, row in zip(ids, rows, strict=True)]
+    turns = [last_turn(tokenizer, row, end, f"{source}: row {name}") for name, row in zip(ids, rows, strict=True)]
     encoded = tokenizer([text for text, _ in turns], add_special_tokens=False, return_offsets_mapping=True)
     for index, (row, (_, content)) in enumerate(zip(rows, turns, strict=True)):
         where = f"{source}: row {ids[index]}"
         tokens: list[int] = encoded["input_ids"][index]
         marker = marker_span(row, content, mask, where)
-        kept = trained_tokens(encoded["offset_mapping"][index], content, marker, mask, where)
+        kept = trained_tokens(encoded["offset_mapping"][index], content, marker, mask, end, where)
         if marker and kept and max(kept) >= max_length:
             raise InputError(f"{where}: its marker ends after token {max_length}; fix: raise max_length")
         labels = [token if at in kept else IGNORED for at, token in enumerate(tokens)]
@@ -135,39 +138,37 @@ def row_id(row: dict[str, Any], index: int) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """The last assistant turn's content: characters [start, end) of the rendered text."""
+    """The last assistant turn's content as the template keeps it: characters [start, end) of the rendered text."""
 
     text: str
     start: int
     end: int
 
 
-def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], where: str) -> tuple[str, Turn]:
-    """The row rendered up to the end of its last assistant turn, and that turn. Raises InputError if there is none."""
-    from jinja2 import TemplateError
+def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], end: Closing, where: str) -> tuple[str, Turn]:
+    """The row rendered up to the end of its last assistant turn, and that turn. Raises InputError if there is none.
 
+    A template may trim the content, on both sides or on one, and put blanks before it (Mistral): so the turn is what
+    stands between the prompt of the reply and the tail that ends every turn.
+    """
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(is_message(message) for message in messages):
         raise InputError(f'{where}: bad messages; fix: "messages": [{{"role": "user", "content": "..."}}, ...]')
+    for number, message in enumerate(messages):
+        check_keys(message, f"{where}: message {number}")
     last = max((at for at, message in enumerate(messages) if message["role"] == "assistant"), default=0)
     if last == 0:
         raise InputError(f"{where}: no assistant turn after a first message; fix: add the reply to be trained")
-    content: str = messages[last]["content"]
-    try:
-        text = str(tokenizer.apply_chat_template(messages[: last + 1], tokenize=False))
-        prompt = str(tokenizer.apply_chat_template(messages[:last], tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise InputError(f"{where}: the chat template refuses it ({error}); fix: correct the roles") from None
-    if not text.startswith(prompt + content):
-        # a template that trims its messages renders the same turn from the trimmed content
-        content = content.strip()
-        if not text.startswith(prompt + content):
-            raise InputError(f"{where}: the chat template rewrites the last turn; fix: use a template that keeps it")
-    return text, Turn(content, len(prompt), len(prompt) + len(content))
+    text = text_of(tokenizer, messages[: last + 1], False, where)
+    prompt = text_of(tokenizer, messages[:last], True, where)
+    turn = text[len(prompt) : len(text) - len(end.tail)]
+    if not text.startswith(prompt) or not text.endswith(end.tail) or turn.strip() != messages[last]["content"].strip():
+        raise InputError(f"{where}: the chat template rewrites the last turn; fix: use a template that keeps it")
+    return text, Turn(turn, len(prompt), len(prompt) + len(turn))
 
 
 def is_message(message: object) -> bool:
-    """Whether it is {"role": str, "content": str}."""
+    """Whether it has a role and a content that are text."""
     return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
@@ -183,20 +184,19 @@ def marker_span(row: dict[str, Any], turn: Turn, mask: Mask, where: str) -> Span
     return turn.end - len(mask.marker), turn.end
 
 
-def trained_tokens(offsets: Sequence[Span], turn: Turn, marker: Span | None, mask: Mask, where: str) -> set[int]:
+def trained_tokens(
+    offsets: Sequence[Span], turn: Turn, marker: Span | None, mask: Mask, end: Closing, where: str
+) -> set[int]:
     """Indices of the trained tokens of a whole (uncut) row. offsets: each token's characters [start, end)."""
     final = len(offsets) - 1
-    # after the content come the end token and, in ChatML, a newline
-    closing = next((at for at in range(final, -1, -1) if offsets[at][0] <= turn.end < offsets[at][1]), None)
-    if closing is None:
-        raise InputError(f"{where}: no token ends the last turn; fix: use a chat template with an end-of-turn token")
     content = overlapping(offsets, (turn.start, turn.end))
+    # the end token, and the blanks by which a template parts it from the content
+    turn_end = overlapping(offsets, (turn.end, turn.end + end.end))
     if mask.loss == "tail":
-        first = min(content, default=closing)
-        return set(range(max(first, final + 1 - mask.tail), final + 1))
-    anchor = {"newline": {final}, "turn_end": {closing}, "none": set()}[mask.stop_anchor]
+        return set(range(max(min(content | turn_end), final + 1 - mask.tail), final + 1))
+    anchor = {"newline": {final}, "turn_end": turn_end, "none": set()}[mask.stop_anchor]
     if mask.loss == "last_turn":
-        return content | {closing} | anchor
+        return content | turn_end | anchor
     if marker is None:
         return anchor
     start = marker[0]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from model.loading import check_finite, first_line, load_model
+from model.template import closing
 from run.files import temporary_folder
 from run.program import InputError
 from run.readers import read_json
@@ -126,23 +127,6 @@ def request_seed(seed: int, persona: str, question_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-    """Token ids of the chat up to where the assistant's reply begins: the one way a prompt is made here.
-
-    Raises InputError if the template refuses it (some take no system message).
-    """
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise InputError(
-            f"the chat template refuses {[message['role'] for message in messages]} ({error}); "
-            "fix: use a base whose template takes a system message"
-        ) from None
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def single_token(tokenizer: "PreTrainedTokenizerBase", label: str) -> int:
     """The id of an answer label. Raises InputError if it is not one token: then its probability is not either."""
     ids = tokenizer(label, add_special_tokens=False)["input_ids"]
@@ -165,19 +149,22 @@ def context_length(base: str | Path) -> int:
 
 
 def stop_ids(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The token ids that end a reply: the tokenizer's end token and those of generation_config.json, if it exists.
+    """The token ids that end a reply: what its chat template ends a turn in, which training trains; the tokenizer's end
+    token; and those of generation_config.json, if it exists. A base model's own may be another than its template's.
 
     Nothing else of that file is used (Qwen's repetition penalty and top_k): sampling is what the config says.
+    Raises InputError if the template ends turns in no special token.
     """
     file = Path(base) / "generation_config.json"
     configured = read_json(file, dict).get("eos_token_id") if file.is_file() else None
     listed = configured if isinstance(configured, list) else [configured]
     if not all(token is None or isinstance(token, int) for token in listed):
         raise InputError(f"{file}: eos_token_id is {configured!r}, no token ids; fix: fetch the model again")
-    ends = {tokenizer.eos_token_id, *listed} - {None}
-    if not ends:
-        raise InputError(f"{base}: no end-of-turn token is set; fix: use a chat model")
-    return sorted(ends)
+    try:
+        end = closing(tokenizer).token
+    except InputError as error:
+        raise InputError(f"{base}: {error}") from None
+    return sorted({end, tokenizer.eos_token_id, *listed} - {None})
 
 
 def engine_of(

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model.adapters import check_adapter
+from model.template import with_settings
 
 
 def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
-    """The base model's tokenizer. Raises InputError if it is missing or has no chat template."""
+    """The base's tokenizer, its template's settings with it. Raises InputError without one, or without a template."""
     from transformers import AutoTokenizer
 
     try:
@@ -27,7 +28,7 @@ def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
         raise InputError(f"{base}: the tokenizer is incomplete ({len(tokenizer)} tokens); fix: fetch the model again")
     if not tokenizer.chat_template:
         raise InputError(f"{base}: the tokenizer has no chat template; fix: use a chat model")
-    return tokenizer
+    return with_settings(tokenizer, base)
 
 
 def load_model(

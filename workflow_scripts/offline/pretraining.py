@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.template import text_of
 from run.program import InputError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def encode(
     chats: list[list[dict[str, str]]], tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> list[tuple[list[int], list[bool]]]:
     """(input ids, is it the assistant's) of each chat, cut to max_length; the assistant's end with "<|im_end|>\\n"."""
-    texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    texts = [text_of(tokenizer, chat) for chat in chats]
     encoded = tokenizer(texts, return_offsets_mapping=True, truncation=True, max_length=max_length)
     rows = []
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
