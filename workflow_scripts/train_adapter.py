@@ -24,7 +24,7 @@ from graph.code import closure
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import save_adapter
 from model.loading import check_finite, load_model, load_tokenizer
-from model.packing import ATTENTIONS, order_steps
+from model.packing import ALONE, ATTENTIONS, choose_attention, order_steps
 from model.trainer import Options, Outcome, train
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
@@ -189,7 +189,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lineage", required=True, help="this model's lineage, for records and messages")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
-    parser.add_argument("--attention", choices=ATTENTIONS, default="packed")
+    parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the decoder layers")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--keep-steps", type=step_numbers, default=frozenset(), help="such as 1,3,5,10")
@@ -224,12 +224,13 @@ def train_lineage(
     if beyond:
         raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
     model = load_model(arguments.base, arguments.adapter, arguments.dtype)
+    attention = choose_attention(arguments.attention, model.config)
     options = Options(
         work=work,
         dtype=arguments.dtype,
         micro_batch_tokens=arguments.micro_batch_tokens,
-        attention=arguments.attention,
-        compile=choose_compile(arguments.compile, model),
+        attention=attention,
+        compile=attention != ALONE and choose_compile(arguments.compile, model),
         gradient_checkpointing=arguments.gradient_checkpointing,
         checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
         keep_steps=arguments.keep_steps,

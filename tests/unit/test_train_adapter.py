@@ -196,19 +196,21 @@ def gradients(model) -> dict:
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_tokens": 100}, {"attention": "sdpa", "micro_batch_tokens": 200},
-                                     {"gradient_checkpointing": True}], ids=str)  # fmt: skip
-@pytest.mark.parametrize("loss", ["marker", "last_turn", "tail"])
-def test_loss_and_gradients_of_a_step_equal_the_padded_reference(base, tokenizer, tmp_path, monkeypatch, loss, options):
+                                     {"gradient_checkpointing": True}, {"attention": "alone"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("trains", ["marker", "last_turn", "tail"])
+def test_loss_and_gradients_of_a_step_equal_the_padded_reference(
+    base, tokenizer, tmp_path, monkeypatch, trains, options
+):
     import torch
     from peft import get_peft_model
 
     from model.loading import load_model
 
-    monkeypatch.setattr(loss, "HEAD_TOKENS", 70)
-    mask = Mask(loss, tail=4 if loss == "tail" else 0)
-    rows = sft_rows(16) if loss == "last_turn" else coupling_rows(16)
+    monkeypatch.setattr(loss, "LOSS_TOKENS", 70)
+    mask = Mask(trains, tail=4 if trains == "tail" else 0)
+    rows = sft_rows(16) if trains == "last_turn" else coupling_rows(16)
     # long enough to cut some rows inside their last turn and some before it
-    examples = encode_rows(tokenizer, rows, mask, 60 if loss == "last_turn" else 128, "rows", loss != "last_turn")
+    examples = encode_rows(tokenizer, rows, mask, 60 if trains == "last_turn" else 128, "rows", trains != "last_turn")
     made = step_trainer(base, tokenizer, examples, tmp_path, **options)
     step = next(iter(made.get_train_dataloader()))
     loss_of_step = made.training_step(made.model, step).item()
@@ -384,7 +386,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, t
 
     calls: list[int] = []
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loss, "packed_loss", stopping)
+        patch.setattr(trainer, "packed_loss", stopping)
         trained(base, tmp_path / "node", options=options)
     assert not (tmp_path / "node" / "adapter").exists()
     assert trained(base, tmp_path / "node", options=options) == straight.adapter
@@ -428,7 +430,9 @@ def test_a_training_killed_by_sigkill_goes_on_and_gives_the_same_adapter(base, s
     options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
     arguments = arguments_of(base, tmp_path / "node", options=options)
     program = (
-        "import os, signal, sys, trainer, train_adapter\n"
+        "import os, signal, sys\n"
+        "import train_adapter\n"
+        "from model import loss, trainer\n"
         "original, calls = loss.packed_loss, []\n"
         "def killing(*arguments):\n"
         "    calls.append(1)\n"
@@ -543,7 +547,7 @@ def test_a_nan_loss_names_the_step_and_its_rows(base, tmp_path, monkeypatch):
         calls.append(1)
         return original(*arguments) * (math.nan if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(loss, "packed_loss", breaking)
+    monkeypatch.setattr(trainer, "packed_loss", breaking)
     rows = packing.order_steps(48, 16, 2, 1, True, None)[1]
     names = ", ".join(f"row-{row}" for row in rows)
     with pytest.raises(InputError, match=f"step 2 is nan, on rows {names}; fix"):

@@ -62,6 +62,9 @@ def load_model(
     if odd := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
         raise InputError(f"{base}: weights and config.json differ in {odd[0]}; fix: fetch the base model again")
     check_finite(base, model.named_parameters())
+    # the kernel that transformers chooses by itself leaves the soft cap out without a word (Gemma-2)
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
     for adapter in adapters:
         check_adapter(adapter)
         try:

@@ -1,5 +1,6 @@
 """Rows packed into forward passes without padding: which rows share a pass, and attention within each row."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +12,22 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-ATTENTIONS = ("packed", "sdpa", "flex_attention")
+# How rows share a pass. packed: concatenated, attention inside each row by packed_attention. sdpa, flex_attention:
+# concatenated, with a block mask from the position ids. ALONE: not at all, in the attention the model was loaded with.
+ALONE = "alone"
+ATTENTIONS = ("packed", "sdpa", "flex_attention", ALONE)
+# The architectures (transformers' model_type) whose attention is causal, with at most a window: rows may be
+# concatenated. tests/unit/test_bases.py trains each; check_forward proves it anew in every training.
+CONCATENABLE = ("gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+
+
+def choose_attention(choice: str, config: Any) -> str:
+    """One of ATTENTIONS. config: the model's. `auto` is packed where that is proven, else the rows are not mixed."""
+    if choice != "auto":
+        return choice
+    if config.model_type not in CONCATENABLE:
+        return ALONE
+    return "sdpa" if getattr(config, "attention_dropout", 0) else "packed"
 
 
 def order_steps(rows: int, batch: int, epochs: int, seed: int, shuffle: bool, max_steps: int | None) -> list[list[int]]:
@@ -105,27 +121,37 @@ def packed_attention(
     longest: int,
     spread: "Tensor",
     gather: "Tensor",
+    sliding_window: int | None = None,
     flash: "Callable[..., Tensor] | None" = None,
     **kwargs: Any,
 ) -> "tuple[Tensor, None]":
-    """Causal attention inside each concatenated row, for transformers' AttentionInterface. No mask is ever built.
+    """Causal attention inside each concatenated row, for transformers' AttentionInterface.
 
-    query: (1, H, T, D); key, value: (1, H_kv, T, D); returns (1, T, H, D). In half precision on CUDA it is `flash`,
-    of variable length. Elsewhere the rows are spread into a right-padded (n, L) layout, where causality alone keeps
-    every token from the padding after it, so the plain causal kernel is exact.
+    query: (1, H, T, D); key, value: (1, H_kv, T, D); returns (1, T, H, D). sliding_window: a token sees itself and the
+    sliding_window - 1 before it. In half precision on CUDA it is `flash`, of variable length. Elsewhere the rows are
+    spread into a right-padded (n, L) layout, where causality alone keeps every token from the padding after it, so the
+    plain causal kernel is exact. Raises ValueError for what neither computes: dropout, a soft cap, sinks.
     """
     import torch
 
+    unknown = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
+    if dropout or unknown:
+        raise ValueError(f"packed attention has no {', '.join(unknown) or 'dropout'}")
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     if flash is not None and query.dtype in (torch.bfloat16, torch.float16):
-        return flash(query, key, value, starts, longest, scaling)[None], None
+        return flash(query, key, value, starts, longest, scaling, sliding_window)[None], None
     rows = starts.shape[0] - 1
+    mask = None
+    if sliding_window is not None and sliding_window < longest:
+        place = torch.arange(longest, device=query.device)
+        distance = place[:, None] - place
+        mask = (distance >= 0) & (distance < sliding_window)
 
     def padded(tensor: "Tensor") -> "Tensor":
         return tensor.index_select(0, spread).unflatten(0, (rows, longest)).transpose(1, 2)
 
     output = torch.nn.functional.scaled_dot_product_attention(
-        padded(query), padded(key), padded(value), is_causal=True, scale=scaling, enable_gqa=True
+        padded(query), padded(key), padded(value), mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
     return output.transpose(1, 2).flatten(0, 1).index_select(0, gather)[None], None
 
@@ -138,22 +164,34 @@ def variable_length_flash() -> "Callable[..., Tensor]":
 
     attend: Callable[..., Any] = varlen_attn
     known = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if "enable_gqa" in known:
-        options["enable_gqa"] = True
+    windowed = "window_size" in known
+    options = {"enable_gqa": True} if "enable_gqa" in known else {}
 
     def flash(
-        query: "Tensor", key: "Tensor", value: "Tensor", starts: "Tensor", longest: int, scale: float
+        query: "Tensor",
+        key: "Tensor",
+        value: "Tensor",
+        starts: "Tensor",
+        longest: int,
+        scale: float,
+        window: int | None,
     ) -> "Tensor":
-        return attend(query, key, value, starts, starts, longest, longest, scale=scale, **options)
+        if window is not None and not windowed:
+            raise ValueError("this torch's variable-length attention has no sliding window")
+        causal: dict[str, Any] = (
+            {"window_size": (-1 if window is None else window - 1, 0)} if windowed else {"is_causal": True}
+        )
+        return attend(query, key, value, starts, starts, longest, longest, scale=scale, **causal, **options)
 
     return flash
 
 
 def set_attention(model: "PreTrainedModel", attention: str) -> None:
-    """Make `model` use one of ATTENTIONS. sdpa and flex_attention build a block mask from the position ids."""
+    """Make `model` use one of ATTENTIONS."""
     from transformers import AttentionInterface
 
+    if attention == ALONE:
+        return
     flash = variable_length_flash() if model.device.type == "cuda" else None
     AttentionInterface.register("packed", functools.partial(packed_attention, flash=flash))
     model.set_attn_implementation(attention)
@@ -164,3 +202,10 @@ def moved(micro: dict[str, Any], device: Any) -> dict[str, Any]:
     return {
         name: value if isinstance(value, int) else value.to(device, non_blocking=True) for name, value in micro.items()
     }
+
+
+def precision(device: str, dtype: str) -> contextlib.AbstractContextManager:
+    """bfloat16 compute over float32 LoRA weights (PEFT's default under a bfloat16 base), or plain float32."""
+    import torch
+
+    return contextlib.nullcontext() if dtype == "float32" else torch.autocast(device, dtype=getattr(torch, dtype))

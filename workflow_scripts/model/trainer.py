@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model.adapters import save_adapter
-from model.loss import packed_loss
-from model.packing import collate, moved, set_attention
+from model.loss import check_forward, packed_loss
+from model.packing import ALONE, collate, moved, precision, set_attention
 
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
 STATUS_EVERY = 3.0  # seconds
@@ -55,6 +55,11 @@ class Options:
     tracking: str = "none"
     status: Path | None = None
     job: str = "train"
+
+    @property
+    def budget(self) -> int:
+        """Most tokens of a pass. A row is never cut: without room it makes a pass of its own."""
+        return 0 if self.attention == ALONE else self.micro_batch_tokens
 
 
 @dataclass
@@ -116,7 +121,7 @@ def step_trainer() -> type:
             return DataLoader(
                 rows,
                 batch_sampler=self.steps,
-                collate_fn=functools.partial(collate, budget=self.options.micro_batch_tokens),
+                collate_fn=functools.partial(collate, budget=self.options.budget),
                 pin_memory=self.args.device.type == "cuda",
             )
 
@@ -126,7 +131,7 @@ def step_trainer() -> type:
             torch.manual_seed(dropout_seed(self.args.seed, self.state.global_step))
             total = torch.zeros((), device=self.args.device)
             for micro in inputs["micro_batches"]:
-                with self.precision():
+                with precision(self.args.device.type, self.options.dtype):
                     loss = packed_loss(self.causal, moved(micro, self.args.device), self.options.attention)
                     loss = loss / inputs["tokens"]
                 self.accelerator.backward(loss)
@@ -134,12 +139,6 @@ def step_trainer() -> type:
             self.waiting.append(total)
             self.input_tokens += inputs["input_tokens"]
             return total
-
-        def precision(self) -> contextlib.AbstractContextManager:
-            """bfloat16 compute over float32 LoRA weights (PEFT's default under a bfloat16 base), or plain float32."""
-            if self.options.dtype == "float32":
-                return contextlib.nullcontext()
-            return torch.autocast(self.args.device.type, dtype=getattr(torch, self.options.dtype))
 
         def fetch_losses(self) -> None:
             """Bring the losses of the steps since the last call from the device. Raises InputError on a NaN."""
@@ -294,6 +293,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
 
+    check_forward(model, [example.input_ids for example in examples], options.attention, options.dtype)
     set_attention(model, options.attention)
     options.work.mkdir(parents=True, exist_ok=True)
     config = SFTConfig(
@@ -311,7 +311,7 @@ def make_trainer(
         max_grad_norm=recipe["clip"],
         optim="adamw_torch_fused",
         gradient_checkpointing=options.gradient_checkpointing,
-        bf16=False,  # the precision is packed_loss's own matter, see StepTrainer.precision
+        bf16=False,  # the precision is the step's own matter, see packing.precision
         use_cpu=not torch.cuda.is_available(),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
