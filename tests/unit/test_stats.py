@@ -166,5 +166,5 @@ def test_mean_interval_equals_statsmodels():
 def test_the_module_is_light():
     heavy = "print(any(name in sys.modules for name in ('numpy', 'scipy', 'pandas', 'statsmodels')))"
     command = [sys.executable, "-c", f"import sys; from measure import stats, gates, expressions, tables; {heavy}"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=stats.__file__.rsplit("/", 1)[0])
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=stats.__file__.rsplit("/", 2)[0])
     assert out.stdout.strip() == "False"
