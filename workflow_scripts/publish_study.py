@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graph.lineage import BASE, ancestry, parent_of
-from inputs.downloads import causes, endpoint, retrying, status_of
+from inputs.downloads import causes, endpoint, retrying, status_of, unreachable
 from measure.cells import read_result
 from measure.tables import counted, one_sided
 from model.adapters import check_adapter, check_lora
@@ -462,7 +462,6 @@ def commits(items: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
 
 def refusal(repo: str, chain: Sequence[BaseException]) -> str | None:
     """The line for an upload that failed, from the errors in its chain of causes; None if it is none of ours."""
-    import httpx
     from huggingface_hub import errors
 
     again = "run again: it goes on where it stopped"
@@ -486,10 +485,8 @@ def refusal(repo: str, chain: Sequence[BaseException]) -> str | None:
     if status is not None:
         words = " ".join(str(chain[0]).split())[:300]
         return f"{repo}: the Hub refuses (HTTP {status}: {words}); fix: correct what it names and {again}"
-    for error in chain:
-        if isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError)):
-            place = endpoint() or "https://huggingface.co"
-            return f"{repo}: no connection to {place} ({type(error).__name__}); fix: check the network and {again}"
+    if lost := unreachable(chain, endpoint() or "https://huggingface.co"):
+        return f"{repo}: {lost} and {again}"
     if isinstance(chain[0], (OSError, RuntimeError, ValueError)):  # of the transfer library and of validation
         return f"{repo}: the upload fails ({' '.join(str(chain[0]).split())[:300]}); fix: {again}"
     return None

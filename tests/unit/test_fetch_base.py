@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +215,47 @@ def test_no_network_and_offline_mode_are_told_apart(
     for revision in ("main", commit):
         with pytest.raises(InputError, match=r"no connection to http://127\.0\.0\.1:9"):
             fetch(tmp_path, monkeypatch, "--pins", pins_of(tiny_model()), revision=revision)
+
+
+@pytest.mark.parametrize("retries", [5, 50])
+def test_a_name_that_does_not_resolve_is_given_up_within_half_a_minute_and_asked_for_once_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], retries: int
+) -> None:
+    asked: list[str] = []
+    pauses: list[float] = []
+
+    def nobody(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    with offered(monkeypatch):
+        monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+        monkeypatch.setattr(socket, "getaddrinfo", nobody)
+        monkeypatch.setattr("time.sleep", pauses.append)
+        with pytest.raises(InputError, match=r"^org/tiny@a{12}: the name hub\.invalid does not resolve; fix: "):
+            fetch(tmp_path, monkeypatch, "--retries", str(retries), "--backoff", "2", revision="a" * 40)
+    assert len(asked) == len(pauses) + 1 and sum(pauses) <= 30
+    assert capsys.readouterr().err.count("\n") == len(pauses)  # a line for each, and the error, which run() prints last
+
+
+def test_a_server_in_trouble_is_asked_as_often_as_we_say_and_not_six_times_as_often(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, tiny_model())
+    for method in ("HEAD", "GET"):
+        hub.fault("config.json", times=100, method=method, status=503)
+    with pytest.raises(InputError, match="the Hub answers 503"):
+        fetch(tmp_path, monkeypatch)
+    assert len(hub.asked("config.json", "HEAD")) + len(hub.asked("config.json")) == 3
+
+
+def test_a_pause_that_the_hub_asks_for_is_kept(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    hub.add(REPO, tiny_model())
+    hub.fault("config.json", method="HEAD", status=429, headers={"Retry-After": "17"})
+    monkeypatch.setattr("time.sleep", pauses.append)
+    fetch(tmp_path, monkeypatch)
+    assert pauses == [17.0]
 
 
 def test_a_full_disk_is_seen_before_and_during_the_download(

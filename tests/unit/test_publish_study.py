@@ -369,7 +369,7 @@ def test_each_refusal_of_the_hub_has_its_line(study, hub, status, message):
 
 def test_without_a_connection_the_address_is_named(study, hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"no connection to http://127\.0\.0\.1:9 \(ConnectError\); fix:"):
+    with pytest.raises(InputError, match=r"no connection to http://127\.0\.0\.1:9 \(Connection refused\); fix:"):
         publish(study, "--retries", "0")
 
 

@@ -6,22 +6,32 @@ another program then find them there, and an interrupted fetch goes on with the 
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import os
 import re
+import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from run.files import sha256_of
 from run.program import InputError
 from run.space import free_space, is_full
 
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
 T = TypeVar("T")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+NAME_PATIENCE = (
+    30.0  # [s] for a name to resolve: a name server that starts may take some, a machine without one for ever
+)
+LONGEST_PAUSE = 300.0  # [s] that a server may ask for, as the Hub's rate limits do
 
 
 @dataclass(frozen=True)
@@ -195,8 +205,9 @@ def fetch_url(url: str, sha256: str, retries: int, backoff: float) -> bytes:
         }.get(error.code, "the server is in trouble: run again later")
         raise InputError(f"{url}: answers {error.code} {error.reason}; fix: {fix}") from None
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise InputError(f"{url}: cannot be reached ({reason}); fix: check network and proxy, then run again") from None
+        server = "://".join(urllib.parse.urlsplit(url)[:2])
+        lost = unreachable(list(causes(error)), server) or f"cannot be reached ({error}); fix: check network and proxy"
+        raise InputError(f"{url}: {lost}, then run again") from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(
@@ -207,17 +218,86 @@ def fetch_url(url: str, sha256: str, retries: int, backoff: float) -> bytes:
 
 
 def retrying(call: Callable[[], T], retries: int, backoff: float) -> T:
-    """call(), again after a pause while it fails in a way that may pass (5xx, 429, a broken connection)."""
-    for attempt in range(retries + 1):
+    """call(), again after a pause while it fails in a way that may pass (5xx, 429, a broken connection).
+
+    The one policy for all that goes over the network, which the Hub's client, too, then leaves to it.
+    """
+    import tenacity
+
+    ask_once()
+
+    def told(state: tenacity.RetryCallState) -> None:
+        error = error_of(state)
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        print(f"attempt {state.attempt_number} of {retries + 1} failed ({reason})", file=sys.stderr, flush=True)
+
+    policy = tenacity.Retrying(
+        stop=lambda state: state.attempt_number > retries or name_is_hopeless(state),
+        wait=lambda state: asked_pause(error_of(state)) or backoff * 2 ** (state.attempt_number - 1),
+        retry=tenacity.retry_if_exception(may_pass),
+        before_sleep=told,
+        reraise=True,
+    )
+    return policy(call)
+
+
+@functools.cache
+def ask_once() -> None:
+    """Let the Hub's client leave to `retrying` what it would repeat by itself, six times in each of our attempts."""
+    from huggingface_hub import set_client_factory
+
+    set_client_factory(client_that_asks_once)
+
+
+def client_that_asks_once() -> "httpx.Client":
+    """The Hub client's own HTTP client, but that what it would repeat has a type that it does not know."""
+    import httpx
+    from huggingface_hub.utils._http import default_client_factory
+
+    client = default_client_factory()
+    send = client.send
+
+    def once(request: httpx.Request, **kwargs: Any) -> httpx.Response:
         try:
-            return call()
-        except Exception as error:
-            if attempt == retries or not may_pass(error):
-                raise
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
-            print(f"attempt {attempt + 1} of {retries + 1} failed ({reason})", file=sys.stderr, flush=True)
-            time.sleep(backoff * 2**attempt)
-    raise AssertionError("unreachable")
+            answer = send(request, **kwargs)
+        except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError) as error:
+            raise httpx.TransportError(str(error) or type(error).__name__) from error
+        if answer.status_code == 429 or answer.status_code >= 500:
+            answer.close()
+            answer.raise_for_status()
+        return answer
+
+    client.send = once  # type: ignore[method-assign]
+    return client
+
+
+def error_of(state: "RetryCallState") -> BaseException:
+    """What the last attempt raised."""
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def asked_pause(error: BaseException) -> float:
+    """Seconds that a server asks to be left alone (Retry-After), at most LONGEST_PAUSE; 0 if it does not say."""
+    for each in causes(error):
+        asked = getattr(getattr(each, "response", None), "headers", {}).get("retry-after", "")
+        if asked.isdecimal():
+            return min(float(asked), LONGEST_PAUSE)
+    return 0.0
+
+
+def name_is_hopeless(state: "RetryCallState") -> bool:
+    """Whether a name does not resolve, and would not be asked for again within NAME_PATIENCE of the first time."""
+    spent = max(state.seconds_since_start or 0.0, state.idle_for)
+    attempt = (spent - state.idle_for) / state.attempt_number
+    return is_unresolved(causes(error_of(state))) and spent + state.upcoming_sleep + attempt > NAME_PATIENCE
+
+
+def is_unresolved(chain: Iterable[BaseException]) -> bool:
+    """Whether a request failed because no address is known for the server's name."""
+    return any(isinstance(error, socket.gaierror) for error in chain)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -257,7 +337,6 @@ def explained(hub: Hub, revision: str, name: str = "") -> Iterator[None]:
 
 def explanation(hub: Hub, revision: str, name: str, chain: Sequence[BaseException]) -> str | None:
     """The line for a failed request, from the errors in its chain of causes; None if it is none of ours."""
-    import httpx
     from huggingface_hub import errors, get_token
 
     subject = f"{hub.repo}@{revision[:12]}" + (f": {name}" if name else "")
@@ -295,16 +374,25 @@ def explanation(hub: Hub, revision: str, name: str, chain: Sequence[BaseExceptio
             return (
                 f"{subject}: the Hub answers {status}; fix: run again later (https://status.huggingface.co), {instead}"
             )
-    for error in chain:
-        if isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError)):
-            return (
-                f"{subject}: no connection to {endpoint() or 'https://huggingface.co'} ({type(error).__name__}); "
-                f"fix: check network and proxy, then run again: it goes on where it stopped; {instead}"
-            )
+    if lost := unreachable(chain, endpoint() or "https://huggingface.co"):
+        return f"{subject}: {lost}, then run again: it goes on where it stopped; {instead}"
     last = chain[0]
     if isinstance(last, OSError):
         return f"{subject}: {' '.join(str(last).split())[:200]}; fix: run again"
     return None
+
+
+def unreachable(chain: Sequence[BaseException], address: str) -> str:
+    """Why no server answered at an address, and the fix; "" if that is not what went wrong."""
+    import httpx
+
+    if is_unresolved(chain):
+        name = urllib.parse.urlsplit(address).hostname
+        return f"the name {name} does not resolve; fix: check the network, its name server (DNS) and proxy"
+    if any(isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError)) for error in chain):
+        system = [str(error.strerror) for error in chain if isinstance(error, OSError) and error.strerror]
+        return f"no connection to {address} ({[*system, type(chain[-1]).__name__][0]}); fix: check network and proxy"
+    return ""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
