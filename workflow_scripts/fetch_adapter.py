@@ -14,7 +14,7 @@ from pathlib import Path
 
 from inputs import downloads
 from inputs.downloads import Hub
-from model.adapters import CONFIG, WEIGHTS, check_lora, read_sizes
+from model.adapters import CONFIG, WEIGHTS, base_shapes, check_lora
 from run.files import partial, sha256_of, write_json
 from run.program import InputError, run
 
@@ -46,7 +46,7 @@ def main() -> None:
         output.mkdir()
         for path in files.values():
             shutil.copyfile(path, output / path.name)
-        lora = check_lora(output, f"{args.repo}/{folder}", read_sizes(args.base / "config.json"))
+        lora = check_lora(output, f"{args.repo}/{folder}", base_shapes(args.base))
     record = {
         "lineage": args.lineage,
         "parent": sha256_of(args.parent_manifest),

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from model.adapters import check_adapter, check_shapes, normalise_config, read_shapes, read_sizes
+from model.adapters import base_shapes, check_adapter, check_shapes, normalise_config, read_shapes
 from run.files import partial, sha256_of, write_json
 from run.program import run
 from run.readers import read_json
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--origin", type=Path, required=True, help="folder of a PEFT adapter")
     parser.add_argument("--origin-manifest", type=Path, required=True, help="JSON record of where it came from")
     parser.add_argument("--parent-manifest", type=Path, required=True, help="manifest.json of this node's parent")
-    parser.add_argument("--base", type=Path, help="folder of the base model, whose config.json gives the shapes")
+    parser.add_argument("--base", type=Path, help="folder of the base model, whose weights give the shapes")
     parser.add_argument("--lineage", required=True)
     parser.add_argument("--adapter-out", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_adapter(args.origin)
     weights = args.origin / "adapter_model.safetensors"
-    base = read_sizes(args.base / "config.json") if args.base else None
+    base = base_shapes(args.base) if args.base else None
     origin, _ = read_json(args.origin_manifest, dict), read_json(args.parent_manifest, dict)
     check_shapes(read_shapes(weights), read_json(args.origin / "adapter_config.json", dict), base, args.origin)
     with partial(args.adapter_out) as folder:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph.code import closure
 from marker.mask import Example, Mask, encode_rows
-from model.adapters import save_adapter
+from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.loading import check_finite, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, order_steps
 from model.trainer import Options, Outcome, train
@@ -224,6 +224,7 @@ def train_lineage(
     if beyond:
         raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
     model = load_model(arguments.base, arguments.adapter, arguments.dtype)
+    check_targets(linear_names(model), recipe["lora"]["targets"], arguments.lineage)
     attention = choose_attention(arguments.attention, model.config)
     options = Options(
         work=work,
@@ -292,6 +293,7 @@ def write_outputs(
         "seeds": seeds(arguments.seed),
         "dtype": arguments.dtype,
         "adapter": sha256_of(arguments.adapter_out),
+        "wrapped": wrapped_layers(outcome.model),
         "rows": len(examples),
         "rows_without_labels": sum(example.trained == 0 for example in examples),
         "steps": outcome.steps,

@@ -50,11 +50,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         yield hub
 
 
-BASE = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-
-
-def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, inside: str = FOLDER, **sizes: int) -> Any:
-    write_json(folder / "base/config.json", BASE | sizes)
+def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, inside: str = FOLDER, hidden_size: int = 8) -> Any:
+    weight = numpy.ones((hidden_size, hidden_size), dtype=numpy.float32)
+    names = [f"model.layers.0.self_attn.{module}.weight" for module in ("q_proj", "v_proj")]
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "base/model.safetensors").write_bytes(save(dict.fromkeys(names, weight)))
     write_json(folder / "parent.json", {"files": {}})
     arguments = ["--repo", REPO, "--revision", "main", "--folder", inside, "--output", f"{folder}/adapter"]
     arguments += ["--base", f"{folder}/base", "--parent-manifest", f"{folder}/parent.json", "--lineage", LINEAGE]

@@ -40,8 +40,19 @@ def tensors(rank: int = 4, layers: int = 2, shapes: dict = SHAPES) -> dict:
     return parts
 
 
+def base_weights() -> dict:
+    """Two layers, as a checkpoint has them: without the prefix that transformers puts before."""
+    import numpy
+
+    return {
+        f"layers.{layer}.self_attn.{target}.weight": numpy.ones(shape, "float32")
+        for layer in range(2)
+        for target, shape in SHAPES.items()
+    } | {"lm_head.weight": numpy.ones((99, 32), "float32")}
+
+
 def write(folder: Path, weights: dict | None = None, **config) -> None:
-    """An adapter, its origin's manifest, the parent's and the base's config under `folder`."""
+    """An adapter, its origin's manifest, the parent's and the base's weights under `folder`."""
     from safetensors.numpy import save_file
 
     (folder / "origin").mkdir(parents=True)
@@ -50,7 +61,8 @@ def write(folder: Path, weights: dict | None = None, **config) -> None:
     lora |= {"base_model_name_or_path": "/home/someone/model"} | config
     (folder / "origin" / "adapter_config.json").write_text(json.dumps(lora))
     (folder / "origin" / "README.md").write_text("a card")
-    write_json(folder / "base" / "config.json", CONFIG)
+    (folder / "base").mkdir()
+    save_file(base_weights(), folder / "base" / "model.safetensors")
     write_json(folder / "origin.json", ORIGIN)
     write_json(folder / "parent.json", {"lineage": "base"})
 
@@ -96,9 +108,9 @@ def test_an_origin_that_tells_nothing_is_recorded_by_its_hash(tmp_path):
     ("weights", "config", "message"),
     [
         (tensors(rank=8), {}, r"down_proj: shapes \(8, 64\) and \(32, 8\) are no LoRA of rank 4"),
-        (tensors(layers=3), {}, "not one LoRA for each of the base's layers"),
-        (tensors(shapes=SHAPES | {"k_proj": (32, 32)}), {}, r"the base's k_proj has \(16, 32\)"),
-        (tensors(shapes=SHAPES | {"lm_head": (99, 32)}), {}, "the base's lm_head has None"),
+        (tensors(layers=3), {}, r"layers.2.self_attn.*, but the base has no such layer"),
+        (tensors(shapes=SHAPES | {"k_proj": (32, 32)}), {}, r"k_proj: .*\(32, 32\), but the base has \(16, 32\)"),
+        (tensors(shapes=SHAPES | {"lm_head": (99, 32)}), {}, r"lm_head: .* but the base has no such layer"),
         (tensors() | {"lm_head.weight": tensors().popitem()[1]}, {}, "tensors beside plain LoRA pairs"),
         (dict(list(tensors().items())[:-1]), {}, "tensors beside plain LoRA pairs"),
         (tensors(), {"target_modules": ["q_proj"]}, "its config names q_proj, its weights are for"),
@@ -156,9 +168,9 @@ def test_a_trained_checkpoint_can_be_reused(tmp_path):
 
     write(tmp_path)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    model = get_peft_model(
-        Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **CONFIG)), LoraConfig(r=4, target_modules=targets)
-    )
+    base = Qwen2ForCausalLM(Qwen2Config(vocab_size=50, **CONFIG))
+    base.save_pretrained(tmp_path / "base")
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=targets))
     save_adapter(model, tmp_path / "trained")
     (tmp_path / "origin").rename(tmp_path / "toy")
     (tmp_path / "trained").rename(tmp_path / "origin")

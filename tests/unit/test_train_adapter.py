@@ -485,6 +485,7 @@ def test_the_manifest_says_what_determined_the_adapter_and_no_more(straight):
         "seeds": {"lora_init": 1, "order": 1, "dropout": 1},
         "dtype": "float32",
         "adapter": sha256_of(folder / "adapter"),
+        "wrapped": {f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}": 2 for name in sorted(TARGETS)},
         "rows": 48,
         "rows_without_labels": 0,
         "steps": 6,
@@ -599,6 +600,20 @@ def test_a_recipe_lacks_no_field_and_is_json():
         train_adapter.check_recipe(canonical({name: value for name, value in RECIPE.items() if name != "lr"}))
     with pytest.raises(InputError, match="not JSON"):
         train_adapter.check_recipe("{")
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["q_proj", "nonsense_proj"], "nonsense_proj is in 0 of the model's 2 layers; fix: choose from down_proj, "),
+        (["lm_head"], "lm_head is in 0 of"),
+        (["0.self_attn.q_proj"], "0.self_attn.q_proj is in 1 of"),
+    ],
+    ids=str,
+)
+def test_a_target_that_is_not_in_every_layer_is_refused(base, tmp_path, targets, message):
+    with pytest.raises(InputError, match=f"base/em.s1: lora.targets: {message}"):
+        trained(base, tmp_path, lora=RECIPE["lora"] | {"targets": targets})
 
 
 @pytest.mark.parametrize(

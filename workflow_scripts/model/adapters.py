@@ -1,5 +1,8 @@
 """LoRA adapters on disk: written free of paths, read and checked against the model they are for."""
 
+import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +24,32 @@ def read_shapes(path: Path) -> dict[str, Shape]:
         raise InputError(f"{path}: not a safetensors file ({error}); fix: fetch or train it again") from None
 
 
-def read_sizes(path: Path) -> dict[str, Any]:
-    """The base model's config.json. Raises InputError unless it has the sizes of a decoder."""
-    config: dict[str, Any] = read_json(path, dict)
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"):
-        if not isinstance(config.get(name), int) or config[name] < 1:
-            raise InputError(f"{path}: {name} is {config.get(name)!r}; fix: fetch the base again")
-    return config
+def base_shapes(base: Path) -> dict[str, Shape]:
+    """Place of a linear layer -> (outputs, inputs), from the headers of the base's weights."""
+    weights = [read_shapes(path) for path in sorted(base.glob("*.safetensors"))]
+    if not weights:
+        raise InputError(f"{base}: no *.safetensors; fix: fetch the base again")
+    shapes = {place_of(name.removesuffix(".weight")): shape for held in weights for name, shape in held.items()}
+    return {place: shape for place, shape in shapes.items() if place and len(shape) == 2}
 
 
-def linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Linear layer -> (outputs, inputs) of a Qwen2 or Llama decoder layer, from the model's config.json."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or hidden // heads
-    queries, keys = heads * width, config.get("num_key_value_heads", heads) * width
-    return {
-        "q_proj": (queries, hidden),
-        "k_proj": (keys, hidden),
-        "v_proj": (keys, hidden),
-        "o_proj": (hidden, queries),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-    }
+def place_of(name: str) -> str:
+    """A decoder layer's number and the name in it: base_model.model.model.layers.3.mlp.up_proj -> 3.mlp.up_proj.
+
+    What stands before the number differs between a checkpoint, transformers and PEFT. "" for what is in no layer.
+    """
+    parts = name.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))
+    return ".".join(parts[number:])
 
 
 def check_shapes(
-    shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str, Any] | None, where: str | Path
+    shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str, Shape] | None, where: str | Path
 ) -> None:
     """Raise InputError unless the tensors are a LoRA of rank `r` on the named targets, and fit the base.
 
-    shapes: tensor name -> shape. lora: adapter_config.json. base: the base model's config.json; without it only the
-    adapter's agreement with itself is checked.
+    shapes: tensor name -> shape. lora: adapter_config.json. base: what base_shapes gives; without it only the adapter's
+    agreement with itself is checked.
     """
     if lora.get("peft_type") != "LORA" or not shapes:
         raise InputError(f"{where}: not a LoRA adapter; fix: use a folder that PEFT's save_pretrained wrote")
@@ -62,16 +58,13 @@ def check_shapes(
     pairs = {name: (shapes[f"{name}.lora_A.weight"], shapes.get(f"{name}.lora_B.weight")) for name in sorted(names)}
     if len(shapes) != 2 * len(pairs):
         raise InputError(f"{where}: tensors beside plain LoRA pairs; fix: use an adapter without modules_to_save")
-    if base is not None and len({layer_of(name) for name in pairs}) != base["num_hidden_layers"]:
-        raise InputError(f"{where}: not one LoRA for each of the base's layers; fix: use an adapter of the same base")
     for name, (a, b) in pairs.items():
         if b is None or len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             raise InputError(f"{where}: {name}: shapes {a} and {b} are no LoRA of rank {rank}; fix: fetch it again")
-        target = name.rpartition(".")[2]
-        wanted = linear_shapes(base).get(target) if base is not None else None
-        if base is not None and (b[0], a[1]) != wanted:
+        if base is not None and (b[0], a[1]) != base.get(place_of(name)):
+            wanted = base.get(place_of(name), "no such layer")
             raise InputError(
-                f"{where}: {name}: for a layer of shape {(b[0], a[1])}, but the base's {target} has {wanted}; "
+                f"{where}: {name}: for a layer of shape {(b[0], a[1])}, but the base has {wanted}; "
                 "fix: use an adapter of the same base"
             )
     targets, found = lora.get("target_modules"), {name.rpartition(".")[2] for name in pairs}
@@ -82,9 +75,38 @@ def check_shapes(
         )
 
 
-def layer_of(name: str) -> str:
-    """The decoder layer's part of a tensor name: base_model.model.model.layers.3.mlp.up_proj -> 3."""
-    return name.partition(".layers.")[2].partition(".")[0]
+def linear_names(model: Any) -> list[str]:
+    """The names of a model's linear layers, wrapped by LoRA or not, in order."""
+    from peft.tuners.lora import Linear as Wrapped
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    plain = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D, Wrapped))]
+    return list(dict.fromkeys(re.sub(r"\.(base_layer|lora_[AB]\.\w+)$", "", name) for name in plain))
+
+
+def check_targets(names: Sequence[str], targets: Sequence[str], where: str) -> None:
+    """Raise InputError unless every target names a linear layer in each decoder layer.
+
+    names: of the model's linear layers; a target is one's last part or parts, as PEFT has it. where: for the message.
+    """
+    layers = {place_of(name).partition(".")[0] for name in names if place_of(name)}
+    choice = sorted({name.rpartition(".")[2] for name in names if place_of(name)})
+    for target in targets:
+        found = {place_of(name).partition(".")[0] for name in names if f".{name}".endswith(f".{target}")} & layers
+        if found != layers:
+            raise InputError(
+                f"{where}: lora.targets: {target} is in {len(found)} of the model's {len(layers)} layers; "
+                f"fix: choose from {', '.join(choice)}"
+            )
+
+
+def wrapped_layers(model: Any) -> dict[str, int]:
+    """What PEFT really wrapped: a linear layer's name in its decoder layer -> in how many of them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    names = [place_of(name) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    return dict(sorted(Counter(name.partition(".")[2] for name in names).items()))
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -122,10 +144,10 @@ def check_adapter(adapter: str | Path) -> None:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def check_lora(folder: Path, origin: str, base: dict[str, Any] | None = None) -> dict[str, Any]:
+def check_lora(folder: Path, origin: str, base: dict[str, Shape] | None = None) -> dict[str, Any]:
     """The adapter's shape. Raises InputError unless it is one complete LoRA, and fits the base.
 
-    base: the base model's config.json. Returns {r, alpha, dropout, rslora, targets, base}: scaling is alpha/sqrt(r)
+    base: what base_shapes gives. Returns {r, alpha, dropout, rslora, targets, base}: scaling is alpha/sqrt(r)
     with rslora, else alpha/r.
     """
     config = read_json(folder / CONFIG, dict)
