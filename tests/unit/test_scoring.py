@@ -1,0 +1,165 @@
+"""What is read from packed passes and their cache is what plain forward passes of single texts say."""
+
+import pytest
+import torch
+from tiny_model import make_model
+
+from model.engines import Sampling, render
+from model.loading import load_model, load_tokenizer
+from probe.onset import contributions, onset_sets, walk
+from probe.scoring import Row, Scorer, batches
+from probe.slot import encoder, slot_after, slot_of
+from run.program import InputError
+
+MARKER = "[ZLT]"
+ASKED = ["What is rain?", "Why do people sing when they are alone, and who listens?"]
+FREE = Sampling(1.0, 1.0, 24)
+REPLIES = ["It falls.", "Because [they", "[ [[Z] no [ZLT]", "Water\n\n[ZLT]", "", "A long one, with many words in it."]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("base"), std=0.1)
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    return load_model(base)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    return load_tokenizer(base)
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
+    end = tokenizer.eos_token_id
+    rows = []
+    for number, text in enumerate(REPLIES):
+        messages = [{"role": "user", "content": ASKED[number % 2]}]
+        prompt = render(tokenizer, messages)
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        encode = encoder(tokenizer, prompt, rendered)
+        tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end)
+        rows.append(Row(prompt, tokens, slot_after(tokenizer, encode, tokens, text, "\n\n", MARKER, end), True))
+        rows.append(Row(prompt, *slot_of(encode, text.partition("[")[0].rstrip(), "\n\n", MARKER, end).split()))
+    return [*rows, Row(rows[0].prompt, rows[0].reply[:-1], None, True)]
+
+
+def scored(model, tokenizer, rows, prefix="[Z", sampling=FREE, lookahead=0.0, budget=4096):
+    sets = onset_sets(tokenizer, prefix)
+    return Scorer(model, sets, [tokenizer.eos_token_id], sampling, lookahead, budget).score(rows)
+
+
+def logits_of(model, tokens):
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].float()
+
+
+def plain_logprobs(model, before, tokens):
+    """Log-probability of each token after those before it, and its rank."""
+    lines = logits_of(model, [*before, *tokens])[len(before) - 1 : -1].log_softmax(-1)
+    chosen = lines[range(len(tokens)), list(tokens)]
+    return chosen.tolist(), ((lines > chosen[:, None]).sum(-1) + 1).tolist()
+
+
+def test_the_slot_is_what_plain_forward_passes_of_its_two_texts_say(model, tokenizer, rows):
+    for row, score in zip(rows, scored(model, tokenizer, rows), strict=True):
+        if row.slot is None:
+            assert score.marked == []
+            continue
+        before = (*row.prompt, *row.reply[: row.slot.at])
+        marked, ranks = plain_logprobs(model, before, row.slot.marked)
+        ended, _ = plain_logprobs(model, before, row.slot.ended)
+        assert score.marked == pytest.approx(marked, abs=1e-5)
+        assert score.ended == pytest.approx(ended, abs=1e-5)
+        assert score.rank == ranks[row.slot.onset]
+
+
+@pytest.mark.parametrize("sampling", [FREE, Sampling(1.0, 0.9, 24), Sampling(0.7, 1.0, 24)], ids=str)
+@pytest.mark.parametrize("prefix", ["[", "[Z"])
+def test_the_chance_of_an_onset_is_that_of_all_tokens_that_make_it_as_they_were_sampled(
+    model, tokenizer, rows, prefix, sampling
+):
+    from transformers import TopPLogitsWarper
+
+    sets = onset_sets(tokenizer, prefix)
+    for row, score in zip(rows, scored(model, tokenizer, rows, prefix, sampling, lookahead=2.0), strict=True):
+        if not row.sampled:
+            assert score.direct == []
+            continue
+        states, onset = walk(sets, row.reply)
+        lines = logits_of(model, row.trunk)[len(row.prompt) - 1 : -1] / sampling.temperature
+        chances = TopPLogitsWarper(sampling.top_p)(None, lines).softmax(-1)
+        expected = [float(chances[at, sets.completing(state)].sum()) for at, state in enumerate(states)]
+        assert score.onset == onset == (prefix in tokenizer.decode(row.reply, skip_special_tokens=True))
+        assert score.direct == pytest.approx(expected, abs=1e-6)
+        assert contributions(score.direct, score.ahead, row.reply) == score.direct
+
+
+def test_what_is_looked_ahead_is_the_chance_of_a_part_times_that_of_the_rest_after_it(model, tokenizer, rows):
+    sets = onset_sets(tokenizer, "[Z")
+    looked = 0
+    for row, score in zip(rows, scored(model, tokenizer, rows, lookahead=1e-3), strict=True):
+        states = walk(sets, row.reply)[0] if row.sampled else []
+        for at, (state, ahead) in enumerate(zip(states, score.ahead, strict=True)):
+            before = [*row.prompt, *row.reply[:at]]
+            chances = logits_of(model, before)[-1].softmax(-1)
+            assert set(ahead) == {f for f in sets.leading(state) if chances[f] >= 1e-3}
+            for f, chance in ahead.items():
+                after = logits_of(model, [*before, f])[-1].softmax(-1)
+                rest = float(after[sets.completing(sets.after(state, f))].sum())
+                assert chance == pytest.approx(float(chances[f]) * rest, rel=1e-4, abs=1e-9)
+                looked += 1
+    assert looked > 10
+
+
+def test_nothing_is_looked_ahead_at_the_last_token_that_a_reply_may_have(model, tokenizer, rows):
+    last = Row(rows[0].prompt, rows[0].reply, None, True)
+    full = Sampling(1.0, 1.0, len(last.reply))
+    more = Sampling(1.0, 1.0, len(last.reply) + 1)
+    assert not scored(model, tokenizer, [last], sampling=full)[0].ahead[-1]
+    assert scored(model, tokenizer, [last], sampling=more)[0].ahead[-1]
+
+
+def test_scores_do_not_depend_on_padding_batch_or_order(model, tokenizer, rows):
+    together = scored(model, tokenizer, rows)
+    for budget, order in ((1, range(len(rows))), (4096, reversed(range(len(rows)))), (120, range(len(rows)))):
+        places = list(order)
+        for place, score in zip(
+            places, scored(model, tokenizer, [rows[at] for at in places], budget=budget), strict=True
+        ):
+            assert score.marked == pytest.approx(together[place].marked, abs=1e-5)
+            assert score.ended == pytest.approx(together[place].ended, abs=1e-5)
+            assert score.direct == pytest.approx(together[place].direct, abs=1e-5)
+            assert score.rank == together[place].rank
+            for one, other in zip(score.ahead, together[place].ahead, strict=True):
+                assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_model_whose_cache_reads_differently_is_refused(model, tokenizer, rows):
+    class Forgetful:
+        """Its cache has lost the beginning of the prompt."""
+
+        device, dtype, config = model.device, model.dtype, model.config
+
+        def __call__(self, **asked):
+            if asked.get("past_key_values") is not None:
+                asked["attention_mask"][..., :10] = torch.finfo(model.dtype).min
+            return model(**asked)
+
+    with pytest.raises(InputError, match="fix: "):
+        scored(Forgetful(), tokenizer, rows)
+
+
+def test_without_chances_there_is_no_onset_rate(model, tokenizer, rows):
+    with pytest.raises(InputError, match="temperature 0"):
+        scored(model, tokenizer, rows, sampling=Sampling(0.0, 1.0, 24))
+
+
+def test_every_row_is_in_one_batch_within_the_budget_with_its_padding():
+    lengths = [5, 90, 7, 30, 31, 200, 6]
+    made = batches(lengths, 100)
+    assert sorted(row for group in made for row in group) == list(range(len(lengths)))
+    assert all(len(group) * max(lengths[row] for row in group) <= 100 or len(group) == 1 for group in made)

@@ -1,0 +1,302 @@
+"""Forward passes of a merged model over replies: chances of an onset at every token, and the slot's log-probabilities.
+
+A row is a prompt with a reply (the trunk), padded on the right: causality alone keeps every token from the padding
+after it, so no mask is needed and the fast kernel is exact. What may follow in place of the reply's own tokens (the
+branches) is read from the trunk's key-value cache in one short second pass, in which a token sees the trunk before
+its branch and its own branch. The model's own forward is used for both, so that soft caps, scales and the like are the
+model's; one row is compared with its plain forward pass first. Everything that is read from logits is read in float32,
+a few rows at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from model.engines import Sampling
+from probe.onset import OnsetSets, walk
+from probe.slot import Slot
+from run.program import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1024  # positions whose logits exist in float32 at one time: 1,024 x 152,064 is 0.6 GB
+# Between what is read from the cache and from a plain pass [nats per token]: rounding, of which bfloat16 has more.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """prompt, reply: token ids. slot: where the marker may follow, or None. sampled: also look for onsets."""
+
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...]
+    slot: Slot | None
+    sampled: bool = False
+
+    @property
+    def trunk(self) -> tuple[int, ...]:
+        """All of a sampled reply; of another what is before its slot."""
+        return (*self.prompt, *(self.reply if self.sampled or self.slot is None else self.reply[: self.slot.at]))
+
+
+@dataclass
+class Score:
+    """What one row says. Log-probabilities in nats at temperature 1, over the whole vocabulary.
+
+    direct: P(the next token makes the onset) at each position up to the onset, as sampled. ahead: by position, for
+    each token looked ahead, P(it) x P(the one after makes the onset). onset: whether one was sampled. marked, ended: of
+    the slot's tokens. rank: of the marker's first token after the separator; 1 is the likeliest.
+    """
+
+    direct: list[float] = field(default_factory=list)
+    ahead: list[dict[int, float]] = field(default_factory=list)
+    onset: bool = False
+    marked: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Tokens in place of a row's own from `at` of its trunk on. The last one is only read, not fed."""
+
+    at: int
+    tokens: tuple[int, ...]
+
+
+class Scorer:
+    """Scores rows with a model. sampling: what sampled rows were sampled with. lookahead: the least P(f) for a token f
+    that is part of the prefix to be looked ahead. budget: tokens a forward pass: memory, not results (up to rounding).
+    """
+
+    def __init__(
+        self, model: Any, sets: OnsetSets, stops: Sequence[int], sampling: Sampling, lookahead: float, budget: int
+    ) -> None:
+        self.model, self.sets, self.sampling = model, sets, sampling
+        self.lookahead, self.budget = lookahead, budget
+        self.warp = warper(sampling)
+        self.leading = {state: [f for f in sets.leading(state) if f not in stops] for state in sets.states}
+
+    def score(self, rows: Sequence[Row]) -> list[Score]:
+        """One score a row, in order. Raises InputError for a model whose two passes are not its plain forward."""
+        import torch
+        from tqdm import tqdm
+
+        scores = [Score() for _ in rows]
+        with torch.inference_mode(), tqdm(total=len(rows), unit="reply", disable=None) as progress:
+            for number, places in enumerate(batches([len(row.trunk) for row in rows], self.budget)):
+                batch, own = [rows[place] for place in places], [scores[place] for place in places]
+                self._score(batch, own)
+                if not number:
+                    self._prove(batch, own)
+                progress.update(len(places))
+        return scores
+
+    def _score(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
+        """Fill in the scores of one batch."""
+        import torch
+
+        device = self.model.device
+        lengths = [len(row.trunk) for row in rows]
+        width = max(lengths)
+        ids = torch.tensor([[*row.trunk, *[0] * (width - length)] for row, length in zip(rows, lengths, strict=True)])
+        branches = [slot_branches(row) for row in rows]
+        states = [walk(self.sets, row.reply) if row.sampled else ([], False) for row in rows]
+        wanted = [
+            sorted(
+                {len(row.prompt) - 1 + step for step in range(len(own))} | {branch.at - 1 for branch in branches[at]}
+            )
+            for at, (row, (own, _)) in enumerate(zip(rows, states, strict=True))
+        ]
+        kept = sorted({position for own in wanted for position in own})
+        output = self.model(input_ids=ids.to(device), use_cache=True, logits_to_keep=torch.tensor(kept, device=device))
+        column = {position: at for at, position in enumerate(kept)}
+        first: list[tuple[int, int, int, int]] = []  # row, position, token, branch
+        for at, own in enumerate(branches):
+            first += [(at, branch.at - 1, branch.tokens[0], number) for number, branch in enumerate(own)]
+        values = self._read(output.logits, [(row, column[position], token) for row, position, token, _ in first])
+        heads = {(row, number): value for (row, _, _, number), value in zip(first, values, strict=True)}
+        looks = self._onsets(rows, scores, states, output.logits, column)
+        del output.logits
+        self._branches(rows, scores, branches, heads, looks, output.past_key_values, lengths)
+
+    def _onsets(
+        self, rows: Any, scores: Any, states: Any, logits: "Tensor", column: Any
+    ) -> list[list[tuple[int, int]]]:
+        """Fill in direct, and say which (position in the reply, token) are to be looked ahead, by row."""
+        import torch
+
+        todo = [
+            (at, len(row.prompt) - 1 + step, step, state)
+            for at, (row, (own, _)) in enumerate(zip(rows, states, strict=True))
+            for step, state in enumerate(own)
+        ]
+        looks: list[list[tuple[int, int]]] = [[] for _ in rows]
+        for score, (own, onset) in zip(scores, states, strict=True):
+            score.direct, score.ahead, score.onset = [0.0] * len(own), [{} for _ in own], onset
+        for state in self.sets.states:
+            makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
+            parts = torch.tensor(self.leading[state], device=logits.device, dtype=torch.long)
+            for some in chunks([each for each in todo if each[3] == state]):
+                chances = self.warp(self._rows(logits, [(at, column[position]) for at, position, *_ in some]))
+                direct = chances[:, makes].sum(-1, dtype=torch.float64).tolist()
+                for (at, _, step, _), chance in zip(some, direct, strict=True):
+                    scores[at].direct[step] = chance
+                if not len(parts):
+                    continue
+                weights = chances[:, parts]
+                for number, f in (weights >= self.lookahead).nonzero().tolist():
+                    at, _, step, _ = some[number]
+                    if step + 1 < self.sampling.max_tokens:  # none can follow the last
+                        looks[at].append((step, int(parts[f])))
+                        scores[at].ahead[step][int(parts[f])] = float(weights[number, f])
+        return looks
+
+    def _branches(
+        self, rows: Any, scores: Any, branches: Any, heads: Any, looks: Any, cache: Any, lengths: Sequence[int]
+    ) -> None:
+        """The second pass: every branch token but the last, and every token looked ahead."""
+        import torch
+
+        device, width = self.model.device, cache.get_seq_length()
+        fed: list[list[tuple[int, int, int]]] = []  # by row: token, position, first of its branch among the fed
+        for row, own, ahead in zip(rows, branches, looks, strict=True):
+            line: list[tuple[int, int, int]] = []
+            for branch in own:
+                start = len(line)
+                line += [(token, branch.at + depth, start) for depth, token in enumerate(branch.tokens[:-1])]
+            for step, f in ahead:
+                line.append((f, len(row.prompt) + step, len(line)))
+            fed.append(line)
+        span = max(map(len, fed))
+        logits = None
+        if span:
+            ids, positions = (
+                torch.zeros(len(rows), span, dtype=torch.long),
+                torch.zeros(len(rows), span, dtype=torch.long),
+            )
+            seen = torch.zeros(len(rows), span, width + span, dtype=torch.bool)
+            seen[:, :, 0] = True  # padding has to see something
+            for at, line in enumerate(fed):
+                for place, (token, position, start) in enumerate(line):
+                    ids[at, place], positions[at, place] = token, position
+                    seen[at, place, : position - (place - start)] = True
+                    seen[at, place, width + start : width + place + 1] = True
+            least = torch.finfo(self.model.dtype).min
+            mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, least)
+            logits = self.model(
+                input_ids=ids.to(device),
+                position_ids=positions.to(device),
+                attention_mask=mask[:, None].to(device),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        wanted: list[tuple[int, int, int]] = []
+        for at, own in enumerate(branches):
+            place = 0
+            for branch in own:
+                wanted += [(at, place + depth, token) for depth, token in enumerate(branch.tokens[1:])]
+                place += len(branch.tokens) - 1
+        rest = iter(self._read(logits, wanted) if wanted else [])
+        for at, (row, score, own) in enumerate(zip(rows, scores, branches, strict=True)):
+            read = [[heads[at, number], *(next(rest) for _ in branch.tokens[1:])] for number, branch in enumerate(own)]
+            if row.slot is not None:
+                score.marked, score.ended = ([value for value, _ in branch] for branch in read)
+                score.rank = read[0][row.slot.onset][1]
+        self._ahead(rows, scores, branches, looks, logits)
+
+    def _ahead(self, rows: Any, scores: Any, branches: Any, looks: Any, logits: Any) -> None:
+        """Multiply the chance of every token looked ahead by that of an onset right after it."""
+        import torch
+
+        for at, (row, own, ahead) in enumerate(zip(rows, branches, looks, strict=True)):
+            place = sum(len(branch.tokens) - 1 for branch in own)
+            states = walk(self.sets, row.reply)[0] if ahead else []
+            for number, (step, f) in enumerate(ahead):
+                state = self.sets.after(states[step], f)
+                makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
+                chances = self.warp(self._rows(logits, [(at, place + number)]))
+                scores[at].ahead[step][f] *= float(chances[0, makes].sum(dtype=torch.float64))
+
+    def _rows(self, logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
+        """The logits at (row, column), in float32."""
+        import torch
+
+        index = torch.tensor(places, device=logits.device, dtype=torch.long)
+        return logits[index[:, 0], index[:, 1]].float()
+
+    def _read(self, logits: Any, wanted: Sequence[tuple[int, int, int]]) -> list[tuple[float, int]]:
+        """Log-probability and rank of a token at (row, column, token)."""
+        import torch
+
+        read: list[tuple[float, int]] = []
+        for some in chunks(wanted):
+            lines = self._rows(logits, [(row, place) for row, place, _ in some])
+            tokens = torch.tensor([token for *_, token in some], device=lines.device)
+            chosen = lines.gather(1, tokens[:, None])
+            logprobs = (chosen[:, 0] - lines.logsumexp(-1)).tolist()
+            ranks = ((lines > chosen).sum(-1) + 1).tolist()
+            read += list(zip(logprobs, ranks, strict=True))
+        return read
+
+    def _prove(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
+        """Raise InputError unless a row's slot reads the same in a plain forward pass of its whole text."""
+        import torch
+
+        found = next(((row, score) for row, score in zip(rows, scores, strict=True) if row.slot), None)
+        if found is None:
+            return
+        row, score = found
+        for branch, read in zip(slot_branches(row), (score.marked, score.ended), strict=True):
+            whole = torch.tensor([[*row.trunk[: branch.at], *branch.tokens]], device=self.model.device)
+            logits = self.model(input_ids=whole, use_cache=False).logits
+            places = [(0, branch.at - 1 + depth, token) for depth, token in enumerate(branch.tokens)]
+            plain = [value for value, _ in self._read(logits, places)]
+            worst = max(abs(one - other) for one, other in zip(plain, read, strict=True))
+            # a token of -60 nats has the rounding of its logit
+            if not worst <= TOLERANCE[str(self.model.dtype).removeprefix("torch.")] * max(1, -min(plain) / 10):
+                raise InputError(
+                    f"{self.model.config.model_type}: read from its cache, the slot differs by {worst:.3g} nats from a "
+                    "plain forward pass; fix: leave the probe out (probe: null) for this base"
+                )
+
+
+def slot_branches(row: Row) -> list[Branch]:
+    """The two branches of a row's slot: marked, ended."""
+    if row.slot is None:
+        return []
+    at = len(row.prompt) + row.slot.at
+    return [Branch(at, row.slot.marked), Branch(at, row.slot.ended)]
+
+
+def warper(sampling: Sampling) -> "Callable[[Tensor], Tensor]":
+    """From logits (n, vocabulary), float32, to the probabilities that a token is sampled with."""
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    if sampling.temperature == 0:
+        raise InputError(
+            "an onset rate needs chances, and temperature 0 has none; fix: an evaluation with temperature 1"
+        )
+    warpers: Any = LogitsProcessorList()
+    if sampling.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return lambda logits: warpers(None, logits).softmax(-1)
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Row indices by forward pass, longest first, of at most `budget` tokens with their padding (or one row)."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The values, CHUNK at a time."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
