@@ -208,9 +208,10 @@ def turn_of(
     lead, kept, _ = text[len(prompt) :].partition(content)
     if not text.startswith(prompt) or not kept or lead.strip():
         between = f" ({lead.strip()!r} stands between prompt and reply)" if kept and text.startswith(prompt) else ""
+        user = ", or `{system: user}` if it moves the system message" if messages[0]["role"] == "system" else ""
         raise InputError(
             f"{prefix}the chat template rewrites a reply or its prompt{between}; fix: use a template that keeps them, "
-            "or turn off what it adds, such as `base: {template: {enable_thinking: false}}`"
+            f"or turn off what it adds, such as `base: {{template: {{enable_thinking: false}}}}`{user}"
         )
     start = len(prompt) + len(lead)
     return text, (start, start + len(content))
@@ -262,14 +263,14 @@ def check_pure(tokenizer: "PreTrainedTokenizerBase") -> None:
         tree = environment.parse(source)
     except TemplateError as error:
         raise InputError(f"the chat template is no Jinja template ({error}); fix: fetch the base again") from None
-    taken = meta.find_undeclared_variables(tree)
+    taken = {node.name for node in tree.find_all(nodes.Name)}
     filters = {node.name for node in tree.find_all(nodes.Filter)}
     if impure := sorted((taken & set(environment.globals)) - PURE) + sorted(filters & CHANCE):
         raise InputError(
             f"the chat template takes {impure[0]}, which may differ from one run to the next; fix: take today's date "
             f"by strftime_now(...), which gets base.template.date, or write it into the template"
         )
-    if unused := sorted(set(settings(tokenizer).arguments) - taken):
+    if unused := sorted(set(settings(tokenizer).arguments) - meta.find_undeclared_variables(tree)):
         raise InputError(
             f"base.template.{unused[0]}: the chat template has no such variable; fix: delete it, or correct its name"
         )
