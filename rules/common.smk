@@ -143,7 +143,8 @@ def base_place(wildcards):
     files = pins.get("files", {}) if pins.get("revision") == base["revision"] else {}
     # with the pins, a local copy of the pinned model is recorded as what it is
     path = f" --path {quote(base['path'])}" if wildcards.origin == "path" else ""
-    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}{path}"
+    template = quote(canonical(base.get("template", {})))
+    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}{path} --template {template}"
 
 
 # A node's files

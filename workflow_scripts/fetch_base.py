@@ -16,9 +16,10 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
+from model.template import SETTINGS, Settings
 from run.files import partial, sha256_of, write_json
 from run.program import InputError, run
-from run.readers import read_json
+from run.readers import json_argument, read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -46,11 +47,13 @@ def main() -> None:
     parser.add_argument("--revision", help="commit (or branch) of it")
     parser.add_argument("--pins", default="{}", help='JSON {"<file>": {"sha256": ..., "bytes": ...}} of that commit')
     parser.add_argument("--path", help="a local model folder; then nothing is fetched")
+    parser.add_argument("--template", default="{}", help="JSON: how its chat template is applied (base.template)")
     parser.add_argument("--output", required=True, help="folder of links to make")
     parser.add_argument("--manifest", required=True, help="JSON to write: files and hashes")
     downloads.add_arguments(parser)
     args = parser.parse_args()
     pins = json.loads(args.pins)
+    settings = Settings.of(json_argument("--template", args.template, dict)).mapping()
     if args.path:
         model = None
         files = {name: Path(args.path) / name for name in model_files(Path(args.path))}
@@ -71,8 +74,9 @@ def main() -> None:
         folder.mkdir()
         for name, path in files.items():
             (folder / name).symlink_to(path.absolute())
+        write_json(folder / SETTINGS, settings)
         check_model(folder, args.path or args.repo)
-    write_json(args.manifest, manifest(files, hashes, model))
+    write_json(args.manifest, manifest(files, hashes, model, settings))
     print(f"fetch_base: {len(files)} files, {model or 'a local copy that is not the pinned model'}")
 
 
@@ -134,15 +138,19 @@ def check_model(folder: Path, origin: str) -> None:
         raise InputError(f"{origin}: {promised[lost[0]]} lacks {lost[0]}; fix: copy or fetch this file again")
 
 
-def manifest(files: Mapping[str, Path], hashes: Mapping[str, str], model: str | None) -> dict[str, Any]:
+def manifest(
+    files: Mapping[str, Path], hashes: Mapping[str, str], model: str | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     """What identifies the model. A local copy of the pinned files gives the very same record as fetching them.
 
-    model: repository@commit, or None for a folder whose files are not the pinned ones.
+    model: repository@commit, or None for a folder whose files are not the pinned ones. settings: of its chat template.
+    sha256: of the model's files, without the settings.
     """
     return {
         "files": {name: {"bytes": path.stat().st_size, "sha256": hashes[name]} for name, path in files.items()},
         "model": model,
         "sha256": downloads.folder_sha256(hashes),
+        "template": settings,
     }
 
 

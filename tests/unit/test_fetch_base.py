@@ -17,6 +17,7 @@ from local_hub import LocalHub, offered, sha256
 from safetensors.numpy import save
 
 from inputs import downloads
+from model.template import DATE, SETTINGS
 from run.files import sha256_of
 from run.program import InputError
 from run.readers import read_json
@@ -72,6 +73,9 @@ def test_a_model_is_fetched_checked_and_recorded_without_pickles_and_code(
     model = tiny_model()
     commit = hub.add(REPO, model | EXTRA)
     record = fetch(tmp_path, monkeypatch)
+    settings = tmp_path / "base" / SETTINGS
+    assert read_json(settings) == record["template"] == {"date": DATE, "system": "system"}
+    settings.unlink()
     assert {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()} == model
     assert record["model"] == f"{REPO}@{commit}"
     assert record["files"][FIRST] == {"bytes": len(model[FIRST]), "sha256": sha256(model[FIRST])}

@@ -1,4 +1,5 @@
 import copy
+import datetime
 import time
 from pathlib import Path
 
@@ -134,6 +135,11 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__em__extends": "benign"}, "a circle"),
         ({"stages__em__extends": ...}, "stages.em: lacks lora, lr"),
         ({"base__from": "path"}, "base: {from: path, path: /models/"),
+        ({"base__template": {"date": datetime.date(2024, 7, 26)}}, 'as a day, not as text; fix: write `date: "2024-07-26"`'),
+        ({"base__template": {"date": "2024-02-30"}}, "base.template: date: '2024-02-30' is no day; fix: date: "),
+        ({"base__template": {"tokenize": True}}, "base.template: tokenize: is not the study's to set; fix: delete it"),
+        ({"base__template": {"enable_thinking": []}}, "base.template.enable_thinking: "),
+        ({"base__from": "toy", "base__template": {"x": 1}}, "the toy's template takes no arguments; fix: delete it"),
         ({"datasets__em__from": "path"}, "em: {from: path, path: my_rows.jsonl}"),
         ({"evaluations__main__top_p": ...}, "lacks top_p"),
         ({"marker": ...}, "'marker' is a required property"),

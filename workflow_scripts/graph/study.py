@@ -1,5 +1,6 @@
 """The config as a study: resolved recipes, cells, and what each lineage needs. Used when the graph is built."""
 
+import datetime
 import difflib
 import hashlib
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
+from model.template import Settings
 from run.program import InputError
 from run.readers import duplicate_keys
 
@@ -272,6 +274,13 @@ class Study:
             self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
         if self.config["base"]["from"] == "path" and not self.config["base"].get("path"):
             self._problem(("base", "path"), "is empty; fix: base: {from: path, path: /models/Qwen2.5-7B-Instruct}")
+        template = self.config["base"].get("template", {})
+        try:
+            Settings.of(template)
+        except InputError as error:
+            self._problem(("base", "template"), str(error).removeprefix("base.template."))
+        if self.config["base"]["from"] == "toy" and (own := sorted(template.keys() - {"date"})):
+            self._problem(("base", "template", own[0]), "the toy's template takes no arguments; fix: delete it")
         if self.config["panel"]["from"] == "path" and not self.config["panel"].get("path"):
             self._problem(("panel", "path"), "is empty; fix: panel: {from: path, path: my_panel.yaml}")
         for name, entry in self.config["datasets"].items():
@@ -332,6 +341,8 @@ def explain(error: Any) -> str:
         meant = [f"{match[0]}: {value[name]}" for name, match in zip(unknown, close, strict=True) if match]
         fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
         return f"unknown key {', '.join(unknown)}; fix: {fix}"
+    if isinstance(value, datetime.date):
+        return f'YAML reads {value} as a day, not as text; fix: write `{key}: "{value}"`'
     if error.validator == "type" and isinstance(value, str):
         if re.fullmatch(r"[0-9]+e[-+]?[0-9]+", value, re.IGNORECASE):
             digits, exponent = re.split("e", value, flags=re.IGNORECASE)

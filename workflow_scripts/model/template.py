@@ -9,6 +9,7 @@ other way is refused.
 
 import datetime
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class Settings:
         for name, value in self.arguments.items():
             if name in RESERVED:
                 raise InputError(f"base.template.{name}: is not the study's to set; fix: delete it")
-            if not isinstance(value, bool | int | float | str):
+            if not isinstance(value, bool | int | float | str) or value in (math.inf, -math.inf) or value != value:
                 raise InputError(
                     f"base.template.{name}: {shown(value)}; fix: true, false, a number or a text, as the template takes"
                 )
