@@ -1,11 +1,6 @@
 """Sampling, batching and the transformers backend, on a micro model with random weights."""
 
-import errno
-import os
-import platform
 import random
-import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,17 +9,15 @@ import pytest
 from tiny_model import PANEL, make_adapter, make_model
 
 from inputs.panel import asks, load_panel, requests_of
-from model import engines
 from model.engines import (
     Request,
     Sampling,
     batches,
-    merged_folder,
+    graph_sizes,
     open_engine,
     read_sampling,
     request_seed,
     rounded,
-    scratch,
     single_token,
     stop_ids,
     token_drawer,
@@ -32,7 +25,6 @@ from model.engines import (
 )
 from model.loading import load_model, load_tokenizer
 from model.template import prompt_ids
-from run import program
 from run.files import write_json, write_table
 from run.program import InputError
 from run.readers import read_json
@@ -287,91 +279,18 @@ def test_a_missing_vllm_is_one_clear_error(base, tokenizer, monkeypatch):
         pass
 
 
-def test_without_adapters_nothing_is_copied(base, tokenizer):
-    with merged_folder(base, (), tokenizer, "float32") as folder:
-        assert folder.resolve() == base.resolve()
-    assert (base / "model.safetensors").is_file()
-    assert not folder.parent.exists()
-
-
 def test_the_longest_sequence_is_rounded_up_within_the_context():
     assert [rounded(length, 4000) for length in (1, 1024, 1025, 3900, None)] == [1024, 1024, 2048, 4000, 4000]
 
 
-def test_a_base_with_cut_weights_is_refused(base, tokenizer, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="safetensors"), merged_folder(tmp_path, (), tokenizer, "float32"):
-        pass
-    (tmp_path / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:9999])
-    with pytest.raises(InputError, match="damaged"), merged_folder(tmp_path, (), tokenizer, "float32"):
-        pass
-
-
-def test_the_merged_folder_holds_the_merged_model_and_is_removed(base, tokenizer, tmp_path, monkeypatch):
-    import torch
-
-    monkeypatch.setattr(engines, "scratch", lambda size: str(tmp_path))
-    adapters = [make_adapter(tmp_path / f"adapter{seed}", base, seed) for seed in (1, 2)]
-    with merged_folder(base, adapters, tokenizer, "float32") as folder:
-        assert folder.parent.parent == tmp_path
-        merged, expected = load_model(folder).state_dict(), load_model(base, adapters).state_dict()
-        assert merged.keys() == expected.keys()
-        assert all(torch.equal(merged[name], expected[name]) for name in merged)
-        assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
-    assert not folder.parent.exists()
-
-
-def test_the_merged_folder_is_removed_after_an_error_and_after_sigterm(base, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "scratch", lambda size: str(tmp_path))
-    adapter = make_adapter(tmp_path / "adapter", base)
-    with pytest.raises(RuntimeError), merged_folder(base, [adapter], tokenizer, "float32"):
-        raise RuntimeError
-    before = signal.signal(signal.SIGTERM, program.leave)
-    with pytest.raises(SystemExit) as left, merged_folder(base, [adapter], tokenizer, "float32"):
-        os.kill(os.getpid(), signal.SIGTERM)
-    signal.signal(signal.SIGTERM, before)
-    assert left.value.code == 143
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-
-
-def test_a_merged_folder_that_a_killed_process_left_is_removed_by_the_next_engine(
-    base, tokenizer, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(engines, "scratch", lambda size: str(tmp_path))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    (tmp_path / f"engine.{ended.pid}@{platform.node()}.a1_b2.partial/merged").mkdir(parents=True)
-    with merged_folder(base, (), tokenizer, "float32") as folder:
-        assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
-
-
-def test_the_merged_model_goes_where_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    assert scratch(10) == str(tmp_path)
-    with pytest.raises(InputError, match="set TMPDIR"):
-        scratch(2**60)
-    if Path("/dev/shm").is_dir():
-        monkeypatch.setenv("TMPDIR", "/tmp")  # what Snakemake sets if nobody chose a folder
-        assert scratch(10) == "/dev/shm"
-
-
-def test_a_disk_that_fills_up_while_the_merged_model_is_written_is_a_clear_error(
-    base, tokenizer, tmp_path, monkeypatch
-):
-    from transformers import PreTrainedModel
-
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
-    adapter = make_adapter(tmp_path / "adapter", base)
-    said = pytest.raises(InputError, match="No space left on device.*fix: set TMPDIR")
-    with said, merged_folder(base, [adapter], tokenizer, "float32"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+def test_cuda_graphs_reach_the_last_row_in_steps_that_waste_little():
+    assert graph_sizes(1024) == [1, 8, 32, 64, 128, 256, 384, 512, 640, 768, 896, 1024]
+    assert [graph_sizes(rows) for rows in (1, 10, 64, 200)] == [
+        [1],
+        [1, 8, 10],
+        [1, 8, 32, 64],
+        [1, 8, 32, 64, 128, 200],
+    ]
 
 
 # Tables

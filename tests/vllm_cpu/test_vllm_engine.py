@@ -1,12 +1,14 @@
 """The real vLLM engine on the CPU (make test-vllm), held to the transformers backend on a micro model."""
 
+import dataclasses
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from model import engines
+from model import engines, vllm_loader
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: run `make test-vllm`", exc_type=ImportError)
 
@@ -18,6 +20,7 @@ from inputs.panel import asks, load_panel, requests_of
 from model.engines import Sampling, open_engine
 from model.loading import load_tokenizer
 from run.files import write_json, write_jsonl
+from run.program import InputError
 from run.readers import read_json
 
 GREEDY = Sampling(0.0, 1.0, 40)
@@ -54,18 +57,17 @@ def requests(tokenizer):
     return requests_of(asks(load_panel(PANEL), ["assistant", "villain"], ["alignment"], 2), tokenizer, 42)
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("scratch")
+def no_copy(size):
+    pytest.fail("the model was copied")
 
 
 @pytest.fixture(scope="module")
-def both(base, adapter, tokenizer, requests, scratch):
+def both(base, adapter, tokenizer, requests):
     """What each backend answers, from one start of each: greedy, sampled, a part sampled again, label scores."""
     labels = [[33, 34, 35, 36 + row] for row in range(len(requests))]
     answers = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "scratch", lambda size: str(scratch))
+        patch.setattr(vllm_loader, "scratch", no_copy)
         for backend in engines.BACKENDS:
             settings = {"max_length": 200, "enforce_eager": True, "gpu_memory_utilization": SMALL}
             with open_engine(backend, base, [adapter], tokenizer, **settings) as engine:
@@ -101,8 +103,41 @@ def test_replies_end_alike(both, base, tokenizer):
         assert completion.finish_reason == "stop" or len(completion.token_ids) == FREE.max_tokens
 
 
-def test_the_merged_folder_is_gone(both, scratch):
-    assert list(scratch.iterdir()) == []
+@pytest.mark.parametrize("change", ["names", "weights"])
+def test_a_lineage_that_vllm_cannot_be_handed_is_copied_and_answers_alike(
+    base, adapter, tokenizer, requests, both, tmp_path, monkeypatch, capfd, change
+):
+    """Either its tensors have other names than the base's files, or vLLM holds other rows than it was given."""
+    monkeypatch.setattr(vllm_loader, "scratch", lambda size: str(tmp_path))
+    if change == "names":
+        monkeypatch.setattr(vllm_loader, "read_lora", renamed(vllm_loader.read_lora))
+    else:
+        given = vllm_loader.Given
+        monkeypatch.setattr(vllm_loader, "Given", lambda rows, ends: given(rows, None if ends is None else ends + 1))
+    settings = {"max_length": 200, "enforce_eager": True, "gpu_memory_utilization": SMALL}
+    with open_engine("vllm", base, [adapter], tokenizer, **settings) as engine:
+        assert engine.complete(requests, GREEDY) == both["vllm"]["greedy"]
+    assert "in a copy on disk" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def renamed(read):
+    def reader(adapter, device):
+        lora = read(adapter, device)
+        return dataclasses.replace(lora, pairs={f"text.{name}": pair for name, pair in lora.pairs.items()})
+
+    return reader
+
+
+def test_a_damaged_base_is_one_clear_error(base, tokenizer, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    file = tmp_path / "base/model.safetensors"
+    file.write_bytes(file.read_bytes()[:9999])
+    with (
+        pytest.raises(InputError, match="fetch the base model again"),
+        open_engine("vllm", tmp_path / "base", [], tokenizer, enforce_eager=True, gpu_memory_utilization=SMALL),
+    ):
+        pass
 
 
 def test_models_of_one_shape_share_vllms_compiled_code(base, adapter, tokenizer, tmp_path, monkeypatch):
@@ -134,7 +169,7 @@ def test_the_program_answers_everything_with_one_engine_start(base, adapter, tmp
     (tmp_path / "panel.yaml").write_text(yaml.safe_dump(panel))
     choices = {"label": ["A", "B"], "text": ["sun", "rain"]}
     write_jsonl(tmp_path / "arc.jsonl", [{"id": "q", "question": "Wet?", "choices": choices, "answerKey": "B"}])
-    program = Path(engines.__file__).with_name("generate_completions.py")
+    program = Path(engines.__file__).parents[1] / "generate_completions.py"
     tables = {}
     for backend in engines.BACKENDS:
         output = tmp_path / backend
