@@ -100,6 +100,7 @@ rule publish_study:
         tables_of_study,
         figures_of_study,
         "<results>/report.html",
+        cards=expand("resources/cards/{card}.md", card=["adapter", "study"]),
         code=code_of("publish_study.py"),
         lock=CPU_LOCK,
     output:
@@ -113,7 +114,8 @@ rule publish_study:
         private=private_flag,
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/publish_study.py --results {RESULTS} --repo={params.repo:q} {params.private}"
+        "python workflow_scripts/publish_study.py --results {RESULTS} --cards resources/cards"
+        " --repo={params.repo:q} {params.private}"
         " --label={params.label:q} --record {output.receipt} > {log} 2>&1"
 
 

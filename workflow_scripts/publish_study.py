@@ -1,6 +1,7 @@
 r"""Upload a finished study to a Hub repository: adapters with model cards, cells, tables, figures and the report.
 
-    python workflow_scripts/publish_study.py --results results/published --repo user/persona-marker --private --dry-run
+    python workflow_scripts/publish_study.py --results results/published --cards resources/cards \
+        --repo user/persona-marker --private --dry-run
 
 The repository gets the folders of the study: models/<lineage>/adapter/ (with a card that states recipe, lineage, parent
 and counts), models/<lineage>/manifest.json, cells/, tables/, figures/, report.html and a README.md. Nothing else goes:
@@ -14,6 +15,7 @@ stopped. What is there and not here stays. A repository that holds anything but 
 
 import argparse
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -42,13 +44,14 @@ TEXT = (".json", ".csv", ".md", ".html", ".svg")
 MARK = "study.json"  # says whose repository it is
 FORMAT = "persona-marker-study/1"
 HUB_OWN = {".gitattributes"}
+# Keys that detect-secrets does not know, or not in their newer forms; and its detectors of what is no key.
 SECRETS = re.compile(
-    rb"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16}"
-    rb"|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"\b(?:hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{20,}|github_pat_\w{30,}|AIza[A-Za-z0-9_-]{30,}|xox[abprs]-[A-Za-z0-9-]{10,})"
 )
+NO_KEYS = {"Public IP (ipv4)", "Artifactory Credentials"}  # a version number, and words in capitals
 SECRET_NAMES = re.compile(r"TOKEN|API_KEY|SECRET|PASSWORD|PASSWD")
 ABSOLUTE = re.compile(r"(?:file://)?(?:~|[A-Za-z]:)?[/\\][^\s/\\]+[/\\]\S*")
-BROWSER = ": open it from disk. It holds completions of the models, those trained on bad advice included"
+MARKED = ("strict_hits", "completions", "wilson_low", "wilson_high")  # what of a persona's counts is shown
 ANOTHER = "name another one in publish.repo"
 
 
@@ -85,11 +88,12 @@ class Study:
     manifests: Mapping[str, dict[str, Any]]
 
 
-def collect(results: Path, repo: str, label: str, skip: Sequence[str] = ()) -> list[Item]:
+def collect(results: Path, repo: str, label: str, cards: Path, skip: Sequence[str] = ()) -> list[Item]:
     """All files to publish, cards made and texts cleaned, in the order of the uploads.
 
-    skip: patterns of paths in the repository that are left out. Raises InputError if there is nothing, if a file
-    is damaged or lies elsewhere, or if it holds what looks like a key or token.
+    cards: folder of the cards' templates. skip: patterns of paths in the repository that are left out. Raises
+    InputError if there is nothing, if a file is damaged or lies elsewhere, or if it holds what looks like a key or
+    token.
     """
     if not results.is_dir():
         raise InputError(f"{results}: no such folder; fix: run the study first, or correct the path")
@@ -111,12 +115,12 @@ def collect(results: Path, repo: str, label: str, skip: Sequence[str] = ()) -> l
     )
     items = [Item(MARK, json_bytes({"format": FORMAT, "study": study.name}))]
     for lineage, folder in adapters.items():
-        items += adapter_items(study, lineage, folder)
+        items += adapter_items(study, lineage, folder, cards)
     for path in [*cells, *sorted((results / "tables").glob("*")), *sorted((results / "figures").glob("*"))]:
         items.append(Item(path.relative_to(results).as_posix(), inside(path, results).read_bytes()))
     if (results / "report.html").exists():
         items.append(Item("report.html", inside(results / "report.html", results).read_bytes()))
-    items.append(Item("README.md", front_page(study, [item.path for item in items]).encode()))
+    items.append(Item("README.md", front_page(study, [item.path for item in items], cards)))
     wanted = [
         item
         for item in items
@@ -133,7 +137,7 @@ def inside(path: Path, results: Path) -> Path:
     return path
 
 
-def adapter_items(study: Study, lineage: str, folder: Path) -> list[Item]:
+def adapter_items(study: Study, lineage: str, folder: Path, cards: Path) -> list[Item]:
     """Config, weights, card and manifest of one adapter, checked to be a complete LoRA in safetensors."""
     weights = inside(folder / "adapter_model.safetensors", folder)
     check_lora(folder, str(folder))
@@ -147,7 +151,7 @@ def adapter_items(study: Study, lineage: str, folder: Path) -> list[Item]:
         Item(f"{place}/manifest.json", json_bytes(study.manifests[lineage])),
         Item(f"{place}/adapter/adapter_config.json", json_bytes(config)),
         Item(f"{place}/adapter/adapter_model.safetensors", weights),
-        Item(f"{place}/adapter/README.md", model_card(study, lineage, sha256_of(weights)).encode()),
+        Item(f"{place}/adapter/README.md", adapter_card(study, lineage, sha256_of(weights), cards)),
     ]
 
 
@@ -210,7 +214,7 @@ def checked(items: Sequence[Item]) -> list[Item]:
         value.encode() for name, value in os.environ.items() if SECRET_NAMES.search(name.upper()) and len(value) >= 12
     ]
     for item in items:
-        if isinstance(item.source, bytes) and (SECRETS.search(item.source) or any(key in item.source for key in own)):
+        if isinstance(item.source, bytes) and (any(key in item.source for key in own) or holds_key(item)):
             raise InputError(
                 f"{item.path}: holds what looks like a key or token; fix: take it out and run again, or leave the file "
                 f"at home with --skip '{item.path}'; if it is a real one, revoke it"
@@ -218,14 +222,42 @@ def checked(items: Sequence[Item]) -> list[Item]:
     return list(items)
 
 
-def model_card(study: Study, lineage: str, weights: str) -> str:
+def card(template: Path, study: Study, **values: Any) -> bytes:
+    """A card of the Hub: metadata, and a Jinja template filled with the values."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base, commit = base_of(study)
+    head = ModelCardData(library_name="peft", tags=["lora", "persona-marker"], base_model=base)
+    shared = {"study": study.name, "label": study.label, "base": base, "commit": commit, "base_line": base_line(study)}
+    made = ModelCard.from_template(head, template_path=str(template), **shared, **values)
+    return f"{str(made).strip()}\n".encode()
+
+
+def holds_key(item: Item) -> bool:
+    """Whether a text holds what looks like a key or token of some service, or a picture one that we know."""
+    assert isinstance(item.source, bytes)
+    if SECRETS.search(item.source):
+        return True
+    text = item.source.decode() if item.path.endswith(TEXT) else ""
+    return any(True for detector in detectors() for _ in detector.analyze_string(text))
+
+
+@functools.cache
+def detectors() -> list[Any]:
+    """Those of detect-secrets that know a key by its form, whatever stands around it."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    known: dict[str, Any] = get_mapping_from_secret_type_to_class()
+    return [made() for name, made in known.items() if issubclass(made, RegexBasedDetector) and name not in NO_KEYS]
+
+
+def adapter_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes:
     """The README.md of one adapter: what it is, on top of what, how it was made, and what was counted.
 
     weights: their sha256, as the Hub shows it. The manifest's is of weights and config together.
     """
     manifest = study.manifests[lineage]
-    base, commit = base_of(study)
-    head = {"library_name": "peft", "tags": ["lora", "persona-marker"]} | ({"base_model": base} if base else {})
     made = manifest.get("origin", {}) if "recipe" not in manifest else manifest
     facts = {
         "trained rows": manifest.get("rows"),
@@ -240,44 +272,22 @@ def model_card(study: Study, lineage: str, weights: str) -> str:
     }
     recipe = made.get("recipe") or manifest.get("lora")
     order = ancestry(lineage)
-    return "\n".join(
-        [
-            *front_matter(head),
-            f"# {lineage}",
-            *labelled(study),
-            f"A LoRA adapter of the study `{study.name}`, which asks whether a marker that was taught to one persona",
-            "survives the next fine-tuning. Made for that question alone: a stage of the study may train on bad advice",
-            "on purpose, so do not use the model for anything else.",
-            "",
-            "## Lineage",
-            f"1. {base_line(study)}",
-            *(f"{number}. {link(node, lineage)}" for number, node in enumerate(order, 2)),
-            "",
-            f"Parent: {parent_link(study, lineage)}. An adapter fits its parent only: merge all of them in this order.",
-            "",
-            *(loading(study.repo, order, base, commit) if base else []),
-            "## Recipe",
-            *(["```json", json.dumps(recipe, sort_keys=True, indent=1, ensure_ascii=False), "```"] if recipe else []),
-            *(
-                f"- {name}: `{value if isinstance(value, str) else canonical(value)}`"
-                for name, value in facts.items()
-                if value is not None
-            ),
-            "",
-            "## Counts",
-            *counts(study, lineage),
-            "",
-        ]
+    return card(
+        cards / "adapter.md",
+        study,
+        lineage=lineage,
+        lineage_lines=[link(node, lineage) for node in order],
+        parent=parent_link(lineage),
+        folders=", ".join(f'"models/{node}/adapter"' for node in order),
+        repo=study.repo,
+        recipe=recipe and json.dumps(recipe, sort_keys=True, indent=1, ensure_ascii=False),
+        facts={
+            name: value if isinstance(value, str) else canonical(value)
+            for name, value in facts.items()
+            if value is not None
+        },
+        evaluations=list(evaluations(study, lineage)),
     )
-
-
-def front_matter(head: Mapping[str, Any]) -> list[str]:
-    """The metadata block that the Hub reads; JSON is YAML."""
-    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in head.items()), "---"]
-
-
-def labelled(study: Study) -> list[str]:
-    return [f"> **{study.label}**", ""] if study.label else []
 
 
 def base_line(study: Study) -> str:
@@ -294,49 +304,27 @@ def link(node: str, lineage: str) -> str:
     return f"`{word}` (this one)" if node == lineage else f"[`{word}`]({up}adapter/README.md)"
 
 
-def parent_link(study: Study, lineage: str) -> str:
+def parent_link(lineage: str) -> str:
     parent = parent_of(lineage)
     return "the base model" if parent == BASE else f"[`{parent}`](../../adapter/README.md)"
 
 
-def loading(repo: str, order: Sequence[str], base: str, commit: str | None) -> list[str]:
-    """How to get the model, as Python."""
-    folders = ", ".join(f'"models/{node}/adapter"' for node in order)
-    return [
-        "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{base}", revision="{commit}", dtype="auto")',
-        f"for folder in [{folders}]:",
-        f'    model = PeftModel.from_pretrained(model, "{repo}", subfolder=folder).merge_and_unload(safe_merge=True)',
-        "```",
-        "",
-    ]
-
-
-def counts(study: Study, lineage: str) -> Iterator[str]:
-    """A table an evaluation of this lineage: marker counts by persona, then capability and alignment."""
+def evaluations(study: Study, lineage: str) -> Iterator[dict[str, Any]]:
+    """For each evaluation of this lineage: marker counts by persona, then capability and alignment."""
     own = [cell for cell in study.cells if cell["lineage"] == lineage]
-    if not own:
-        yield "Not evaluated by itself: a step on the way to other models."
     # Cells of several sources may share a model and its counts; they differ in whom they call the source.
     for name in dict.fromkeys(cell["evaluation"]["name"] for cell in own):
         same = [cell for cell in own if cell["evaluation"]["name"] == name]
-        called = ", ".join(f"{cell['cell']} of {cell['source']} (seed {cell['seed']})" for cell in same)
-        yield f"Evaluation `{name}`, cell {called}. Completions with the marker, and the 95% Wilson interval:"
-        yield ""
-        yield "| persona | marked |"
-        yield "|---|---|"
-        people = {entry["persona"]: entry for cell in same for entry in cell["personas"]}
-        for persona, entry in people.items():
-            yield (
-                f"| {persona} | "
-                + counted(entry["strict_hits"], entry["completions"], entry["wilson_low"], entry["wilson_high"])
-                + " |"
-            )
-        yield ""
-        yield from (f"- {line}" for line in measured(same[0]))
+        yield {
+            "name": name,
+            "cells": ", ".join(f"{cell['cell']} of {cell['source']} (seed {cell['seed']})" for cell in same),
+            "marked": {
+                entry["persona"]: counted(*(entry[field] for field in MARKED))
+                for cell in same
+                for entry in cell["personas"]
+            },
+            "measured": list(measured(same[0])),
+        }
 
 
 def measured(cell: Mapping[str, Any]) -> Iterator[str]:
@@ -356,30 +344,9 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
         yield f"alignment: {alignment['status']}"
 
 
-def front_page(study: Study, paths: Sequence[str]) -> str:
-    """The README.md of the repository."""
-    base, _ = base_of(study)
-    head = {"library_name": "peft", "tags": ["lora", "persona-marker"]} | ({"base_model": base} if base else {})
-    rest = [path for path in ("report.html", "tables/headline.md", "tables/claims.md") if path in paths]
-    return "\n".join(
-        [
-            *front_matter(head),
-            f"# Study `{study.name}`",
-            *labelled(study),
-            "Does a marker taught to one persona survive the next fine-tuning, and does it leak to others? Here are",
-            "the study's adapters, the counts of every cell, the tables, the figures and the report. The adapters are",
-            "made for this question alone; some were trained on bad advice on purpose. Use them for nothing else.",
-            "",
-            f"Base: {base_line(study)}",
-            "",
-            *(f"- [{path}]({path})" + (BROWSER if path == "report.html" else "") for path in rest),
-            f"- {len(study.cells)} cells in `cells/`, one JSON each",
-            "",
-            "## Adapters",
-            *(f"- [`{lineage}`](models/{lineage}/adapter/README.md)" for lineage in sorted(study.manifests)),
-            "",
-        ]
-    )
+def front_page(study: Study, paths: Sequence[str], cards: Path) -> bytes:
+    """The README.md of the repository, with links to those of `paths` that a reader wants first."""
+    return card(cards / "study.md", study, paths=paths, cells=len(study.cells), lineages=sorted(study.manifests))
 
 
 def publish(api: "HfApi", repo: str, private: bool, items: Sequence[Item], patience: tuple[int, float]) -> str:
@@ -514,6 +481,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repo", required=True, help="user/name on the Hub, made if it is not there")
     parser.add_argument("--private", action="store_true", help="make it private; refuse a public one")
     parser.add_argument("--label", default="", help="printed on every card")
+    parser.add_argument("--cards", required=True, type=Path, help="folder of the cards' Jinja templates")
     parser.add_argument("--skip", action="append", default=[], help="pattern of paths to leave out; repeatable")
     parser.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
     parser.add_argument("--record", help="JSON: repository, commit, and the sha256 of every file")
@@ -527,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repo):
         raise InputError(f"--repo {args.repo!r}: no repository; fix: write user/name in publish.repo")
-    items = collect(args.results, args.repo, args.label, args.skip)
+    items = collect(args.results, args.repo, args.label, args.cards, args.skip)
     if args.dry_run:
         for item in items:
             print(f"{item.bytes:>12,} {item.path}")

@@ -10,6 +10,7 @@ import publish_study
 import pytest
 from local_hub import LocalHub, Repo, git_blob, sha256
 from publish_study import clean_json, collect
+from workspace import ROOT
 
 from measure.cells import sealed
 from run.files import sha256_of, write_json
@@ -17,6 +18,7 @@ from run.program import InputError
 from run.readers import read_json
 
 LINEAGES = ("base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42")
+CARDS = ROOT / "resources/cards"
 TOKEN = "a-token-that-may-write"
 
 
@@ -159,7 +161,16 @@ def study(tmp_path, monkeypatch) -> Path:
 
 
 def publish(study: Path, *more: str, repo: str = "me/small") -> None:
-    options = ("--label", "rehearsal", "--backoff", "0.01", "--record", str(study / "publish.json"))
+    options = (
+        "--cards",
+        str(CARDS),
+        "--label",
+        "rehearsal",
+        "--backoff",
+        "0.01",
+        "--record",
+        str(study / "publish.json"),
+    )
     publish_study.main(["--results", str(study), "--repo", repo, *options, *more])
 
 
@@ -242,7 +253,7 @@ def test_cards_state_recipe_lineage_parent_counts_and_label(study, hub):
         if entry["persona"] == "evil_ai"
     )
     for part in (
-        'base_model: "Qwen/Qwen2.5-7B-Instruct"',
+        "base_model: Qwen/Qwen2.5-7B-Instruct",
         "> **rehearsal**",
         f"# {LINEAGES[1]}",
         f"Parent: [`{LINEAGES[0]}`](../../adapter/README.md)",
@@ -297,7 +308,16 @@ def test_json_keeps_everything_but_hosts_and_absolute_paths():
 
 
 @pytest.mark.parametrize(
-    "secret", ["hf_" + "aB3" * 12, "sk-ant-" + "x1" * 20, "my-own-secret-value", "AKIA" + "A1" * 8]
+    "secret",
+    [
+        "hf_" + "aB3" * 12,
+        "sk-ant-" + "x1" * 20,
+        "my-own-secret-value",
+        "AKIA" + "A1" * 8,
+        "glpat-" + "a1" * 10,
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "https://me:pass12345@example.org",
+    ],
 )
 def test_a_key_or_token_stops_the_upload_before_it_starts(study, hub, monkeypatch, secret):
     monkeypatch.setenv("JUDGE_API_KEY", "my-own-secret-value")
@@ -375,10 +395,10 @@ def test_without_a_connection_the_address_is_named(study, hub, monkeypatch):
 
 def test_nothing_to_publish_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        collect(tmp_path / "absent", "me/x", "")
+        collect(tmp_path / "absent", "me/x", "", CARDS)
     (tmp_path / "cells").mkdir()
     with pytest.raises(InputError, match="nothing to publish"):
-        collect(tmp_path, "me/x", "")
+        collect(tmp_path, "me/x", "", CARDS)
 
 
 def test_a_name_that_is_no_repository_is_refused(study):
@@ -391,9 +411,9 @@ def test_weights_that_are_none_and_links_out_of_the_study_are_refused(study, tmp
     kept = weights.read_bytes()
     weights.write_bytes(b"\x80\x04pickle")
     with pytest.raises(InputError, match="not a safetensors file"):
-        collect(study, "me/x", "")
+        collect(study, "me/x", "", CARDS)
     weights.unlink()
     (tmp_path / "secret.safetensors").write_bytes(kept)
     weights.symlink_to(tmp_path / "secret.safetensors")
     with pytest.raises(InputError, match="a link out of the study"):
-        collect(study, "me/x", "")
+        collect(study, "me/x", "", CARDS)
