@@ -33,9 +33,12 @@ plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS:
 status:  # one line for every running training
 	@$(PYTHON) workflow_scripts/run/print_status.py results
 
-lock:  # needs uv; keeps the pins that still hold, add UPGRADE=--upgrade to move them
-	for name in cpu gpu slurm; do uv pip compile -q $(UPGRADE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  --no-annotate --custom-compile-command "make lock" envs/$$name.in -o envs/$$name.txt; done
+# needs uv; keeps the pins that still hold and each file's first line; UPGRADE=--upgrade moves the pins
+LOCK = uv pip compile -q $(UPGRADE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header
+lock:
+	for name in cpu gpu gpu-next slurm; do \
+	  sources=envs/$$name.in; case $$name in gpu*) sources="envs/cpu.in $$sources --override $$sources";; esac; \
+	  first=$$(head -n 1 envs/$$name.txt); $(LOCK) $$sources -o envs/$$name.txt && sed -i "1i $$first" envs/$$name.txt; done
 	sed -i -E "/^(nvidia-|cuda-|triton)/d" envs/cpu.txt  # a CUDA build of torch brings its own
 
 clean:  # the offline study's results; never the published study's
