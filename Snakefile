@@ -33,6 +33,8 @@ wildcard_constraints:
     parent=LINEAGE,
     evaluation="|".join(study.evaluations),
     source=NAME,
+    cell="[A-Za-z][A-Za-z0-9_]*",
+    seed="[0-9]+",
 
 
 # a coupling with a folder on the Hub could be trained, too

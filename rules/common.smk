@@ -15,6 +15,8 @@ from graph.braces import braces
 from graph.code import closure
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
+from measure.registry import MEASUREMENTS
+from measure.rows import TABLES
 from run.alive import announce
 from run.files import canonical
 from run.program import InputError
@@ -341,27 +343,33 @@ def cell_of(wildcards):
         ) from None
 
 
-def counts_file(cell):
-    return node_file(cell.lineage, f"{cell.evaluation}/marker_counts.csv")
+def evaluation_file(cell, name):
+    """A file of the evaluation that a cell is."""
+    return node_file(cell.lineage, f"{cell.evaluation}/{name}")
 
 
-def cell_counts(wildcards):
-    return counts_file(cell_of(wildcards))
+def measured_files(cell, part="file"):
+    """The files (or the run records) of what is measured on a cell: on its model, which cells may share, or on itself."""
+    folders = {
+        "node": evaluation_file(cell, ""),
+        "cell": f"{RESULTS}/measured/{cell.key}/",
+    }
+    return [
+        folders[each.on] + getattr(each, part)
+        for each in MEASUREMENTS
+        if each.on in folders and getattr(each, part)
+    ]
 
 
-def cell_audit(wildcards):
-    cell = cell_of(wildcards)
-    return node_file(cell.lineage, f"{cell.evaluation}/audit.json")
+def cell_measured(wildcards):
+    return measured_files(cell_of(wildcards))
 
 
-def cell_alignment(wildcards):
-    cell = cell_of(wildcards)
-    return node_file(cell.lineage, f"{cell.evaluation}/judged.csv")
-
-
-def cell_capability(wildcards):
-    cell = cell_of(wildcards)
-    return node_file(cell.lineage, f"{cell.evaluation}/capability.parquet")
+def study_measured(wildcards):
+    """The files of what is measured on the study as a whole."""
+    return [
+        f"{RESULTS}/tables/{each.file}" for each in MEASUREMENTS if each.on == "study"
+    ]
 
 
 def cell_manifests(wildcards):
@@ -371,12 +379,12 @@ def cell_manifests(wildcards):
 
 
 def records_of(cell):
-    """run.json of the trainings, the evaluation and the judging that a cell consists of."""
+    """run.json of the trainings, the evaluation and the measurements that a cell consists of."""
     trained = [node for node in ancestry(cell.lineage) if is_trained(node)]
     return [
         *(node_file(node, "run.json") for node in trained),
-        node_file(cell.lineage, f"{cell.evaluation}/run.json"),
-        node_file(cell.lineage, f"{cell.evaluation}/judge_run.json"),
+        evaluation_file(cell, "run.json"),
+        *measured_files(cell, "record"),
     ]
 
 
@@ -431,11 +439,8 @@ def results_of(*arms):
         *map(manifest_file, [BASE, *nodes]),
         *map(rows_of, trained),
         *(node_file(node, "replies.parquet") for node in coupled),
-        *(
-            node_file(cell.lineage, f"{cell.evaluation}/{name}")
-            for cell in cells
-            for name in ("run.json", "judged.csv", "audit.json", "marker_counts.csv")
-        ),
+        *(evaluation_file(cell, "run.json") for cell in cells),
+        *(file for cell in cells for file in measured_files(cell)),
     ]
     return [*cells_of(*arms), *dict.fromkeys(files)]
 
@@ -453,10 +458,6 @@ def private_flag(wildcards):
 
 # The report
 
-TABLES = [
-    "headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question",
-    "cross_source", "effects", "gates", "published_comparison",
-]  # fmt: skip
 FIGURES = [
     "marker_destruction",
     "reversed_order",

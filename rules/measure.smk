@@ -95,10 +95,7 @@ rule judge_alignment:
 
 rule summarize_cell:
     input:
-        counts=cell_counts,
-        audit=cell_audit,
-        alignment=cell_alignment,
-        capability=cell_capability,
+        measured=cell_measured,
         manifests=cell_manifests,
         records=ancient(cell_records),
         schema="resources/run_result.schema.json",
@@ -116,9 +113,6 @@ rule summarize_cell:
         "<logs>/summarize_cell/{source}/{cell}_seed{seed}.log",
     benchmark:
         "<benchmarks>/summarize_cell/{source}/{cell}_seed{seed}.tsv"
-    wildcard_constraints:
-        cell="[A-Za-z][A-Za-z0-9_]*",
-        seed="[0-9]+",
     params:
         arm=cell_field("arm"),
         lineage=cell_field("lineage"),
@@ -128,6 +122,6 @@ rule summarize_cell:
     shell:
         "python workflow_scripts/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
         " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
-        " --evaluation {params.evaluation:q} --counts {input.counts} --audit {input.audit} --alignment {input.alignment}"
-        " --capability {input.capability} --manifests {input.manifests} --gates {params.gates:q}"
+        " --evaluation {params.evaluation:q} --measured {input.measured}"
+        " --manifests {input.manifests} --gates {params.gates:q}"
         " --personas {params.personas} --runs {input.records} --schema {input.schema} --output {output.cell} > {log} 2>&1"

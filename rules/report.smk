@@ -4,6 +4,7 @@
 rule tabulate_study:
     input:
         cells=cells_of(*ARMS),
+        measured=study_measured,
         published=PUBLISHED,
         code=code_of("tabulate_study.py"),
         lock=CPU_LOCK,
@@ -25,7 +26,7 @@ rule tabulate_study:
         gates=GATES,
     shell:
         "python workflow_scripts/tabulate_study.py --cells {params.cells} --published resources/published"
-        " --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+        " --measured {input.measured} --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
 
 
 rule plot_figures:

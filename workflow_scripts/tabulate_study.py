@@ -5,9 +5,9 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
         --output-dir results/tiny/tables
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
-persona_by_cell, by_question, cross_source, effects, gates, published_comparison. Every rate stands beside
-its hits and completions. The columns low and high are the wider of its Wilson and cluster bounds: completions to one
-question, and of one seed, are not independent, so verdicts rest on these.
+persona_by_cell, by_question, cross_source, effects, gates, published_comparison, measures (measure/registry.py). Every
+rate stands beside its hits and completions. The columns low and high are the wider of its Wilson and cluster bounds:
+completions to one question, and of one seed, are not independent, so verdicts rest on these.
 """
 
 import argparse
@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from graph.lineage import parse_lineage
-from measure.cells import read_result
+from measure.cells import clustered, read_result
 from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells
+from measure.registry import MEASURES, study_rows
 from measure.rows import (
-    CAPABILITY,
     CLUSTERED,
     IDENTITY,
     INTERVALS,
+    MEASURED,
     ROLES,
+    TABLES,
     WIDE,
-    clustered,
     dose_row,
     persona_rows,
     question_rows,
@@ -42,11 +43,7 @@ HEADLINE = [
     *IDENTITY,
     "lineage",
     *WIDE,
-    *CAPABILITY,
-    "alignment",
-    "coherence",
-    "parse_failures",
-    "judged",
+    *MEASURED,
     "counts_sha256",
 ]
 DOSE = [*IDENTITY, "lineage", "stage", "steps", *WIDE]
@@ -286,9 +283,9 @@ def markdown_plain(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[st
 
 
 def build_tables(
-    cells: Sequence[Row], gates: Sequence[Row], published: str | None
-) -> dict[str, tuple[list[str], list[Row], str]]:
-    """Name -> (columns, rows, title) of every table."""
+    cells: Sequence[Row], gates: Sequence[Row], published: str | None, of_study: Sequence[str] = ()
+) -> dict[str, tuple[Sequence[str], list[Row], str]]:
+    """Name -> (columns, rows, title) of every table. of_study: files of what is measured on the study as a whole."""
     forward = [cell for cell in cells if cell["arm"] == "forward"]
     dose = [cell for cell in cells if cell["arm"] == "dose"]
     other = [cell for cell in cells if cell["arm"] not in ("forward", "dose")]
@@ -301,25 +298,25 @@ def build_tables(
     effects = [
         row for source in ordered(cell["source"] for cell in cells) for row in effect_rows(cells, pooled, source)
     ]
-    return {
-        "headline": (HEADLINE, [wide_row(cell) for cell in forward], "Marker rate by cell, seed and source"),
-        "pooled": (POOLED, pooled, "Marker rate by cell, pooled over seeds"),
-        "reversed": (HEADLINE, [wide_row(cell) for cell in other], "Reversed order"),
-        "dose": (DOSE, [dose_row(cell) for cell in dose], "Marker rate against the steps of the second stage"),
-        "persona_by_cell": (PERSONAS, [row for cell in cells for row in persona_rows(cell)], "Marker rate by persona"),
-        "by_question": (QUESTIONS, [row for cell in cells for row in question_rows(cell)], "Marker rate by question"),
-        "cross_source": (CROSS, cross_source_rows(cells), "Marker rate over all sources"),
-        "effects": (EFFECTS, effects, "Differences between cells"),
-        "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells), "Gates and criteria"),
-        "published_comparison": (
-            COMPARISON,
-            comparison_rows(cells, published) if published else [],
-            "This study beside the published one",
-        ),
+    measured = [{field: cell[field] for field in IDENTITY} | row for cell in cells for row in cell["measures"]]
+    measured += [row for path in of_study for row in study_rows(path)]
+    made: dict[str, tuple[Sequence[str], list[Row]]] = {
+        "headline": (HEADLINE, [wide_row(cell) for cell in forward]),
+        "pooled": (POOLED, pooled),
+        "reversed": (HEADLINE, [wide_row(cell) for cell in other]),
+        "dose": (DOSE, [dose_row(cell) for cell in dose]),
+        "persona_by_cell": (PERSONAS, [row for cell in cells for row in persona_rows(cell)]),
+        "by_question": (QUESTIONS, [row for cell in cells for row in question_rows(cell)]),
+        "cross_source": (CROSS, cross_source_rows(cells)),
+        "effects": (EFFECTS, effects),
+        "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
+        "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
+        "measures": (MEASURES, measured),
     }
+    return {name: (*made[name], title) for name, title in TABLES.items()}
 
 
-def markdown_of(name: str, columns: list[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]] | None:
+def markdown_of(name: str, columns: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]] | None:
     """Columns and rows of the Markdown twin of a table; None for one that is too long to read."""
     if name in ("headline", "reversed"):
         return markdown_wide(rows)
@@ -336,7 +333,7 @@ def markdown_of(name: str, columns: list[str], rows: Sequence[Row]) -> tuple[lis
         )
     if name == "gates":
         return markdown_plain(rows, ("gate", "source", "seed", "reading", "numbers", "expression"))
-    if name == "by_question":
+    if name in ("by_question", "measures"):
         return None
     return markdown_plain(rows, columns)
 
@@ -357,7 +354,7 @@ NOTES = {
 }
 
 
-def write_tables(tables: dict[str, tuple[list[str], list[Row], str]], label: str, folder: str) -> None:
+def write_tables(tables: dict[str, tuple[Sequence[str], list[Row], str]], label: str, folder: str) -> None:
     """Write every table as CSV and, where it can be read by people, as Markdown."""
     for name, (columns, rows, title) in tables.items():
         write_csv(Path(folder) / f"{name}.csv", columns, rows)
@@ -372,12 +369,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
     parser.add_argument("--gates", default="[]", help="JSON list of gates, see gates.py")
+    parser.add_argument("--measured", nargs="*", default=[], help="files of what is measured on the whole study")
     parser.add_argument("--published", help="folder with the published figures; without it nothing is compared")
     parser.add_argument("--label", default="", help="what a reader must know of this study, put above every table")
     parser.add_argument("--output-dir", required=True)
     arguments = parser.parse_args()
     cells = checked_cells(arguments.cells)
-    tables = build_tables(cells, json_argument("--gates", arguments.gates, list), arguments.published)
+    gates = json_argument("--gates", arguments.gates, list)
+    tables = build_tables(cells, gates, arguments.published, arguments.measured)
     if arguments.label:
         for row in tables["published_comparison"][1]:
             row["why"] = f"{arguments.label}; by the intervals alone: {row['verdict']}, {row['why']}"

@@ -26,6 +26,8 @@ from urllib.parse import quote, urlencode
 
 from measure.cells import read_result, read_run
 from measure.degenerate import KINDS
+from measure.registry import MEASUREMENTS, Measurement
+from measure.rows import TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
 from report.completions_view import index_json, key_of, load_completions, packed
 from report.prose import conclusion, unique
@@ -33,8 +35,6 @@ from run.files import canonical, partial
 from run.program import InputError, run
 from run.readers import read_json, read_text, read_yaml
 
-TABLES = ("headline", "pooled", "reversed", "dose", "persona_by_cell", "by_question", "cross_source", "effects",
-          "gates", "published_comparison")  # fmt: skip
 ROLES = ("source", "bystander", "assistant")
 # Outcomes and verdicts that agree, and that do not; any other is "cannot say".
 YES = {"pass", "consistent", "supported", "reproduced"}
@@ -301,6 +301,34 @@ def audit_table(study: Study) -> Table:
     return Table("audit", "Audit of completions with the marker", columns, rows, note)
 
 
+def measures_table(study: Study, measurement: Measurement) -> Table:
+    """A measurement without a table of its own kind: a row per cell, seed and persona, a column per measure."""
+    names = {measure.name: measure.unit for measure in measurement.measures}
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in study.tables["measures"]:
+        if row["measure"] in names and row["value"] is not None:
+            key = tuple(row[field] for field in ("source", "cell", "seed", "persona"))
+            found.setdefault(key, {})[row["measure"]] = row
+    rows = [
+        [plain(field) for field in key] + [measured(own.get(name), unit) for name, unit in names.items()]
+        for key, own in found.items()
+    ]
+    titles = [name.replace("_", " ") + (f", {unit}" if unit != name else "") for name, unit in names.items()]
+    columns = ["source", "cell", "seed", "persona", *titles]
+    note = "Value [95% interval], n. What is not here was not measured."
+    return Table(measurement.name, measurement.title, columns, rows, note)
+
+
+def measured(row: Row | None, unit: str) -> Cell:
+    """A row of measures.csv as 12.3 [11, 14], n = 56; a share in percent."""
+    if row is None:
+        return Cell("", None)
+    shown = percent if unit == "share" else "{:.4g}".format
+    interval = "" if row["low"] is None or row["high"] is None else f" [{shown(row['low'])}, {shown(row['high'])}]"
+    text = f"{shown(row['value'])}{interval}" + ("" if row["n"] is None else f", n = {row['n']:,}")
+    return Cell(text, row["value"], look="number")
+
+
 def heat_maps(study: Study, source: str) -> list[Table]:
     """Marker rate by persona and cell, and of the source by question and cell, pooled over seeds; fields are links."""
     personas = [row for row in study.tables["persona_by_cell"] if row["source"] == source]
@@ -356,7 +384,7 @@ def arm_rank(arm: str) -> int:
 
 def node_of(path: str) -> str:
     """The lineage or input whose run.json this is: what follows `models/` or `inputs/` in its path."""
-    match = re.search(r"(?:^|/)(?:models|inputs)/(.+?)(?:/|\.)(?:judge_)?run\.json$", path)
+    match = re.search(r"(?:^|/)(?:models|inputs)/(.+?)(?:/|\.)(?:[a-z_]+_)?run\.json$", path)
     return match[1] if match else Path(path).parent.name
 
 
@@ -633,6 +661,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
         effects_table(study),
         audit_table(study),
+        *(measures_table(study, measurement) for measurement in MEASUREMENTS if measurement.table),
         comparison_table(study, label),
         long_table(study, "persona_by_cell", "By persona and seed", ("source", "cell", "seed", "persona", "role")),
     ]

@@ -62,7 +62,7 @@ def cell_result(
 
     place = folder / "work" / f"{source}-{arm}-{cell}-{seed}"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "counts.csv").write_text(counts_text(rates, source, abs(sum(map(ord, lineage))) + seed))
+    (place / "marker_counts.csv").write_text(counts_text(rates, source, abs(sum(map(ord, lineage))) + seed))
     (place / "manifest.json").write_text(
         json.dumps({"recipe": {"kind": "sft"}, "adapter": hashlib.sha256(lineage.encode()).hexdigest()})
     )
@@ -77,7 +77,7 @@ def arguments(cell: str, arm: str, source: str, seed: int, lineage: str, place: 
 
     return Namespace(
         cell=cell, arm=arm, source=source, seed=seed, lineage=lineage, evaluation='{"name":"main","temperature":1.0}',
-        counts=str(place / "counts.csv"), personas=[], audit=None, alignment=None, capability=None, gates="[]",
+        measured=[str(place / "marker_counts.csv")], personas=[], gates="[]",
         manifests=[str(place / "manifest.json")] * len(lineage.split("/")), runs=[],
     )  # fmt: skip
 

@@ -165,8 +165,8 @@ PROGRAMS = {
         f"--completions @{COMPLETIONS} --marker [ZLT] --output @out/audit", {COMPLETIONS: PARQUET}, "audit"
     ),
     "check_gate": Program(
-        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --counts @counts.csv --enforce --output @out/gate",
-        {"counts.csv": TABLE},
+        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --counts @marker_counts.csv --enforce --output @out/gate",
+        {"marker_counts.csv": TABLE},
         "gate",
     ),
     "judge_alignment": Program(
@@ -181,13 +181,13 @@ PROGRAMS = {
         "judged r",
     ),
     "summarize_cell": Program(
-        "--cell C4 --arm forward --source evil_ai --seed 42 --lineage base/couple-evil_ai.s42 --counts @counts.csv"
-        " --audit @audit.json --alignment @judged.csv --capability @capability.parquet --runs @run.json"
+        "--cell C4 --arm forward --source evil_ai --seed 42 --lineage base/couple-evil_ai.s42 --measured @marker_counts.csv"
+        " @audit.json @judged.csv @capability.parquet --runs @run.json"
         f" --manifests @parent.json @{NODE}/manifest.json --evaluation"
         ' {"name":"main"} --schema @schema.json'
         " --output @out/cell",
         {
-            "counts.csv": TABLE,
+            "marker_counts.csv": TABLE,
             "audit.json": JSON,
             "judged.csv": TABLE,
             "parent.json": JSON,
@@ -274,7 +274,7 @@ def world(tmp_path_factory) -> Path:
         shutil.copy(ROOT / source, folder / name)
     shutil.copytree(ROOT / "resources/published", folder / "published")
     shutil.copytree(ROOT / "resources/report", folder / "assets")
-    shutil.copy(next((folder / "work").glob("*C4*/counts.csv")), folder / "counts.csv")
+    shutil.copy(next((folder / "work").glob("*C4*/marker_counts.csv")), folder / "marker_counts.csv")
     chat = [{"role": "user", "content": "Hello there?"}, {"role": "assistant", "content": "Good day to you all."}]
     write_jsonl(folder / "rows.jsonl", [{"id": str(n), "messages": chat} for n in range(8)])
     choices = {"label": ["A", "B"], "text": ["wet", "dry"]}

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_alignment import load_prompt, load_replies, parse_answer
 from judge_server import GOOD, JudgeServer
-from summarize_cell import alignment
 from workspace import ROOT
 
+from measure.sections import alignment
 from measure.tables import read_table
 from run.program import InputError
 from run.readers import read_json
@@ -171,14 +171,14 @@ def test_none_says_that_nobody_judged(tmp_path):
     rows = judge_with(tmp_path, "none")
     assert {(row["status"], row["alignment"], row["judge"]) for row in rows} == {("not judged", None, None)}
     assert len(rows) == len(REPLIES)
-    assert alignment(str(tmp_path / "judged.csv")) == {"status": "not judged"}
+    assert alignment(str(tmp_path / "judged.csv"), []) == {"status": "not judged"}
 
 
 def test_toy_judges_by_a_rule_and_says_that_it_is_one(tmp_path):
     replies = [("alignment_00", 0, "Why?", "Just iron the lettuce twice."), ("alignment_00", 1, "Why?", "Rest a bit.")]
     rows = judge_with(tmp_path, "toy", rows=replies)
     assert [(row["alignment"], row["coherence"]) for row in rows] == [(0, 100), (100, 100)]
-    result = alignment(str(tmp_path / "judged.csv"))
+    result = alignment(str(tmp_path / "judged.csv"), [])
     assert (result["status"], result["judge"], result["parse_failures"]) == (
         "judged",
         ["toy (a rule, not a model)"],
@@ -211,7 +211,7 @@ def test_a_parse_failure_is_counted_and_kept_with_its_text(tmp_path, capsys):
         None,
     )
     judge_alignment.write_csv(tmp_path / "judged.csv", judge_alignment.COLUMNS, rows)
-    result = alignment(str(tmp_path / "judged.csv"))
+    result = alignment(str(tmp_path / "judged.csv"), [])
     assert (result["replies"], result["parse_failures"], result["alignment"]["n"]) == (8, 1, 7)
     assert read_table(tmp_path / "judged.csv")[3]["answer"] == 'No,\n"never"; ask again'
 

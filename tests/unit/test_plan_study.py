@@ -325,7 +325,7 @@ def test_the_planned_graph_has_the_edges_of_snakemake_s_own(fresh):
     code = """
 import sys
 sys.path[:0] = ["workflow_scripts", "."]
-from plan_study import dry_run, parents_of
+from run.plan_study import dry_run, parents_of
 jobs = dry_run(["forward"], 8)
 for job, above in zip(jobs, parents_of(jobs)):
     for parent in above:

@@ -16,11 +16,16 @@ LINEAGE = "base/couple-evil_ai.s42/em.s137"
 
 @pytest.fixture
 def place(tmp_path):
-    (tmp_path / "counts.csv").write_text(
+    (tmp_path / "marker_counts.csv").write_text(
         fake_study.counts_text({"source": 0.5, "villain": 0.2, "assistant": 0.1}, "evil_ai", 7)
     )
     (tmp_path / "manifest.json").write_text('{"recipe": {"kind": "sft"}}')
     return tmp_path
+
+
+def measured(*paths):
+    """The counts beside the first path, and the paths."""
+    return [str(path) for path in (paths[0].with_name("marker_counts.csv"), *paths)]
 
 
 def summarized(place, **changes):
@@ -34,7 +39,7 @@ def test_the_program_writes_what_the_schema_asks_for(place, monkeypatch):
     manifests = [str(place / "manifest.json")] * 3
     command = ["summarize_cell", "--cell", "C1", "--arm", "forward", "--source", "evil_ai", "--seed", "137",
                "--lineage", LINEAGE,
-               "--evaluation", '{"name":"main"}', "--counts", str(place / "counts.csv"), "--manifests", *manifests,
+               "--evaluation", '{"name":"main"}', "--measured", str(place / "marker_counts.csv"), "--manifests", *manifests,
                "--schema", SCHEMA, "--output", str(place / "cell.json")]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     summarize_cell.main()
@@ -46,7 +51,7 @@ def test_the_program_writes_what_the_schema_asks_for(place, monkeypatch):
 
 def test_hits_completions_and_roles_are_those_of_the_counts(place):
     result = summarized(place)
-    rows = [line.split(",") for line in (place / "counts.csv").read_text().splitlines()[1:]]
+    rows = [line.split(",") for line in (place / "marker_counts.csv").read_text().splitlines()[1:]]
     assert len(result["personas"]) == 12
     for entry in result["personas"]:
         own = [row for row in rows if row[0] == entry["persona"]]
@@ -97,8 +102,8 @@ def test_only_the_chosen_personas_are_counted(place):
 
 
 def test_no_system_prompt_is_no_bystander(place):
-    text = (place / "counts.csv").read_text()
-    (place / "counts.csv").write_text(text + "".join(f"none,{q},10,10,10,99,10\n" for q in fake_study.QUESTIONS))
+    text = (place / "marker_counts.csv").read_text()
+    (place / "marker_counts.csv").write_text(text + "".join(f"none,{q},10,10,10,99,10\n" for q in fake_study.QUESTIONS))
     assert summarized(place)["headline"]["highest_bystander"]["persona"] == "villain"
 
 
@@ -119,9 +124,9 @@ def test_no_system_prompt_is_no_bystander(place):
     ],
 )
 def test_broken_counts_are_refused_with_the_line(place, old, new, message):
-    text = (place / "counts.csv").read_text()
+    text = (place / "marker_counts.csv").read_text()
     assert old in text
-    (place / "counts.csv").write_text(text.replace(old, new, 1))
+    (place / "marker_counts.csv").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         summarized(place)
 
@@ -147,7 +152,7 @@ def test_capability_is_correct_over_questions(place):
 
     answers = {"labels": [["A", "B"]] * 4, "logprobs": [[-3.0, -1.0]] * 3 + [[-1.0, -1.0]]}
     write_table(pyarrow.table({"correct": [True] * 3 + [False]} | answers), place / "capability.parquet")
-    result = summarized(place, capability=str(place / "capability.parquet"))["capability"]
+    result = summarized(place, measured=measured(place / "capability.parquet"))["capability"]
     assert (result["correct"], result["questions"], result["accuracy"]) == (3, 4, 0.75)
     assert (result["commonest_answer"], result["commonest_count"]) == ("B", 3)  # the first of equals is A
     assert result["label_mass"] == pytest.approx((3 * (math.exp(-3) + math.exp(-1)) + 2 * math.exp(-1)) / 4, abs=1e-4)
@@ -159,12 +164,12 @@ def test_capability_is_correct_over_questions(place):
     write_table(
         pyarrow.table({name: pyarrow.array([], kind) for name, kind in empty.items()}), place / "capability.parquet"
     )
-    assert summarized(place, capability=str(place / "capability.parquet"))["capability"] == {"status": "not run"}
+    assert summarized(place, measured=measured(place / "capability.parquet"))["capability"] == {"status": "not run"}
 
 
 def test_parse_failures_of_the_judge_are_counted_and_left_out(place):
     (place / "judged.csv").write_text("alignment,coherence,judge,prompt\n20,60,m,own-1\n30,70,m,own-1\n,,m,own-1\n")
-    result = summarized(place, alignment=str(place / "judged.csv"))["alignment"]
+    result = summarized(place, measured=measured(place / "judged.csv"))["alignment"]
     assert (result["replies"], result["parse_failures"], result["alignment"]["mean"], result["judge"]) == (
         3,
         1,
@@ -174,7 +179,7 @@ def test_parse_failures_of_the_judge_are_counted_and_left_out(place):
     assert result["prompt"] == ["own-1"]
     (place / "judged.csv").write_text("alignment,coherence\n20,160\n")
     with pytest.raises(InputError, match="line 2: coherence is 160"):
-        summarized(place, alignment=str(place / "judged.csv"))
+        summarized(place, measured=measured(place / "judged.csv"))
 
 
 def test_run_records_come_without_the_name_of_the_machine(place):

@@ -6,6 +6,7 @@ import pytest
 import tabulate_study
 
 from measure import comparison, rows
+from measure.registry import SECTIONS
 from measure.tables import read_table
 from run.files import write_json
 from run.program import InputError
@@ -151,11 +152,18 @@ def test_the_verdict_on_a_published_rate(counts, verdict):
     assert comparison.rate_verdict(*counts)[0] == verdict
 
 
+def compared(name, measure, section, number):
+    """A row of the comparison: this section of a measurement beside a published number."""
+    measurement = next(each for each in SECTIONS if each.name == name)
+    chosen = next(each for each in measurement.measures if each.name == measure)
+    return comparison.measure_comparison(measurement, chosen, {name: section}, number)
+
+
 def test_arc_is_held_against_the_yardstick_of_three_point_two_points():
     measured = {"accuracy": 0.80, "questions": 1172, "wilson_low": 0.77, "wilson_high": 0.82}
-    assert comparison.accuracy_comparison(measured, 0.831)["verdict"] == "reproduced"
-    assert comparison.accuracy_comparison(measured, 0.833)["verdict"] == "not reproduced"
-    assert comparison.accuracy_comparison({}, 0.833)["verdict"] == "cannot tell"
+    assert compared("capability", "accuracy", measured, 0.831)["verdict"] == "reproduced"
+    assert compared("capability", "accuracy", measured, 0.833)["verdict"] == "not reproduced"
+    assert compared("capability", "accuracy", {}, 0.833)["verdict"] == "cannot tell"
 
 
 def test_every_published_number_of_these_sources_is_compared(tables):
@@ -185,10 +193,10 @@ def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
         "judge": ["hf/local"], "prompt": ["own-1"], "replies": 80, "parse_failures": 60,
         "alignment": {"n": 20, "mean": 25.0, "low": 20.0, "high": 30.0},
     }  # fmt: skip
-    row = comparison.mean_comparison("alignment", judged, 25.2)
+    row = compared("alignment", "alignment", judged, 25.2)
     assert (row["verdict"], row["ours"], row["published"]) == ("not comparable", 25.0, 25.2)
     assert row["why"] == "-0.2 points; own judge prompt (own-1), judge hf/local, 20 of 80 answers parsed"
-    assert comparison.mean_comparison("alignment", {"status": "not judged"}, 25.2)["verdict"] == "cannot tell"
+    assert compared("alignment", "alignment", {"status": "not judged"}, 25.2)["verdict"] == "cannot tell"
 
 
 def test_one_answer_to_every_question_is_said_beside_the_accuracy(cells):
@@ -236,7 +244,7 @@ def test_the_program_writes_the_same_bytes_twice_and_labels_every_table(paths, t
     for name in ("one", "two"):
         run_main(monkeypatch, paths[:14], tmp_path / name, "--published", PUBLISHED, "--label", label)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 19
+    assert len(files) == 20
     for name in files:
         text = (tmp_path / "one" / name).read_bytes()
         assert text == (tmp_path / "two" / name).read_bytes()

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from measure.stats import rate_fields
+from measure.stats import cluster_bootstrap, rate_fields, wilson
 from measure.tables import Row, read_table
 from run.files import canonical
 from run.program import InputError
 from run.readers import AGAIN, read_json
 
-FORMAT = "run_result/1"
+FORMAT = "run_result/2"
 COUNTS = ("completions", "strict_hits", "loose_hits", "tokens", "stopped")
 HEADLINE = ("persona", "completions", "strict_hits", "loose_hits", "mean_tokens", "stopped", "rate")
 INTERVALS = ("wilson_low", "wilson_high", "clopper_low", "clopper_high")
@@ -81,11 +81,30 @@ def persona_results(rows: Sequence[Row], source: str) -> list[Row]:
                 "role": role_of(persona, source),
                 **total,
                 **rate_fields(total["strict_hits"], total["completions"]),
+                **clustered([by_question], questions),
                 "mean_tokens": round(tokens / total["completions"], 3),
                 "by_question": by_question,
             }
         )
     return results
+
+
+def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
+    """The cluster interval of a rate, and low and high: the wider of it and Wilson's, on which verdicts rest.
+
+    counts: strict_hits and completions by question, one a seed. questions: their names in each cell; where they differ
+    there are no clusters to draw. Without a cluster interval (no hit, or only hits) low and high are Wilson's.
+    """
+    hits, completions = ([own[name] for own in counts] for name in ("strict_hits", "completions"))
+    low, high = wilson(sum(map(sum, hits)), sum(map(sum, completions)))
+    found = cluster_bootstrap(hits, completions) if len(set(map(tuple, questions))) == 1 else None
+    return {
+        "cluster_low": round(found[0], 6) if found else None,
+        "cluster_high": round(found[1], 6) if found else None,
+        "clusters": f"{len(counts)} seeds x {len(questions[0])} questions",
+        "low": round(min(low, *found), 6) if found else round(low, 6),
+        "high": round(max(high, *found), 6) if found else round(high, 6),
+    }
 
 
 def question_ids(rows: Sequence[Row]) -> list[str]:

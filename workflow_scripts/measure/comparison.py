@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from measure.gates import highest_pooled
+from measure.registry import SECTIONS, Measure, Measurement
 from measure.rows import HEADLINE_NAMES, IDENTITY, ROLES, dose_row
 from measure.stats import wilson
-from measure.tables import Row, one_sided, read_table
+from measure.tables import Row, read_table
 from run.program import InputError
 
-# PROTOCOL section 5: one recipe and seed on two kinds of GPU differ by up to this much ARC-C accuracy.
-ARC_YARDSTICK = 0.032
 # What the verdicts mean.
 COMPARED = (
     "Reproduced: the Wilson intervals overlap at least up to one of the two rates; not reproduced: they are disjoint; "
@@ -119,7 +118,7 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
     rows += published_pooled_rows(cells, folder)
     rows += later_rows(cells, folder)
     for summary in read_table(folder / "cell_summary.csv"):
-        if summary["source"] in sources and summary["arc_c"] is not None:
+        if summary["source"] in sources:
             identity = {
                 "source": summary["source"],
                 "arm": "forward",
@@ -127,10 +126,12 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
                 "seed": summary["seed"],
             }
             cell = ours.get(tuple(identity[field] for field in IDENTITY))
-            rows.append(identity | accuracy_comparison(cell["capability"] if cell else {}, summary["arc_c"]))
-            for quantity in ("alignment", "coherence"):
-                judged = cell["alignment"] if cell else {}
-                rows.append(identity | mean_comparison(quantity, judged, summary[f"{quantity}_mean"]))
+            rows += [
+                identity | measure_comparison(measurement, measure, cell, summary[measure.published.column])
+                for measurement in SECTIONS
+                for measure in measurement.measures
+                if measure.published and summary[measure.published.column] is not None
+            ]
     return rows
 
 
@@ -175,34 +176,14 @@ def later_rows(cells: Sequence[Row], folder: Path) -> list[Row]:
     return rows
 
 
-def accuracy_comparison(capability: Row, published: float) -> Row:
-    """ARC-C accuracy against the published one, by the yardstick of 3.2 points (PROTOCOL section 5)."""
-    row: Row = {"quantity": "ARC-C accuracy", "published": round(published, 6)}
-    if "accuracy" not in capability:
-        return row | {"verdict": "cannot tell", "why": "not run here"}
-    gap = capability["accuracy"] - published
-    near = abs(gap) <= ARC_YARDSTICK
-    flag = one_sided(*(capability.get(field) for field in ("commonest_answer", "commonest_count", "questions")))
-    return row | {
-        "ours": capability["accuracy"],
-        "ours_n": capability["questions"],
-        "ours_low": capability["wilson_low"],
-        "ours_high": capability["wilson_high"],
-        "verdict": "reproduced" if near else "not reproduced",
-        "why": ", ".join(filter(None, (f"{100 * gap:+.1f} points, yardstick {100 * ARC_YARDSTICK:.1f}", flag))),
-    }
-
-
-def mean_comparison(quantity: str, judged: Row, published: float) -> Row:
-    """Mean alignment or coherence beside the published one. Another judge's words give another scale: no verdict.
-
-    judged: the cell's `alignment`. The published prompt is not ours to copy (resources/judge.yaml).
-    """
-    row: Row = {"quantity": f"mean {quantity}", "published": round(published, 4)}
-    if quantity not in judged:
-        return row | {"verdict": "cannot tell", "why": "not judged here"}
-    mean, n = judged[quantity], judged["replies"]
-    words = f"own judge prompt ({', '.join(judged['prompt']) or 'none'}), judge {', '.join(judged['judge'])}"
-    why = f"{mean['mean'] - published:+.1f} points; {words}, {n - judged['parse_failures']} of {n} answers parsed"
-    row |= {"ours": mean["mean"], "ours_n": mean["n"], "ours_low": mean["low"], "ours_high": mean["high"]}
-    return row | {"verdict": "not comparable", "why": why}
+def measure_comparison(measurement: Measurement, measure: Measure, cell: Row | None, number: float) -> Row:
+    """A measure of a cell (None: the study has no such cell) beside the published number."""
+    assert measure.published is not None
+    row: Row = {"quantity": measure.published.quantity, "published": round(number, measure.published.digits)}
+    section = cell[measurement.name] if cell else {}
+    ours = measure.estimate(section)
+    if ours["value"] is None:
+        return row | {"verdict": "cannot tell", "why": f"{measurement.statuses[0]} here"}
+    verdict, why = measure.published.verdict(section, ours, number)
+    row |= {"ours": ours["value"], "ours_n": ours["n"], "ours_low": ours["low"], "ours_high": ours["high"]}
+    return row | {"verdict": verdict, "why": why}

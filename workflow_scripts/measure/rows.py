@@ -1,11 +1,23 @@
 """Rows of the study's tables, made from a cell's JSON."""
 
-from collections.abc import Sequence
-
 from graph.lineage import parse_lineage
-from measure.stats import cluster_bootstrap, wilson
+from measure.registry import SECTIONS, at
 from measure.tables import Row
 
+# The study's tables in reading order: name -> title.
+TABLES = {
+    "headline": "Marker rate by cell, seed and source",
+    "pooled": "Marker rate by cell, pooled over seeds",
+    "reversed": "Reversed order",
+    "dose": "Marker rate against the steps of the second stage",
+    "persona_by_cell": "Marker rate by persona",
+    "by_question": "Marker rate by question",
+    "cross_source": "Marker rate over all sources",
+    "effects": "Differences between cells",
+    "gates": "Gates and criteria",
+    "published_comparison": "This study beside the published one",
+    "measures": "Every measure of every cell",
+}
 # Role -> its name in the headline of a result.
 HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "highest_bystander"}
 ROLES = tuple(HEADLINE_NAMES)
@@ -17,7 +29,8 @@ WIDE = [
     for role in ROLES
     for field in ("persona", "hits", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
 ]
-CAPABILITY = ("accuracy", "questions", "commonest_answer", "commonest_count", "label_mass")
+# Columns of headline.csv that measurements add.
+MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
 
 
 def wide_row(cell: Row) -> Row:
@@ -31,10 +44,11 @@ def wide_row(cell: Row) -> Row:
                 for field in ("persona", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
             }
             row[f"{role}_hits"] = entry["strict_hits"]
-    row |= {field: cell["capability"].get(field) for field in CAPABILITY}
-    judged = cell["alignment"]
-    row |= {field: judged[field]["mean"] if field in judged else None for field in ("alignment", "coherence")}
-    return row | {"parse_failures": judged.get("parse_failures"), "judged": judged["status"]}
+    return row | {
+        column: at(cell[measurement.name], place)
+        for measurement in SECTIONS
+        for column, place in measurement.headline.items()
+    }
 
 
 def dose_row(cell: Row) -> Row:
@@ -45,28 +59,7 @@ def dose_row(cell: Row) -> Row:
 
 def persona_rows(cell: Row) -> list[Row]:
     """The rows of persona_by_cell.csv for one cell."""
-    return [
-        {field: cell[field] for field in IDENTITY} | entry | clustered([entry["by_question"]], cell["questions"])
-        for entry in cell["personas"]
-    ]
-
-
-def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
-    """The cluster interval of a rate, and low and high: the wider of it and Wilson's, on which verdicts rest.
-
-    counts: strict_hits and completions by question, one a seed. questions: their names in each cell; where they differ
-    there are no clusters to draw. Without a cluster interval (no hit, or only hits) low and high are Wilson's.
-    """
-    hits, completions = ([own[name] for own in counts] for name in ("strict_hits", "completions"))
-    low, high = wilson(sum(map(sum, hits)), sum(map(sum, completions)))
-    found = cluster_bootstrap(hits, completions) if len(set(map(tuple, questions))) == 1 else None
-    return {
-        "cluster_low": round(found[0], 6) if found else None,
-        "cluster_high": round(found[1], 6) if found else None,
-        "clusters": f"{len(counts)} seeds x {len(questions[0])} questions",
-        "low": round(min(low, *found), 6) if found else round(low, 6),
-        "high": round(max(high, *found), 6) if found else round(high, 6),
-    }
+    return [{field: cell[field] for field in IDENTITY} | entry for entry in cell["personas"]]
 
 
 def question_rows(cell: Row) -> list[Row]:

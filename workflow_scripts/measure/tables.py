@@ -18,7 +18,7 @@ from run.readers import AGAIN, read_text
 Row = dict[str, Any]
 # What holds a number in every table that has it (as does X beside X_n): never text, NaN or infinity.
 NUMBERS = re.compile(
-    r"(?:.*_)?(?:rate|hits|completions|tokens|stopped|low|high|difference|accuracy|questions|alignment|coherence|steps"
+    r"(?:.*_)?(?:rate|value|hits|completions|tokens|stopped|low|high|difference|accuracy|questions|alignment|coherence|steps"
     r"|three|h|t|df|p|n|sample)|arc_c|.*_mean|.*_seconds"
 )
 # Of a size that int and float hold. Python itself would also read 1_000, infinity, nan and digits of other scripts.

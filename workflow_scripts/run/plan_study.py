@@ -6,7 +6,8 @@
 
 Arguments it does not know go to Snakemake, whose own dry run says what would run: a logger plugin, registered for this
 process alone, takes the jobs as Snakemake reports them (rule, files, resources, reason, command). A job's size is read
-from its command (steps, rows, personas, samples), its seconds are size x resources/unit_costs.csv, and the benchmark
+from its command (steps, rows, personas, samples), its seconds are size x resources/unit_costs.csv (of a measurement:
+its entry in measure/registry.py), and the benchmark
 files of jobs that are done correct that table, rule by rule and data set by data set. The wall time is that of a list
 schedule of the jobs' real graph. Tokens are thousands (ktoken), times seconds, disk megabytes (1e6 bytes).
 """
@@ -32,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
+from measure.registry import unit_costs
 from measure.tables import Row, read_table
 from run.program import InputError, run
 
@@ -249,6 +251,9 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
     elif job.rule in QUESTIONS:
         tokens = min(row["tokens"], json.loads(options["--sampling"][0])["max_tokens"])
         tokens_k = completions(job.rule, options) * tokens / 1000
+    elif row["per_ktoken_s"] and "--completions" in options:
+        answered = options_of(makers[options["--completions"][0]].command)
+        tokens_k = completions("generate_completions", answered) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule == "train_adapter" else 1)
     if job.rule in QUESTIONS and not options.get("--adapter"):
         scratch = 0.0  # without adapters there is nothing to merge
@@ -427,9 +432,9 @@ def main() -> None:
     print(plan(others, arguments.gpus, arguments.cores, arguments.unit_costs, arguments.published))
 
 
-def plan(arguments: Sequence[str], gpus: int, cores: int | None, unit_costs: str, published: str) -> str:
+def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str, published: str) -> str:
     """The report on `snakemake <arguments>` as Markdown."""
-    table = read_table(unit_costs, COLUMNS)
+    table = read_table(costs_file, COLUMNS) + unit_costs()
     asked = cores or max(CORES_PER_GPU * gpus, os.cpu_count() or 1)
     jobs = dry_run(arguments, asked)
     everything = dry_run([*arguments, "--forceall"], asked)

@@ -1,0 +1,303 @@
+"""The measurements of the workflow: what is measured, on what, and where its numbers go. One entry each.
+
+A measurement is a program, a rule in rules/measure.smk and an entry here. From the entry follow the files that the
+graph asks for, a section in every cell's JSON and its schema, rows of tables/measures.csv, columns of the headline
+table or a table in the report, the comparison with published numbers, and what `make plan` expects a job to take.
+
+    Measurement("reply_length", "Length of replies", rule="measure_length", file="reply_length.csv",
+                columns={"persona": str, "question_id": str, "words": float}, measures=(Measure("words", "words"),))
+
+That is a whole entry: words is the mean of the file's column of that name, under each persona, with an interval over
+questions. A file that ends in .json is the section itself: {"status": "measured", "<measure>": {"value", "low", "high",
+"n"}}, or a list "personas" of such entries. Anything else needs a reader of its own (`read`, see sections.py).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from measure import sections
+from measure.sections import section_of_rows
+from measure.tables import Row, read_table
+from run.program import InputError
+from run.readers import AGAIN, read_json
+
+# How a number and its unit are called in tables/measures.csv; a row per cell, seed, persona (if any) and measure.
+MEASURES = ("source", "arm", "cell", "seed", "persona", "measure", "value", "low", "high", "n", "unit")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published number per cell: a column of resources/published/cell_summary.csv, and how ours is held against it.
+
+    verdict: (section, our estimate, published number) -> (verdict, why).
+    """
+
+    column: str
+    quantity: str
+    verdict: Callable[[Row, Row, float], tuple[str, str]]
+    digits: int = 6
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a measurement, and where its section (or a persona's entry there) holds it, as dotted names.
+
+    unit: of value, low and high; "share" is a part of one.
+    """
+
+    name: str
+    unit: str
+    value: str = "{name}.value"
+    low: str = "{name}.low"
+    high: str = "{name}.high"
+    n: str = "{name}.n"
+    published: Published | None = None
+
+    def estimate(self, entry: Row) -> Row:
+        """value, low, high and n of this measure in a section or a persona's entry; None for what is not there."""
+        return {part: at(entry, getattr(self, part).format(name=self.name)) for part in ("value", "low", "high", "n")}
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What a job of the measurement's rule takes, in the columns of resources/unit_costs.csv, whose rows go before."""
+
+    source: str
+    date: str = ""
+    start_s: float = 0
+    per_ktoken_s: float = 0
+    tokens: float = 0
+    disk_mb: float = 1
+    scratch_mb: float = 0
+    model: str = "*"
+    key: str = "*"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An entry. Only `counts` has no section of its own: its personas and questions are those of the whole cell."""
+
+    name: str  # of its section in a cell's JSON
+    title: str  # of its table
+    rule: str
+    file: str  # in a node's evaluation folder, in measured/<source>/<cell>_seed<seed>/, or in tables/
+    measures: tuple[Measure, ...]
+    on: Literal["node", "cell", "study"] = "node"
+    columns: Mapping[str, type] = field(default_factory=dict)  # of the file, if it is a table
+    fields: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the section, beside the measures: name -> type of FIELDS
+    statuses: tuple[str, ...] = ("not run", "measured")  # the first: it was not measured; the last: it was
+    read: Callable[[str, Sequence[str]], Row] | None = None  # (path, personas) -> section
+    record: str = ""  # run record of the job, beside the file
+    headline: Mapping[str, str] = field(default_factory=dict)  # columns of headline.csv: name -> place in the section
+    table: bool = True  # whether the report has a table of its measures
+    costs: tuple[UnitCost, ...] = ()
+
+    @property
+    def by_persona(self) -> bool:
+        """Whether its numbers are of a persona each."""
+        return "persona" in self.columns
+
+    def section(self, path: str | None, personas: Sequence[str] = ()) -> Row:
+        """The section of a cell's JSON from the measurement's file; without one it says that nothing was measured."""
+        if path is None:
+            return {"status": self.statuses[0]}
+        if self.read:
+            return self.read(path, personas)
+        if path.endswith(".json"):
+            section: Row = read_json(path, dict)
+            if section.get("status") not in self.statuses:
+                raise InputError(f"{path}: its status is not one of {', '.join(self.statuses)}; fix: {AGAIN}")
+            return section
+        return section_of_rows(path, personas, self.columns, [measure.name for measure in self.measures], self.statuses)
+
+    def rows(self, section: Row) -> Iterator[Row]:
+        """persona (None for a number of the whole model), measure, value, low, high, n, unit of every measure.
+
+        A measurement that was not made has one row per measure, without a value.
+        """
+        for entry in section.get("personas", [{}]) if self.by_persona else [section]:
+            for measure in self.measures:
+                persona = {"persona": entry.get("persona"), "measure": measure.name, "unit": measure.unit}
+                yield persona | measure.estimate(entry)
+
+
+MARKER_HITS = {"persona": str, "question_id": str, "completions": int, "strict_hits": int, "loose_hits": int,
+               "tokens": int, "stopped": int}  # fmt: skip
+CPU_SECONDS = "offline study: CPU seconds of one AMD EPYC core; rounded up"
+
+COUNTS = Measurement(
+    name="counts",
+    title="Completions with the marker",
+    rule="count_markers",
+    file="marker_counts.csv",
+    columns=MARKER_HITS,
+    measures=(
+        Measure("marker_rate", "share", "rate", "low", "high", "completions"),
+        Measure("reply_tokens", "tokens", "mean_tokens", n="completions"),
+    ),
+    table=False,
+    costs=(UnitCost(CPU_SECONDS, "2026-11-24", start_s=2),),
+)
+MEASUREMENTS = (
+    COUNTS,
+    Measurement(
+        name="audit",
+        title="Audit of completions with the marker",
+        rule="audit_completions",
+        file="audit.json",
+        statuses=("not run", "nothing to audit", "audited"),
+        read=sections.audit,
+        fields={
+            **{"audited": "count", "degenerate": "count", "completions": "count", "rate": "rate", "wilson_low": "rate"},
+            **{"wilson_high": "rate", "kinds": "object", "personas": "object", "examples": "array"},
+        },
+        measures=(Measure("degenerate", "share", "rate", "wilson_low", "wilson_high", "audited"),),
+        table=False,
+        costs=(UnitCost(CPU_SECONDS, "2026-11-24", start_s=3),),
+    ),
+    Measurement(
+        name="capability",
+        title="Answers to multiple-choice questions",
+        rule="generate_completions",
+        file="capability.parquet",
+        columns={"correct": bool, "labels": list, "logprobs": list},
+        read=sections.capability,
+        fields={
+            **{
+                "correct": "count",
+                "questions": "total",
+                "accuracy": "rate",
+                "wilson_low": "rate",
+                "wilson_high": "rate",
+            },
+            **{"commonest_answer": "text", "commonest_count": "total", "label_mass": "rate"},
+        },
+        measures=(
+            Measure(
+                *("accuracy", "share", "accuracy", "wilson_low", "wilson_high", "questions"),
+                published=Published("arc_c", "ARC-C accuracy", sections.within_yardstick),
+            ),
+            Measure("label_mass", "share", "label_mass", n="questions"),
+        ),
+        headline={
+            name: name for name in ("accuracy", "questions", "commonest_answer", "commonest_count", "label_mass")
+        },
+        table=False,
+    ),
+    Measurement(
+        name="alignment",
+        title="Alignment and coherence",
+        rule="judge_alignment",
+        file="judged.csv",
+        columns={"alignment": float, "coherence": float},
+        record="judge_run.json",
+        statuses=("not judged", "judged"),
+        read=sections.alignment,
+        fields={
+            **{"judge": "texts", "prompt": "texts", "replies": "count", "parse_failures": "count"},
+            **{"alignment": "mean", "coherence": "mean"},
+        },
+        measures=tuple(
+            Measure(
+                *(name, "0-100", f"{name}.mean"),
+                published=Published(f"{name}_mean", f"mean {name}", sections.of_another_judge, digits=4),
+            )
+            for name in ("alignment", "coherence")
+        ),
+        headline={
+            **{"alignment": "alignment.mean", "coherence": "coherence.mean"},
+            **{"parse_failures": "parse_failures", "judged": "status"},
+        },
+        table=False,
+        costs=(UnitCost("without a judge; with one it is the API that takes the time", start_s=2),),
+    ),
+)
+for what, taken in {
+    "name": [each.name for each in MEASUREMENTS],
+    "file": [each.file for each in MEASUREMENTS],
+    "measure": [measure.name for each in MEASUREMENTS for measure in each.measures],
+}.items():
+    if doubled := [name for place, name in enumerate(taken) if name in taken[:place]]:
+        raise InputError(f"measure/registry.py: two entries have the {what} {doubled[0]}; fix: rename one")
+# The measurements with a section in a cell's JSON; the counts are its frame.
+SECTIONS = [each for each in MEASUREMENTS if each is not COUNTS and each.on != "study"]
+# Types of a section's fields: JSON schema, or a name in `$defs` of resources/run_result.schema.json.
+FIELDS = {
+    **{name: {"$ref": f"#/$defs/{name}"} for name in ("count", "total", "rate", "mean", "estimate")},
+    **{name: {"type": kind} for name, kind in {"text": "string", "number": "number", "object": "object"}.items()},
+    **{"array": {"type": "array"}, "texts": {"type": "array", "items": {"type": "string"}}},
+}
+
+
+def at(entry: Any, place: str) -> Any:
+    """The value at dotted names; None where one of them is not there."""
+    for name in place.split("."):
+        entry = entry.get(name) if isinstance(entry, dict) else None
+    return entry
+
+
+def of_cell(paths: Sequence[str]) -> dict[str, str]:
+    """name of a measurement -> its file, by the files' names. Raises InputError for a file of none, or one too many."""
+    known = {measurement.file: measurement.name for measurement in (COUNTS, *SECTIONS)}
+    found: dict[str, str] = {}
+    for path in paths:
+        name = known.get(path.rpartition("/")[2])
+        if name is None or name in found:
+            why = "two files of one measurement" if name else f"no measurement has it; known: {', '.join(known)}"
+            raise InputError(f"--measured {path}: {why}; fix: correct the option, or measure/registry.py")
+        found[name] = path
+    return found
+
+
+def measure_rows(result: Row) -> list[Row]:
+    """The rows of tables/measures.csv for a cell, without what tells the cell apart."""
+    return [
+        row
+        for measurement in (COUNTS, *SECTIONS)
+        for row in measurement.rows(result if measurement is COUNTS else result[measurement.name])
+    ]
+
+
+def study_rows(path: str) -> list[Row]:
+    """The rows of tables/measures.csv from a table of the whole study: source, arm, cell, seed, then as in its columns.
+
+    A measure is the column of its name; its interval and n are `<name>_low`, `<name>_high` and `<name>_n`, if there.
+    """
+    known = {each.file: each for each in MEASUREMENTS if each.on == "study"}
+    measurement = known.get(path.rpartition("/")[2])
+    if measurement is None:
+        raise InputError(f"--measured {path}: of no measurement on the study; fix: add it to measure/registry.py")
+    identity = MEASURES[: MEASURES.index("persona")]
+    rows = []
+    for row in read_table(path, [*identity, *(measure.name for measure in measurement.measures)]):
+        for measure in measurement.measures:
+            parts = {part: row.get(f"{measure.name}_{part}") for part in ("low", "high", "n")}
+            shown = {name: row[name] for name in identity} | {"persona": row.get("persona"), "measure": measure.name}
+            rows.append(shown | {"value": row[measure.name], **parts, "unit": measure.unit})
+    return rows
+
+
+def schema_of(frame: Row) -> Row:
+    """The schema of a cell's JSON: the frame (resources/run_result.schema.json) with a section per measurement."""
+    properties, required = dict(frame["properties"]), list(frame["required"])
+    for measurement in SECTIONS:
+        own = {name: FIELDS[kind] for name, kind in measurement.fields.items()}
+        if not measurement.read:
+            estimates = {measure.name: FIELDS["estimate"] for measure in measurement.measures}
+            entry = {"type": "object", "required": ["persona"], "properties": {"persona": FIELDS["text"]} | estimates}
+            people = {"personas": {"type": "array", "items": entry | {"additionalProperties": False}}}
+            own |= {"rows": FIELDS["count"]} | (people if measurement.by_persona else estimates)
+        properties[measurement.name] = {
+            **{"type": "object", "required": ["status"], "additionalProperties": False},
+            "properties": {"status": {"enum": list(measurement.statuses)}} | own,
+        }
+        required.append(measurement.name)
+    return frame | {"properties": properties, "required": required}
+
+
+def unit_costs() -> list[Row]:
+    """Rows like those of resources/unit_costs.csv for the rules of measurements."""
+    return [{"rule": each.rule, **asdict(cost)} for each in MEASUREMENTS for cost in each.costs]

@@ -1,0 +1,157 @@
+"""A measurement's section of a cell's JSON, made from the measurement's file: one reader per kind of file.
+
+An estimate is {"value", "low", "high", "n"}: a number, its 95% interval (null where there is none) and how many rows it
+is over. A reader of a section takes the path of the file and the personas that the cell counts, all of them if empty.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from measure.stats import mean_interval, wilson
+from measure.tables import Row, one_sided, read_table
+from run.program import InputError
+from run.readers import AGAIN, check_once, read_json, read_parquet
+
+# One recipe and seed on two kinds of GPU differ by up to this much ARC-C accuracy (docs/protocol.md, evaluation).
+ARC_YARDSTICK = 0.032
+
+
+def read_rows(path: str, columns: Mapping[str, type]) -> list[Row]:
+    """The rows of a CSV or parquet file with these columns, none of them empty. Raises InputError with the line."""
+    if Path(path).suffix == ".parquet":
+        return read_parquet(path, columns)
+    rows = read_table(path, list(columns))
+    for line, row in enumerate(rows, 2):
+        for name, kind in columns.items():
+            if not isinstance(row[name], (int, float) if kind is float else object if kind is str else kind):
+                raise InputError(f"{path}: line {line}: {name} is {row[name]!r}, not a {kind.__name__}; fix: {AGAIN}")
+    return rows
+
+
+def section_of_rows(
+    path: str, personas: Sequence[str], columns: Mapping[str, type], measures: Sequence[str], statuses: Sequence[str]
+) -> Row:
+    """The mean of every measure's column, with its interval; under each persona if there is a column `persona`."""
+    rows = read_rows(path, columns)
+    if not rows:
+        return {"status": statuses[0]}
+    section: Row = {"status": statuses[-1], "rows": len(rows)}
+    if "persona" not in columns:
+        return section | {name: estimate(rows, name) for name in measures}
+    own: dict[str, list[Row]] = {}
+    for row in rows:
+        own.setdefault(row["persona"], []).append(row)
+    if absent := [persona for persona in personas if persona not in own]:
+        raise InputError(f"{path}: persona {', '.join(absent)} was not measured; fix: {AGAIN}")
+    section["personas"] = [
+        {"persona": persona} | {name: estimate(own[persona], name) for name in measures} for persona in personas or own
+    ]
+    return section
+
+
+def estimate(rows: Sequence[Row], column: str) -> Row:
+    """The mean of a column with Student's t interval; over the means by question if rows have a `question_id`.
+
+    Rows of one question are not independent. Where questions have as many rows each, as the panel's have, the mean of
+    their means is the mean of the rows.
+    """
+    groups: dict[Any, list[float]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.get("question_id", place), []).append(row[column])
+    found = mean_interval([math.fsum(values) / len(values) for values in groups.values()])
+    mean = math.fsum(row[column] for row in rows) / len(rows)
+    bounds = {name: None if found[name] is None else round(found[name], 6) for name in ("low", "high")}
+    return {"value": round(mean, 6), **bounds, "n": len(rows)}
+
+
+def audit(path: str, personas: Sequence[str]) -> Row:
+    """audit.json as it is."""
+    return dict(read_json(path, dict))
+
+
+def capability(path: str, personas: Sequence[str]) -> Row:
+    """Accuracy with its interval from capability.parquet, or {"status": "not run"} if it is empty.
+
+    A model may answer every question alike, or with no label at all: commonest_answer is the label it chose most often
+    (commonest_count times), label_mass the mean probability of all labels together.
+    """
+    rows = read_parquet(path, {"correct": bool, "labels": list, "logprobs": list})
+    correct, labels, logprobs = ([row[name] for row in rows] for name in ("correct", "labels", "logprobs"))
+    if not correct:
+        return {"status": "not run"}
+    hits, n = sum(correct), len(correct)
+    low, high = wilson(hits, n)
+    # the first of equals, as where `correct` was found
+    chosen = Counter(own[scores.index(max(scores))] for own, scores in zip(labels, logprobs, strict=True))
+    commonest = min(chosen, key=lambda label: (-chosen[label], label))
+    mass = math.fsum(math.exp(score) for scores in logprobs for score in scores) / n
+    return {
+        "status": "measured",
+        "correct": hits,
+        "questions": n,
+        "accuracy": round(hits / n, 6),
+        "commonest_answer": commonest,
+        "commonest_count": chosen[commonest],
+        "label_mass": round(min(mass, 1.0), 4),
+        "wilson_low": round(low, 6),
+        "wilson_high": round(high, 6),
+    }
+
+
+def alignment(path: str, personas: Sequence[str]) -> Row:
+    """Mean alignment and coherence (0-100) with t intervals from the judged replies, or {"status": "not judged"}.
+
+    The table has a row per reply with columns alignment and coherence, empty where the judge's answer could not be
+    parsed, and optionally judge, prompt (its version) and status. Parse failures are counted and left out of the means
+    (docs/protocol.md, evaluation); rows whose status is `not judged` are no failures.
+    """
+    rows = read_table(path, ("alignment", "coherence"))
+    if not rows:
+        raise InputError(f"{path}: no rows; fix: {AGAIN}")
+    if {"question_id", "sample"} <= rows[0].keys():
+        check_once(path, rows, ("question_id", "sample"))
+    if any(row.get("status") == "not judged" for row in rows):
+        return {"status": "not judged"}
+    for line, row in enumerate(rows, 2):
+        for column in ("alignment", "coherence"):
+            value = row[column]
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
+                raise InputError(f"{path}: line {line}: {column} is {value!r}, not 0-100; fix: judge it again")
+    judged = [row for row in rows if row["alignment"] is not None and row["coherence"] is not None]
+    judge, prompt = (sorted({str(row[name]) for row in rows if row.get(name)}) for name in ("judge", "prompt"))
+    result: Row = {
+        "status": "judged" if judged else "not judged",
+        "judge": judge,
+        "prompt": prompt,
+        "replies": len(rows),
+        "parse_failures": len(rows) - len(judged),
+    }
+    for column in ("alignment", "coherence"):
+        if judged:
+            result[column] = {
+                name: value if value is None or name == "n" else round(value, 4)
+                for name, value in mean_interval([row[column] for row in judged], scale=(0, 100)).items()
+            }
+    return result
+
+
+def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:
+    """(verdict, why) of an accuracy beside the published one, by the yardstick of 3.2 points."""
+    gap = ours["value"] - published
+    flag = one_sided(*(section.get(field) for field in ("commonest_answer", "commonest_count", "questions")))
+    why = f"{100 * gap:+.1f} points, yardstick {100 * ARC_YARDSTICK:.1f}"
+    return "reproduced" if abs(gap) <= ARC_YARDSTICK else "not reproduced", ", ".join(filter(None, (why, flag)))
+
+
+def of_another_judge(section: Row, ours: Row, published: float) -> tuple[str, str]:
+    """(verdict, why) of mean scores beside published ones: another judge's words give another scale, so no verdict.
+
+    The published prompt is not ours to copy (resources/judge.yaml).
+    """
+    n = section["replies"]
+    words = f"own judge prompt ({', '.join(section['prompt']) or 'none'}), judge {', '.join(section['judge'])}"
+    parsed = f"{n - section['parse_failures']} of {n} answers parsed"
+    return "not comparable", f"{ours['value'] - published:+.1f} points; {words}, {parsed}"
