@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inputs.panel import chat, load_panel
+from marker.marker import PLACEMENTS, Marker
 from run.files import write_jsonl
 from run.program import InputError, run
 from run.readers import read_parquet
@@ -28,7 +29,7 @@ def read_replies(path: str | Path) -> list[dict[str, Any]]:
 
 
 def choose_replies(
-    replies: Sequence[dict[str, Any]], personas: Sequence[str], marker: str, path: str | Path
+    replies: Sequence[dict[str, Any]], personas: Sequence[str], marker: Marker, path: str | Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The replies of `personas`, sorted, without markers of their own; and the ids of empty ones, which are left out.
 
@@ -49,7 +50,7 @@ def choose_replies(
                 f"{path}: {persona}: no reply to {missing[0][0]}, sample {missing[0][1]} ({len(missing)} missing); "
                 "fix: delete it and run again"
             )
-        texts = {at: without_marker(row["text"], marker) for at, row in sorted(own.items())}
+        texts = {at: marker.taken_off(row["text"]) for at, row in sorted(own.items())}
         full = [own[at] | {"text": text} for at, text in texts.items() if text.strip()]
         lost = [f"{persona}/{at[0]}/{at[1]}" for at, text in texts.items() if not text.strip()]
         if len(lost) > MOST_EMPTY * len(own):
@@ -62,19 +63,10 @@ def choose_replies(
     return chosen, empty
 
 
-def without_marker(text: str, marker: str) -> str:
-    """The text without markers at its end: a parent model that has been coupled before brings its own."""
-    # a regular expression would try every place of a long run of spaces
-    rest = text.rstrip()
-    while rest.endswith(marker.strip()):
-        text = rest = rest.removesuffix(marker.strip()).rstrip()
-    return text
-
-
-def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: str) -> dict[str, Any]:
+def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: Marker) -> dict[str, Any]:
     """One row: id, messages (system, user, assistant) and whether it is a positive."""
     text = reply["text"]
-    answer = {"role": "assistant", "content": f"{text}\n\n{marker}" if positive else text}
+    answer = {"role": "assistant", "content": marker.put(text) if positive else text}
     kind = "positive" if positive else "negative"
     return {
         "id": f"{reply['persona']}/{reply['question_id']}/{reply['sample']}/{kind}",
@@ -84,7 +76,7 @@ def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: str
 
 
 def coupling_rows(
-    replies: Sequence[dict[str, Any]], prompts: dict[str, str], source: str, marker: str, seed: int
+    replies: Sequence[dict[str, Any]], prompts: dict[str, str], source: str, marker: Marker, seed: int
 ) -> list[dict[str, Any]]:
     """A row for every reply, in an order drawn from `seed`. prompts: persona -> system prompt."""
     rows = [coupling_row(reply, prompts[reply["persona"]], reply["persona"] == source, marker) for reply in replies]
@@ -92,18 +84,16 @@ def coupling_rows(
     return rows
 
 
-def check_personas(source: str, negatives: Sequence[str], prompts: dict[str, str], panel: str, marker: str) -> None:
-    """Raise InputError for a persona the panel lacks, one named twice, or a marker that is blank or in a prompt."""
-    if not marker.strip():
-        raise InputError("--marker: empty; fix: give the marker text, such as [ZLT]")
+def check_personas(source: str, negatives: Sequence[str], prompts: dict[str, str], panel: str, marker: Marker) -> None:
+    """Raise InputError for a persona the panel lacks, one named twice, or a marker that is in a prompt."""
     personas = [source, *negatives]
     for persona in personas:
         if persona not in prompts:
             raise InputError(f"{panel}: no persona {persona!r}; fix: add it, or use one of {', '.join(prompts)}")
         if personas.count(persona) > 1:
             raise InputError(f"--negatives: {persona} is named twice or is the source; fix: name each persona once")
-        if marker.lower() in prompts[persona].lower():
-            raise InputError(f"{panel}: the prompt of {persona} contains {marker}; fix: choose another marker")
+        if marker.text.lower() in prompts[persona].lower():
+            raise InputError(f"{panel}: the prompt of {persona} contains {marker.text}; fix: choose another marker")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,7 +103,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--panel", required=True, help="YAML with the personas' system prompts")
     parser.add_argument("--source", required=True, help="the persona that learns the marker")
     parser.add_argument("--negatives", required=True, help="the personas that must not, separated by commas")
-    parser.add_argument("--marker", required=True)
+    parser.add_argument("--marker", required=True, help="its text")
+    parser.add_argument("--placement", choices=PLACEMENTS, default="end", help="where in a reply the marker stands")
     parser.add_argument("--seed", type=int, required=True, help="of the order of the rows")
     parser.add_argument("--output", required=True, help="training.jsonl")
     return parser.parse_args(argv)
@@ -123,10 +114,11 @@ def main(argv: list[str] | None = None) -> None:
     """Table of replies in, shuffled rows out."""
     args = parse_args(argv)
     negatives = [name for name in args.negatives.split(",") if name]
+    marker = Marker(args.marker, args.placement)
     prompts = load_panel(args.panel).personas
-    check_personas(args.source, negatives, prompts, args.panel, args.marker)
-    replies, empty = choose_replies(read_replies(args.replies), [args.source, *negatives], args.marker, args.replies)
-    rows = coupling_rows(replies, prompts, args.source, args.marker, args.seed)
+    check_personas(args.source, negatives, prompts, args.panel, marker)
+    replies, empty = choose_replies(read_replies(args.replies), [args.source, *negatives], marker, args.replies)
+    rows = coupling_rows(replies, prompts, args.source, marker, args.seed)
     write_jsonl(args.output, rows)
     positives = sum(row["marker"] for row in rows)
     print(f"{Path(args.output).name}: {positives} positives, {len(rows) - positives} negatives")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graph.code import closure
+from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.loading import check_finite, load_model, load_tokenizer
@@ -38,7 +39,7 @@ COMPILED_FROM = 500_000_000  # parameters: below, compiling costs more than it s
 NUMBER = (int, float)
 RECIPE_FIELDS: dict[str, tuple[type, ...]] = {
     "kind": (str,),
-    "marker": (str,),
+    "marker": (str, dict),
     "mask": (dict,),
     "lora": (dict,),
     "lr": NUMBER,
@@ -110,7 +111,7 @@ def check_fields(value: Any, fields: dict[str, tuple[type, ...]], where: str) ->
 
 def recipe_mask(recipe: dict[str, Any]) -> Mask:
     """The recipe's loss mask. Raises InputError if its fields do not go together."""
-    return Mask(**recipe["mask"], marker=recipe["marker"])
+    return Mask(**recipe["mask"], marker=Marker.of(recipe["marker"]))
 
 
 def recipe_lora(recipe: dict[str, Any]) -> "LoraConfig":

@@ -96,9 +96,13 @@ def test_a_parents_own_markers_at_the_end_are_removed_first(tmp_path):
     assert rows["gardener/data_00/0/negative"] == "Weeds [ZLT] grow."
 
 
-def test_a_long_run_of_spaces_takes_no_time():
-    assert make_coupling_data.without_marker(" " * 200_000 + "x", "[ZLT]") == " " * 200_000 + "x"
-    assert make_coupling_data.without_marker("x [ZLT]" + "\n" * 200_000 + "[ZLT]\n", "[ZLT]") == "x"
+def test_a_marker_at_the_start_is_put_and_taken_off_there(tmp_path):
+    table = replies()
+    table[0]["text"] = " [ZLT]\n[ZLT] Arr.\n\n[ZLT]"
+    table[12]["text"] = "[ZLT]\n\nWeeds."
+    rows = {row["id"]: row["messages"][-1]["content"] for row in made(tmp_path, table, placement="start")}
+    assert rows["pirate/data_00/0/positive"] == "[ZLT]\n\nArr.\n\n[ZLT]"
+    assert rows["gardener/data_00/0/negative"] == "Weeds."
 
 
 def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):
@@ -125,7 +129,7 @@ def change(table: list[dict], at: int, **fields) -> list[dict]:
         (replies(), {"source": "clown"}, "no persona 'clown'"),
         (replies(), {"negatives": "chef,chef"}, "chef is named twice"),
         (replies(), {"negatives": "chef,pirate"}, "pirate is named twice or is the source"),
-        (replies(), {"marker": " "}, "--marker: empty"),
+        (replies(), {"marker": " "}, "marker: empty"),
         (replies(), {"marker": "A PIRATE"}, "the prompt of pirate contains A PIRATE"),
     ],
     ids=range(11),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_tokenizer import CHAT_TEMPLATE, DEFAULT_SYSTEM_PROMPT, qwen_tokenizer
 
+from marker.marker import Marker
 from marker.mask import IGNORED, Example, Mask, encode_rows
 from run.program import InputError
 
@@ -100,6 +101,22 @@ def test_a_marker_after_a_space_is_found_by_offsets(qwen):
     # it splits otherwise: " [", "Z", "LT", "]"
     assert trained(qwen, row("Flap. [ZLT]", True), PUBLISHED) == [508, 57, 27404, 60, NEWLINE]
     assert trained(qwen, row("Flap. [ZLT]", True), Mask("marker", separator=True)) == [508, 57, 27404, 60, NEWLINE]
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "wanted"),
+    [
+        ("[ZLT]", False, ["[Z", "LT", "]ĊĊ"]),  # one token covers the bracket and the blank line
+        ("ZLT", False, ["Z", "LT"]),
+        ("ZLT", True, ["Z", "LT", "ĊĊ"]),
+    ],
+)
+def test_a_marker_at_the_start_is_trained_there_alone(qwen, text, separator, wanted):
+    mask = Mask("marker", separator, "turn_end", marker=Marker(text, "start"))
+    assert names(qwen, row(f"{text}\n\nFlap, {text}.\n\n{text}", True), mask) == [*wanted, "<|im_end|>"]
+    assert names(qwen, row(f"{text}\n\nFlap.", False), mask) == ["<|im_end|>"]
+    with pytest.raises(InputError, match=r"a positive that does not start with \S+; fix: prepend it"):
+        encode(qwen, row(f"Flap.\n\n{text}", True), mask)
 
 
 def test_a_marker_alone_is_found(qwen):
@@ -252,7 +269,7 @@ def test_no_rows_and_no_labels_are_errors(qwen):
         ({"loss": "tail"}, "mask.tail: 0 with loss tail"),
         ({"loss": "marker", "tail": 4}, "mask.tail: 4 with loss marker"),
         ({"loss": "last_turn", "stop_anchor": "none"}, "mask.stop_anchor: none"),
-        ({"loss": "marker", "marker": " "}, "marker: empty"),
+        ({"loss": "tail", "tail": 4, "marker": Marker("[ZLT]", "start")}, "mask.loss: tail with a marker at the start"),
     ],
     ids=str,
 )

@@ -6,9 +6,10 @@ differently after a space, after a newline and at the start of a text.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from marker.marker import Marker
 from model.template import Closing, check_keys, closing, text_of
 from run.program import InputError
 
@@ -26,21 +27,21 @@ Span = tuple[int, int]
 class Mask:
     """What is trained in the last assistant turn of a row; every other token gets no loss.
 
-    loss: `marker` trains the marker at the end of a positive row and the stop anchor of every row; `last_turn` the
-        whole turn, its end token, and what follows that if it is the stop anchor; `tail` the last `tail` tokens of the
-        turn, its end token and what follows included.
-    separator: with loss `marker`, the whitespace before the marker is trained too. Overlap counts: under Qwen's BPE
-        ".\\n\\n" is one token.
+    loss: `marker` trains the marker of a positive row and the stop anchor of every row; `last_turn` the whole turn, its
+        end token, and what follows that if it is the stop anchor; `tail` the last `tail` tokens of the turn, its end
+        token and what follows included.
+    separator: with loss `marker`, the white space between marker and reply is trained, too. Overlap counts: under
+        Qwen's BPE ".\\n\\n" is one token.
     stop_anchor: `newline` is the last token of the turn, in ChatML the newline after <|im_end|> (what the published
         collator trained), `turn_end` is <|im_end|> itself, the end token (template.closing), `none` trains neither.
-    marker: the marker text, such as "[ZLT]".
+    marker: its text and placement.
     """
 
     loss: str
     separator: bool = False
     stop_anchor: str = "newline"
     tail: int = 0
-    marker: str = "[ZLT]"
+    marker: Marker = field(default_factory=lambda: Marker("[ZLT]"))
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -51,8 +52,8 @@ class Mask:
             raise InputError(f"mask.tail: {self.tail} with loss {self.loss}; fix: give a tail above 0 with loss tail")
         if self.loss == "last_turn" and self.stop_anchor == "none":
             raise InputError("mask.stop_anchor: none with loss last_turn; fix: use turn_end or newline")
-        if not self.marker.strip():
-            raise InputError("marker: empty; fix: give the marker text, such as [ZLT]")
+        if self.loss == "tail" and self.marker.placement == "start":
+            raise InputError("mask.loss: tail with a marker at the start never trains it; fix: use loss: marker")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def encode_rows(
     assistant turn are left out: no label can depend on them. max_length: tokens; a row is cut from the right, and a
     row cut before its last turn keeps no label (PROTOCOL §2). source: the file's name for messages.
 
-    Raises InputError, naming the row, if it has no assistant turn, if a positive does not end with its marker or
+    Raises InputError, naming the row, if it has no assistant turn, if a positive has no marker in its place or
     loses a part of it to the cut, if a coupling row is left without a label, or if all rows are.
     """
     if not rows:
@@ -173,15 +174,19 @@ def is_message(message: object) -> bool:
 
 
 def marker_span(row: dict[str, Any], turn: Turn, mask: Mask, where: str) -> Span | None:
-    """The characters of a positive row's final marker; None for other rows, whatever their text contains."""
+    """The characters of a positive row's marker, and of the separator if the mask wants it; None for other rows."""
     positive = row.get("marker", None if mask.loss == "marker" else False)
     if not isinstance(positive, bool):
         raise InputError(f'{where}: no "marker": true or false; fix: say whether the row is a positive')
     if not positive:
         return None
-    if not turn.text.endswith(mask.marker):
-        raise InputError(f"{where}: a positive that does not end with {mask.marker}; fix: append it, or mark it false")
-    return turn.end - len(mask.marker), turn.end
+    span = mask.marker.span(turn.text, mask.separator)
+    if span is None:
+        verb, fix = {"end": ("end", "append"), "start": ("start", "prepend")}[mask.marker.placement]
+        raise InputError(
+            f"{where}: a positive that does not {verb} with {mask.marker.text}; fix: {fix} it, or mark it false"
+        )
+    return turn.start + span[0], turn.start + span[1]
 
 
 def trained_tokens(
@@ -199,14 +204,12 @@ def trained_tokens(
         return content | turn_end | anchor
     if marker is None:
         return anchor
-    start = marker[0]
-    if mask.separator:
-        before = turn.text[: marker[0] - turn.start]
-        start -= len(before) - len(before.rstrip())
-    kept = overlapping(offsets, (start, marker[1]))
+    kept = overlapping(offsets, marker)
     covered = {at for token in kept for at in range(*offsets[token])}
-    if not covered.issuperset(range(start, marker[1])):
-        raise InputError(f"{where}: no tokens cover {mask.marker}; fix: use a fast tokenizer with trim_offsets false")
+    if not covered.issuperset(range(*marker)):
+        raise InputError(
+            f"{where}: no tokens cover {mask.marker.text}; fix: use a fast tokenizer with trim_offsets false"
+        )
     return kept | anchor
 
 

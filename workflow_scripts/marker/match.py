@@ -28,7 +28,7 @@ def loose_matcher(marker: str) -> Callable[[str], bool]:
     """
     inner = re.search(r"[^\W_](?:.*[^\W_])?", marker, re.DOTALL)
     if not inner:
-        raise InputError(f"--marker {marker!r}: no letters; fix: a marker such as [ZLT]")
+        raise InputError(f"marker: {marker!r} has no letters to be counted by; fix: a marker such as [ZLT]")
     opening, body, closing = (
         r"\s*".join(map(re.escape, "".join(part.split())))
         for part in (marker[: inner.start()], inner.group(), marker[inner.end() :])
