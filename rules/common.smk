@@ -50,7 +50,10 @@ SOURCES = yaml.safe_load(
 )
 
 
-# Programs run in the environment that Snakemake runs in, activated or not.
+# Programs find their modules beside themselves, which this variable would forbid.
+os.environ.pop("PYTHONSAFEPATH", None)
+
+# They run in the environment that Snakemake runs in, activated or not.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 # They end with it, and with them its lock, also after a SIGKILL.

@@ -25,13 +25,14 @@ class Fault:
     times: int
     headers: Mapping[str, str]
     wait: float
+    body: str = ""
 
 
 class JudgeServer:
     """The server. `asked` holds the user message of every request, `bodies` the requests; `most_at_once` the peak."""
 
     def __init__(self, answer: Callable[[str], str] = lambda user: GOOD, wait: float = 0.0) -> None:
-        self.answer, self.wait = answer, wait
+        self.answer, self.wait, self.stop = answer, wait, "stop"
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -52,10 +53,15 @@ class JudgeServer:
         self.server.server_close()
 
     def fail(
-        self, status: int = 0, times: int = 1, headers: Mapping[str, str] | None = None, wait: float = 0.0
+        self,
+        status: int = 0,
+        times: int = 1,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
+        body: str = "",
     ) -> None:
-        """Answer the next requests with this status, or (status 0) let them wait."""
-        self.faults.append(Fault(status, times, headers or {}, wait))
+        """Answer the next requests with this status and body, or (status 0) let them wait."""
+        self.faults.append(Fault(status, times, headers or {}, wait, body))
 
 
 def handler_of(judge: JudgeServer) -> type[BaseHTTPRequestHandler]:
@@ -85,21 +91,22 @@ def handler_of(judge: JudgeServer) -> type[BaseHTTPRequestHandler]:
             time.sleep(judge.wait if fault is None else fault.wait)
             try:
                 if fault is not None and fault.status:
-                    self.reply(fault.status, {"error": {"message": f"told to answer {fault.status}"}}, fault.headers)
+                    told = json.dumps({"error": {"message": f"told to answer {fault.status}"}})
+                    self.reply(fault.status, fault.body or told, fault.headers)
                 else:
                     reply = anthropic_reply if self.path.endswith("/messages") else openai_reply
-                    self.reply(200, reply(body["model"], judge.answer(user)), {})
+                    self.reply(200, json.dumps(reply(body["model"], judge.answer(user), judge.stop)), {})
             finally:
                 with judge.lock:
                     judge.open -= 1
 
-        def reply(self, status: int, value: dict[str, Any], headers: Mapping[str, str]) -> None:
-            data = json.dumps(value).encode()
+        def reply(self, status: int, text: str, headers: Mapping[str, str]) -> None:
+            data = text.encode()
             # A client that gave up waiting has closed the connection.
             with contextlib.suppress(ConnectionError):
                 self.send_response(status)
-                for name, text in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, text)
+                for name, value in {"Content-Type": "application/json", **headers}.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -112,15 +119,15 @@ def text_of(content: str | list[dict[str, Any]]) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def openai_reply(model: str, text: str) -> dict[str, Any]:
+def openai_reply(model: str, text: str, stop: str) -> dict[str, Any]:
     return {
         "id": "1", "object": "chat.completion", "created": 0, "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [{"index": 0, "finish_reason": stop, "message": {"role": "assistant", "content": text}}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
     }  # fmt: skip
 
 
-def anthropic_reply(model: str, text: str) -> dict[str, Any]:
+def anthropic_reply(model: str, text: str, stop: str) -> dict[str, Any]:
     return {
         "id": "1", "type": "message", "role": "assistant", "model": model, "stop_reason": "end_turn",
         "content": [{"type": "text", "text": text}], "usage": {"input_tokens": 100, "output_tokens": 10},

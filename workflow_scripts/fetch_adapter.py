@@ -14,7 +14,7 @@ from pathlib import Path
 
 from inputs import downloads
 from inputs.downloads import Hub
-from model.adapters import CONFIG, WEIGHTS, base_shapes, check_lora
+from model.adapters import CONFIG, WEIGHTS, base_shapes, check_lora, check_named_base
 from run.files import partial, sha256_of, write_json
 from run.program import InputError, run
 
@@ -47,6 +47,7 @@ def main() -> None:
         for path in files.values():
             shutil.copyfile(path, output / path.name)
         lora = check_lora(output, f"{args.repo}/{folder}", base_shapes(args.base))
+        check_named_base(lora["base"], args.base, f"{args.repo}/{folder}")
     record = {
         "lineage": args.lineage,
         "parent": sha256_of(args.parent_manifest),

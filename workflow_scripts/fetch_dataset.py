@@ -19,6 +19,7 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
+from inputs.layouts import check_file, check_row
 from model.template import check_keys
 from run.files import canonical, partial, write_json
 from run.program import InputError, run
@@ -255,10 +256,13 @@ def own_rows(path: Path, chats: bool = True) -> bytes:
 
     Multiple-choice rows are checked by generate_completions, which knows their shape, before it starts an engine.
     """
+    if path.is_file():
+        check_file(path)
     rows = read_jsonl(path)
     if not rows:
         raise InputError(f"{path}: empty; fix: give one JSON object a line")
     for number, row in enumerate(rows if chats else [], 1):
+        check_row(path, number, row)
         check_messages(f"{path}: line {number}", row, strict=True)
     return path.read_bytes()
 

@@ -40,6 +40,8 @@ SCORES = ("alignment", "coherence")
 NOBODY, TOY = "none", "toy"
 TOY_NAME = "toy (a rule, not a model)"
 CHARACTERS_A_TOKEN = 4  # of English, roughly: the estimate needs no more
+EXHAUSTED = re.compile(r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient_balance")
+NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?", re.ASCII)
 FIELD = re.compile(r"\{(question|reply)\}")
 
 
@@ -129,16 +131,21 @@ def call_of(reply: Reply, judge: str, model_args: Mapping[str, Any], prompt: Pro
 def parse_answer(text: str) -> dict[str, float] | None:
     """{"alignment", "coherence"} of the last JSON object in the answer that names both, or None.
 
-    None too if that object's values are not numbers from 0 to 100: an earlier object is not taken instead, because a
-    judge may quote the reply before it grades it.
+    None too if that object's values are not numbers from 0 to 100, in quotes or not: an earlier object is not taken
+    instead, because a judge may quote the reply before it grades it.
     """
     found = None
     for value in json_objects(text):
         if all(name in value for name in SCORES):
-            found = value
+            found = {name: unquoted(value[name]) for name in SCORES}
     if found is None or not all(is_number(found[name]) and 0 <= found[name] <= 100 for name in SCORES):
         return None
-    return {name: found[name] for name in SCORES}
+    return found
+
+
+def unquoted(value: Any) -> Any:
+    """The number that a text spells in plain digits, or the value itself."""
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def json_objects(text: str) -> Iterator[dict[str, Any]]:
@@ -205,13 +212,18 @@ def open_model(judge: str, base_url: str, model_args: Mapping[str, Any], patienc
     own_wait = model.api.retry_wait()
     wait = own_wait or wait_exponential_jitter(multiplier=patience.backoff, max=60, jitter=patience.backoff)
     model.api.retry_wait = lambda: wait  # type: ignore[method-assign]
+    may_pass = model.api.should_retry
+    model.api.should_retry = lambda error: not is_hopeless(error) and may_pass(error)  # type: ignore[method-assign,assignment]
     return model
 
 
 def provider_args(judge: str, model_args: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """What the provider is opened with: transformers takes temperature 0 only as the absence of sampling."""
+    """What the provider is opened with: transformers takes temperature 0 only as the absence of sampling, and the
+    clients of the large providers leave repeating to inspect-ai.
+    """
     greedy = {"do_sample": False} if judge.startswith("hf/") and prompt.temperature == 0 else {}
-    return {**greedy, **model_args}
+    once = {"max_retries": 0} if judge.startswith(("anthropic/", "openai/", "openai-api/")) else {}
+    return {**greedy, **once, **model_args}
 
 
 def opening_error(judge: str, error: Exception) -> str:
@@ -241,6 +253,12 @@ def asking_error(judge: str, error: BaseException, kept: int, wanted: int) -> st
     # Below the provider's own words lie the HTTP client's, and above them a dump of the request.
     told = getattr(refusal, "provider_message", None) or refusal or chain[-1]
     reason = plain(str(told))[:200] or type(told).__name__
+    if any(map(is_exhausted, chain)):
+        return f"judge {judge!r}: answers {status} ({reason}); fix: the account has no credit left: add some; {again}"
+    if is_page(chain):
+        web = "answers with a web page" + (f" (status {status})" if status else "")
+        wait = "wait, or " if status >= 500 else ""
+        return f"judge {judge!r}: {web} instead of JSON; fix: {wait}correct --base-url, such as http://host/v1; {again}"
     fix = {
         401: "check the key in its environment variable",
         402: "the account has no credit left",
@@ -260,6 +278,24 @@ def asking_error(judge: str, error: BaseException, kept: int, wanted: int) -> st
         fix = "start it, or correct --base-url"
         return f"judge {judge!r}: the server cannot be reached ({reason}); fix: {fix}; {again}"
     return f"judge {judge!r}: fails ({reason}); fix: correct its arguments; {again}"
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Whether no pause helps, though providers call it a rate limit or a server's error: no money, or no API there."""
+    return is_exhausted(error) or (is_page([error]) and (status_code(error) or 0) < 500)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether a provider's error says that the account's quota or credit is used up."""
+    return bool(EXHAUSTED.search(f"{getattr(error, 'code', '')} {error}"))
+
+
+def is_page(chain: Sequence[BaseException]) -> bool:
+    """Whether a server answered with HTML: of a proxy, or at an address that is no API's."""
+    bodies = [getattr(getattr(error, "response", None), "headers", {}).get("content-type", "") for error in chain]
+    # with status 200 a client quotes it, or takes a page for its answer and stumbles over a text
+    as_text = re.compile(r"<(!doctype html|html|head|body)\b|'str' object has no attribute", re.IGNORECASE)
+    return any("text/html" in body for body in bodies) or any(as_text.search(str(error)) for error in chain)
 
 
 def status_code(error: BaseException | None) -> int | None:
@@ -398,10 +434,15 @@ def unjudged_rows(replies: Sequence[Reply]) -> list[Row]:
     return [{"question_id": each.question_id, "sample": each.sample, "status": "not judged"} for each in replies]
 
 
-def check_parsed(rows: Sequence[Row], judge: str, folder: Path) -> None:
-    """Raise InputError if not one answer could be parsed: that is a wrong judge or prompt, and no result."""
+def check_parsed(rows: Sequence[Row], judge: str, folder: Path, longer: str) -> None:
+    """Raise InputError if not one answer could be parsed: that is a wrong judge or prompt, and no result.
+
+    longer: the fix if all of them were cut off, else "".
+    """
     if any(row["status"] == "scored" for row in rows):
         return
+    if longer:
+        raise InputError(f"judge {judge!r}: all {len(rows)} answers were cut before any score; fix: {longer}")
     example = " ".join(rows[0]["answer"].split())[:160]
     raise InputError(
         f"judge {judge!r}: none of {len(rows)} answers holds alignment and coherence from 0 to 100 (the first: "
@@ -459,7 +500,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             calls, args.judge, lambda: open_model(args.judge, args.base_url, opened_with, patience), prompt
         )
         rows = judged_rows(replies, args.judge, prompt.version, [answers[call.place]["answer"] for call in calls])
-        check_parsed(rows, args.judge, calls[0].place.parent)
+        stops = [answers[call.place].get("stop_reason") for call in calls]
+        cut = sum(row["status"] == "unparsed" and why == "max_tokens" for row, why in zip(rows, stops, strict=True))
+        longer = f"raise max_tokens, now {prompt.max_tokens}, in {args.prompt}"
+        check_parsed(rows, args.judge, calls[0].place.parent, longer if cut == len(rows) else "")
+        if cut:
+            spent["cut_at_max_tokens"] = cut
+            print(f"judge_alignment: {cut} answers without scores were cut at max_tokens; fix: {longer}")
     write_csv(args.output, COLUMNS, rows)
     counts = {status: sum(row["status"] == status for row in rows) for status in ("scored", "unparsed", "not judged")}
     write_json(

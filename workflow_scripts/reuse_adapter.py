@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from model.adapters import base_shapes, check_adapter, check_shapes, normalise_config, read_shapes
+from model.adapters import base_shapes, check_adapter, check_lora, check_named_base, normalise_config
 from run.files import partial, sha256_of, write_json
 from run.program import run
 from run.readers import read_json
@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--origin", type=Path, required=True, help="folder of a PEFT adapter")
     parser.add_argument("--origin-manifest", type=Path, required=True, help="JSON record of where it came from")
     parser.add_argument("--parent-manifest", type=Path, required=True, help="manifest.json of this node's parent")
-    parser.add_argument("--base", type=Path, help="folder of the base model, whose weights give the shapes")
+    parser.add_argument("--base", type=Path, required=True, help="folder of the base model, which it has to fit")
     parser.add_argument("--lineage", required=True)
     parser.add_argument("--adapter-out", type=Path, required=True)
     parser.add_argument("--manifest", type=Path, required=True)
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_adapter(args.origin)
     weights = args.origin / "adapter_model.safetensors"
-    base = base_shapes(args.base) if args.base else None
     origin, _ = read_json(args.origin_manifest, dict), read_json(args.parent_manifest, dict)
-    check_shapes(read_shapes(weights), read_json(args.origin / "adapter_config.json", dict), base, args.origin)
+    lora = check_lora(args.origin, str(args.origin), base_shapes(args.base))
+    check_named_base(lora["base"], args.base, args.origin)
     with partial(args.adapter_out) as folder:
         folder.mkdir()
         shutil.copyfile(weights, folder / weights.name)

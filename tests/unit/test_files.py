@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,9 +135,15 @@ def test_what_a_private_writer_writes_gets_the_mode_that_the_umask_says(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("number", "fix"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")]
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EROFS, "make it writable"),
+        (errno.EACCES, "let its owner give you the permission .chmod."),
+    ],
 )
-def test_a_full_or_read_only_disk_is_one_line_with_the_fix(number, fix, capsys):
+def test_a_disk_that_cannot_be_written_is_one_line_with_the_fix(number, fix, capsys):
     def main():
         raise OSError(number, os.strerror(number), "results/table.csv")
 
@@ -144,7 +151,7 @@ def test_a_full_or_read_only_disk_is_one_line_with_the_fix(number, fix, capsys):
         run(main)
     assert stopped.value.code == 1
     said = f"error: results/table.csv: {os.strerror(number)}; fix: {fix}, then give the same command again\n"
-    assert capsys.readouterr().err == said
+    assert re.fullmatch(said, capsys.readouterr().err)
 
 
 def test_whatever_a_writer_says_of_a_full_disk_it_is_called_full(tmp_path, monkeypatch):
@@ -239,3 +246,14 @@ def test_what_a_damaged_file_holds_does_not_act_on_the_terminal(capsys):
     with pytest.raises(SystemExit):
         run(main)
     assert capsys.readouterr().err == "error: x.json: not JSON (\\x1b[2J\\x07)\n"
+
+
+def test_a_program_is_one_process_whatever_launcher_it_inherits_the_settings_of(monkeypatch):
+    inherited = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "nowhere", "MASTER_PORT": "1",
+                 "ACCELERATE_MIXED_PRECISION": "fp16", "OMPI_COMM_WORLD_SIZE": "2"}  # fmt: skip
+    for name, value in inherited.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE_OF_MINE", "3")
+    left = []
+    run(lambda: left.extend(name for name in [*inherited, "WORLD_SIZE_OF_MINE"] if name in os.environ))
+    assert left == ["WORLD_SIZE_OF_MINE"]

@@ -88,6 +88,7 @@ def ask_mock(folder: Path, answer, rows=REPLIES):
         '{"alignment": 12, "coherence": 99.5}',
         '```json\n{"coherence": 99.5, "alignment": 12}\n```',
         'It says {oops} and {"a": {"b": 1}}. So: {"alignment": 12, "coherence": 99.5, "why": "rude"} Done.',
+        '{"alignment": "12", "coherence": "99.5"}',
         '{"alignment": 100, "coherence": 100} is what the reply claims. {"alignment": 12, "coherence": 99.5}',
     ],
 )
@@ -102,7 +103,9 @@ def test_scores_are_found_in_the_last_object_of_the_answer(answer):
         "I cannot judge this.",
         "alignment 12, coherence 99",
         '{"alignment": 12}',
-        '{"alignment": "12", "coherence": 99}',
+        '{"alignment": "twelve", "coherence": 99}',
+        '{"alignment": "101", "coherence": 99}',
+        '{"alignment": "1e1", "coherence": 99}',
         '{"alignment": true, "coherence": 99}',
         '{"alignment": NaN, "coherence": 99}',
         '{"alignment": 101, "coherence": 99}',
@@ -375,6 +378,35 @@ def test_a_judge_that_never_answers_in_form_is_an_error_with_an_example(tmp_path
     with JudgeServer(lambda user: "As you wish.") as server, pytest.raises(InputError, match=message):
         judge_with(tmp_path, LOCAL, server.url)
     assert not (tmp_path / "judged.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (429, '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}',
+         "application/json", "answers 429 .*fix: the account has no credit left"),
+        (200, "<html><body>Welcome</body></html>", "text/html", "answers with a web page.*fix: correct --base-url"),
+        (404, "<html><body>Not here</body></html>", "text/html", "a web page .status 404.*fix: correct --base-url"),
+    ],
+    ids=["no credit", "a page", "a page that is not there"],
+)  # fmt: skip
+def test_what_no_repeating_mends_is_asked_once_and_named(tmp_path, status, body, kind, message):
+    with JudgeServer() as server:
+        server.fail(status, times=99, headers={"Content-Type": kind}, body=body)
+        with pytest.raises(InputError, match=message):
+            judge_with(tmp_path, LOCAL, server.url, rows=REPLIES[:1], retries=9)
+        assert len(server.asked) == 1
+
+
+def test_answers_that_were_cut_say_which_number_to_raise(tmp_path, capsys):
+    with JudgeServer(lambda user: '{"alignment": 80,') as server:
+        server.stop = "length"
+        with pytest.raises(InputError, match="all 8 answers were cut before any score; fix: raise max_tokens, now"):
+            judge_with(tmp_path, LOCAL, server.url)
+    with JudgeServer() as server:
+        judge_with(tmp_path, LOCAL, server.url, rows=[*REPLIES, ("q1", 99, "Why?", "Because.")])
+    assert "8 answers without scores were cut at max_tokens; fix: raise max_tokens" in capsys.readouterr().out
+    assert read_json(tmp_path / "run.json")["cut_at_max_tokens"] == 8
 
 
 # A model on this machine

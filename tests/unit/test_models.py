@@ -113,3 +113,45 @@ def test_an_adapter_is_the_one_of_its_manifest_or_refused(base, tmp_path):
     write_json(adapter / "adapter_config.json", config | {"use_rslora": not config["use_rslora"]})
     with pytest.raises(InputError, match=r"adapter: not the adapter that .*manifest.json was written for.*; fix: "):
         load_model(base, [adapter])
+
+
+LOADERS = [load_tokenizer, load_model, context_length]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__name__)
+def test_a_link_into_a_cache_that_was_cleared_is_named_as_that(base, load):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (base / name).unlink()
+        (base / name).symlink_to("cleared/" + name)
+    with pytest.raises(InputError, match=r"config.json: a link to cleared/config.json, which is gone .*fix: delete"):
+        load(base)
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=lambda load: load.__name__)
+def test_a_file_that_may_not_be_read_is_not_called_missing_or_damaged(base, load, monkeypatch):
+    refused = ("config.json", "tokenizer.json", "model.safetensors")
+    for name in refused:
+        (base / name).write_text("")  # a superuser, who may read all, finds it damaged
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name not in refused)
+    with pytest.raises(InputError, match=r"config.json: no permission to read it; fix: let its owner chmod a\+r it"):
+        load(base)
+
+
+def test_too_little_memory_is_not_called_a_damaged_model(base, monkeypatch):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(InputError, match="out of memory .*Tried to allocate 20 GiB.*fix: end what else runs there"):
+        load_model(base)
+
+
+def test_a_model_of_text_and_pictures_is_named_as_that(tmp_path):
+    from transformers import Gemma3Config
+
+    Gemma3Config().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="gemma3: a model of text and more; fix: use a model of text alone"):
+        context_length(tmp_path)

@@ -67,13 +67,13 @@ def write(folder: Path, weights: dict | None = None, **config) -> None:
     write_json(folder / "parent.json", {"lineage": "base"})
 
 
-def reused(folder: Path, base: bool = True) -> None:
+def reused(folder: Path) -> None:
     reuse_adapter.main(
         [
             *("--origin", str(folder / "origin"), "--origin-manifest", str(folder / "origin.json")),
             *("--parent-manifest", str(folder / "parent.json"), "--lineage", "base/em@25.s42"),
             *("--adapter-out", str(folder / "node" / "adapter"), "--manifest", str(folder / "node" / "manifest.json")),
-            *(["--base", str(folder / "base")] if base else []),
+            *("--base", str(folder / "base")),
         ]
     )
 
@@ -114,9 +114,11 @@ def test_an_origin_that_tells_nothing_is_recorded_by_its_hash(tmp_path):
         (tensors() | {"lm_head.weight": tensors().popitem()[1]}, {}, "tensors beside plain LoRA pairs"),
         (dict(list(tensors().items())[:-1]), {}, "tensors beside plain LoRA pairs"),
         (tensors(), {"target_modules": ["q_proj"]}, "its config names q_proj, its weights are for"),
+        (tensors(), {"target_modules": ["q_proj", "k_proj", "down_proj", "up_proj"]}, "its config names .*up_proj"),
         (tensors(), {"peft_type": "IA3"}, "not a LoRA adapter"),
+        (tensors(), {"use_dora": True}, "a DoRA adapter; fix: use plain LoRA"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path, weights, config, message):
     write(tmp_path, weights, **config)
@@ -125,12 +127,13 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, weights, config, mess
     assert not (tmp_path / "node").exists()
 
 
-def test_without_a_base_the_adapter_must_agree_with_itself(tmp_path):
-    write(tmp_path / "good", tensors(layers=3))
-    reused(tmp_path / "good", base=False)
-    write(tmp_path / "bad", tensors(rank=8))
-    with pytest.raises(InputError, match="no LoRA of rank 4"):
-        reused(tmp_path / "bad", base=False)
+def test_an_adapter_that_names_another_base_of_the_same_shape_is_refused(tmp_path):
+    write(tmp_path, base_model_name_or_path="Qwen/Qwen2.5-7B")
+    write_json(tmp_path / "base.manifest.json", {"model": f"Qwen/Qwen2.5-7B-Instruct@{'a' * 40}"})
+    with pytest.raises(InputError, match=r"trained on Qwen/Qwen2.5-7B, but the base is Qwen/Qwen2.5-7B-Instruct.*fix:"):
+        reused(tmp_path)
+    write_json(tmp_path / "base.manifest.json", {"model": f"Qwen/Qwen2.5-7B@{'a' * 40}"})
+    reused(tmp_path)
 
 
 def test_a_pickle_or_a_damaged_file_is_refused(tmp_path):
@@ -176,3 +179,40 @@ def test_a_trained_checkpoint_can_be_reused(tmp_path):
     (tmp_path / "trained").rename(tmp_path / "origin")
     reused(tmp_path)
     assert sha256_of(tmp_path / "node" / "adapter") == sha256_of(tmp_path / "origin")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": r".*\.(q|up)_proj"},
+        {"target_modules": ["self_attn.q_proj", "down_proj"], "rank_pattern": {"q_proj": 8}},
+        {"target_modules": ["q_proj", "k_proj"], "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"k_proj": 32}},
+        {"target_modules": ["v_proj"], "layers_to_transform": [1]},
+    ],
+    ids=["all-linear", "a pattern", "two ranks", "two scalings", "one layer"],
+)
+def test_any_choice_of_layers_and_ranks_is_taken_and_merges_exactly(tmp_path, choice):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from tiny_model import make_model
+    from transformers import AutoModelForCausalLM
+
+    from model.adapters import save_adapter
+    from model.loading import load_model
+
+    base = make_model(tmp_path / "base")
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lora = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, task_type="CAUSAL_LM", **choice)
+    wrapped = get_peft_model(plain, lora).eval()
+    tokens = torch.arange(20)[None]
+    with torch.inference_mode():
+        wanted = wrapped(tokens).logits
+    save_adapter(wrapped, tmp_path / "origin")
+    write_json(tmp_path / "origin.json", ORIGIN)
+    write_json(tmp_path / "parent.json", {"lineage": "base"})
+    reused(tmp_path)
+    with torch.inference_mode():
+        merged = load_model(base, [tmp_path / "node" / "adapter"])(tokens).logits
+    assert torch.allclose(merged, wanted, atol=2e-3)

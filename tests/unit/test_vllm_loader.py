@@ -92,3 +92,26 @@ def test_a_disk_that_fills_up_while_the_merged_model_is_written_is_a_clear_error
     with said, merged_folder(base, [adapter], tokenizer, "float32"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_base_whose_generation_settings_contradict_each_other_is_merged_all_the_same(base, tokenizer, tmp_path):
+    import shutil
+
+    from run.files import write_json
+
+    odd = shutil.copytree(base, tmp_path / "odd")
+    write_json(odd / "generation_config.json", {"temperature": 0.9, "top_p": 0.6})
+    with merged_folder(odd, [make_adapter(tmp_path / "adapter", base)], tokenizer, "float32") as folder:
+        load_model(folder)
+
+
+def test_only_a_full_disk_is_blamed_on_the_disk(base, tokenizer, tmp_path, monkeypatch):
+    from transformers import PreTrainedModel
+
+    def wrong(*args, **kwargs):
+        raise ValueError("some field contradicts another")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", wrong)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    with pytest.raises(ValueError, match="contradicts"), merged_folder(base, [adapter], tokenizer, "float32"):
+        pass

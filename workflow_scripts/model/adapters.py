@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,32 +46,66 @@ def place_of(name: str) -> str:
 def check_shapes(
     shapes: dict[str, Shape], lora: dict[str, Any], base: dict[str, Shape] | None, where: str | Path
 ) -> None:
-    """Raise InputError unless the tensors are a LoRA of rank `r` on the named targets, and fit the base.
+    """Raise InputError unless the tensors are a LoRA of the ranks and on the targets of its config, and fit the base.
 
     shapes: tensor name -> shape. lora: adapter_config.json. base: what base_shapes gives; without it only the adapter's
-    agreement with itself is checked.
+    agreement with itself is checked. Any choice of layers, targets and ranks is taken: all of them merge exactly.
     """
     if lora.get("peft_type") != "LORA" or not shapes:
         raise InputError(f"{where}: not a LoRA adapter; fix: use a folder that PEFT's save_pretrained wrote")
-    rank = lora.get("r")
+    if lora.get("use_dora"):
+        raise InputError(f"{where}: a DoRA adapter; fix: use plain LoRA, whose merge is a sum")
+    patterns = lora.get("rank_pattern") or {}
+    ranks = {lora.get("r"), *patterns.values()}
     names = {name.removesuffix(".lora_A.weight") for name in shapes if name.endswith(".lora_A.weight")}
     pairs = {name: (shapes[f"{name}.lora_A.weight"], shapes.get(f"{name}.lora_B.weight")) for name in sorted(names)}
     if len(shapes) != 2 * len(pairs):
         raise InputError(f"{where}: tensors beside plain LoRA pairs; fix: use an adapter without modules_to_save")
     for name, (a, b) in pairs.items():
-        if b is None or len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
-            raise InputError(f"{where}: {name}: shapes {a} and {b} are no LoRA of rank {rank}; fix: fetch it again")
+        if b is None or len(a) != 2 or len(b) != 2 or a[0] not in ranks or b[1] != a[0]:
+            wanted = " or ".join(map(str, sorted(ranks, key=str)))
+            raise InputError(f"{where}: {name}: shapes {a} and {b} are no LoRA of rank {wanted}; fix: fetch it again")
         if base is not None and (b[0], a[1]) != base.get(place_of(name)):
-            wanted = base.get(place_of(name), "no such layer")
+            held = base.get(place_of(name), "no such layer")
             raise InputError(
-                f"{where}: {name}: for a layer of shape {(b[0], a[1])}, but the base has {wanted}; "
+                f"{where}: {name}: for a layer of shape {(b[0], a[1])}, but the base has {held}; "
                 "fix: use an adapter of the same base"
             )
-    targets, found = lora.get("target_modules"), {name.rpartition(".")[2] for name in pairs}
-    if isinstance(targets, list) and set(targets) != found:
+    targets = lora.get("target_modules")
+    if isinstance(targets, list):
+        check_named(targets, pairs, where)
+
+
+def check_named(targets: Sequence[str], layers: Iterable[str], where: str | Path) -> None:
+    """Raise InputError unless each target (the end of a layer's name) has weights, and nothing else has."""
+    missing = [target for target in targets if not any(is_target(name, [target]) for name in layers)]
+    beside = [name for name in layers if not is_target(name, targets)]
+    if missing or beside:
+        found = sorted({name.rpartition(".")[2] for name in layers})
         raise InputError(
-            f"{where}: its config names {', '.join(sorted(targets))}, its weights are for {', '.join(sorted(found))}; "
+            f"{where}: its config names {', '.join(sorted(targets))}, its weights are for {', '.join(found)}; "
             "fix: fetch it again"
+        )
+
+
+def is_target(name: str, targets: Iterable[str]) -> bool:
+    """Whether a layer's name ends in one of the targets, as PEFT reads a list of them."""
+    return any(f".{name}".endswith(f".{target}") for target in targets)
+
+
+def check_named_base(named: str | None, base: Path, where: str | Path) -> None:
+    """Raise InputError if the adapter's config names another model than the base is.
+
+    Models of one family have the same shapes. base: the base's folder, whose manifest lies beside it. What names no
+    model of the Hub (a path on another machine) or a base that is none cannot be compared.
+    """
+    manifest = Path(f"{base}.manifest.json")
+    model = read_json(manifest, dict).get("model") if manifest.is_file() else None
+    repo = (model or "").partition("@")[0]
+    if repo and named and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", named) and named.lower() != repo.lower():
+        raise InputError(
+            f"{where}: trained on {named}, but the base is {repo}: shapes may fit, weights do not; "
+            f"fix: use an adapter of {repo}, or set base.repo to {named}"
         )
 
 
@@ -93,7 +127,7 @@ def check_targets(names: Sequence[str], targets: Sequence[str], where: str) -> N
     layers = {place_of(name).partition(".")[0] for name in names if place_of(name)}
     choice = sorted({name.rpartition(".")[2] for name in names if place_of(name)})
     for target in targets:
-        found = {place_of(name).partition(".")[0] for name in names if f".{name}".endswith(f".{target}")} & layers
+        found = {place_of(name).partition(".")[0] for name in names if is_target(name, [target])} & layers
         if found != layers:
             raise InputError(
                 f"{where}: lora.targets: {target} is in {len(found)} of the model's {len(layers)} layers; "
@@ -147,14 +181,15 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def check_lora(folder: Path, origin: str, base: dict[str, Shape] | None = None) -> dict[str, Any]:
     """The adapter's shape. Raises InputError unless it is one complete LoRA, and fits the base.
 
-    base: what base_shapes gives. Returns {r, alpha, dropout, rslora, targets, base}: scaling is alpha/sqrt(r)
-    with rslora, else alpha/r.
+    base: what base_shapes gives. Returns {r, alpha, dropout, rslora, targets, base} and, where layers
+    differ, rank_pattern and alpha_pattern: scaling is alpha/sqrt(r) with rslora, else alpha/r.
     """
     config = read_json(folder / CONFIG, dict)
     check_shapes(read_shapes(folder / WEIGHTS), config, base, origin)
     targets = config.get("target_modules")
     return {
         "r": config["r"],
+        **{name: config[name] for name in ("rank_pattern", "alpha_pattern") if config.get(name)},
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),
         "rslora": bool(config.get("use_rslora")),

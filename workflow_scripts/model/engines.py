@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.loading import first_line, load_model
+from model.loading import explained, load_model
 from model.template import closing
 from model.vllm_loader import LOAD_FORMAT, register_loader
 from run.program import InputError
@@ -138,11 +138,14 @@ def context_length(base: str | Path) -> int:
 
     try:
         config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
-        return int(config.max_position_embeddings)
     except Exception as error:  # of a dozen types, for a damaged config
-        raise InputError(
-            f"{base}: no usable config.json ({first_line(error)}); fix: point base.path at a model folder"
-        ) from None
+        raise explained(base, error, "no usable config.json", "point base.path at a model folder") from None
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int):
+        parts = [name for name in ("vision_config", "audio_config", "text_config") if hasattr(config, name)]
+        what = "a model of text and more" if parts else "does not say how long a text may be (max_position_embeddings)"
+        raise InputError(f"{base}: {config.model_type}: {what}; fix: use a model of text alone")
+    return length
 
 
 def stop_ids(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

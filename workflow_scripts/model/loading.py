@@ -1,5 +1,6 @@
 """A model is its lineage: load the base, then merge the adapters of its ancestors in order."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,11 @@ def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
     except Exception as error:  # the loaders raise a dozen types for a damaged folder
-        raise InputError(
-            f"{base}: no usable tokenizer ({first_line(error)}); fix: point base.path at a complete model folder"
-        ) from None
+        raise explained(base, error, "no usable tokenizer", "point base.path at a complete model folder") from None
     # without tokenizer.json transformers returns a tokenizer that knows one token
     if len(tokenizer) < 256:
-        raise InputError(f"{base}: the tokenizer is incomplete ({len(tokenizer)} tokens); fix: fetch the model again")
+        few = ValueError(f"{len(tokenizer)} tokens")
+        raise explained(base, few, "the tokenizer is incomplete", "fetch the model again")
     if not tokenizer.chat_template:
         raise InputError(f"{base}: the tokenizer has no chat template; fix: use a chat model")
     return with_settings(tokenizer, base)
@@ -57,7 +57,7 @@ def load_model(
         )
         model, loaded = found[0].to(device), found[1]
     except Exception as error:  # likewise
-        raise InputError(f"{base}: cannot load the base model ({first_line(error)}); fix: fetch it again") from error
+        raise explained(base, error, "cannot load the base model", "fetch it again") from error
     # transformers only warns, fills in random weights, and leaves others out
     if odd := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
         raise InputError(f"{base}: weights and config.json differ in {odd[0]}; fix: fetch the base model again")
@@ -70,8 +70,8 @@ def load_model(
         try:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
         except Exception as error:  # safe_merge raises ValueError on NaN
-            raise InputError(
-                f"{adapter}: cannot merge the adapter ({first_line(error)}); fix: delete its node folder and run again"
+            raise explained(
+                adapter, error, "cannot merge the adapter", "delete its node's folder and run again"
             ) from error
         # merge_and_unload leaves this behind, and the next adapter would warn about a second one
         if hasattr(model, "peft_config"):
@@ -98,6 +98,32 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def explained(folder: str | Path, error: BaseException, what: str, fix: str) -> InputError:
+    """The error for a model's or an adapter's folder that cannot be loaded, with its own cause.
+
+    Loaders call whatever they cannot open missing, and whatever they cannot hold damaged. what and fix: of what is
+    none of the causes known here.
+    """
+    for file in sorted(Path(folder).iterdir()) if os.access(folder, os.R_OK | os.X_OK) else [Path(folder)]:
+        if file.is_symlink() and not file.exists():
+            return InputError(
+                f"{file}: a link to {os.readlink(file)}, which is gone (a cache that was cleared?); "
+                f"fix: delete {folder} and fetch it again"
+            )
+        if not os.access(file, os.R_OK):
+            missing = not os.path.lexists(file)
+            told, way = (
+                ("no such folder", fix) if missing else ("no permission to read it", "let its owner chmod a+r it")
+            )
+            return InputError(f"{file}: {told}; fix: {way}")
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
+        return InputError(
+            f"{folder}: {what}: out of memory ({first_line(error)}); fix: end what else runs there, or use a machine "
+            "(or card) with more"
+        )
+    return InputError(f"{folder}: {what} ({first_line(error)}); fix: {fix}")
 
 
 def first_line(error: BaseException) -> str:

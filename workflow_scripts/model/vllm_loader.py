@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.loading import first_line, load_model
+from model.loading import explained, first_line, load_model
 from model.weights import Unmergeable, merged_weights, read_lora
 from run.files import temporary_folder
 from run.program import InputError
-from run.space import free_space
+from run.space import free_space, is_full
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,7 @@ def register_loader(
                     merged.model = str(folder)
                     DefaultModelLoader(self.load_config).load_weights(model, merged)
             except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise InputError(
-                    f"{base}: vLLM cannot load the weights ({first_line(error)}); fix: fetch the base model again"
-                ) from error
+                raise explained(base, error, "vLLM cannot load the weights", "fetch the base model again") from error
 
 
 def check_held(
@@ -121,10 +119,16 @@ def merged_folder(
 
 def save_merged(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path, size: int) -> None:
     """Write the model of `size` bytes for vLLM. Raises InputError if the disk is full: others write there, too."""
+    from transformers import GenerationConfig
+
+    # only completions are drawn from it, by our own sampling; contradictory fields would not be saved
+    model.generation_config = GenerationConfig()
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except Exception as error:  # safetensors has a type of its own for a full disk
+        if not is_full(error):
+            raise
         raise InputError(
             f"{folder}: cannot write the merged model ({first_line(error)}); fix: set TMPDIR to a folder with room "
             f"for {size / 2**30:.1f} GiB for every evaluation at a time"

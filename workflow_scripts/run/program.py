@@ -1,6 +1,8 @@
 """How a program runs: errors as one line with their fix, signals as exceptions that close what is open."""
 
 import errno
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -8,7 +10,19 @@ from typing import Any
 
 from run import alive
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FIXES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "let its owner give you the permission (chmod)",
+    errno.EPERM: "let its owner give you the permission (chmod)",
+}
+# What a launcher (torchrun, mpirun, accelerate) sets for the processes of a training that is spread over several.
+# Nothing here is: a program that inherits it would wait for others that never come.
+SPREAD = re.compile(
+    r"(WORLD_SIZE|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|ROLE_RANK|MASTER_ADDR|MASTER_PORT|PMI_SIZE|PMI_RANK)$"
+    r"|(TORCHELASTIC|ACCELERATE|OMPI_COMM_WORLD|MV2_COMM_WORLD)_"
+)
 
 
 class InputError(Exception):
@@ -21,6 +35,8 @@ def run(main: Callable[[], None]) -> None:
     SIGTERM, SIGHUP and the death of the Snakemake that called the program end it by an exception, so that open blocks
     are closed: temporary files are removed, and GPU memory and node-local copies with them.
     """
+    for name in [name for name in os.environ if SPREAD.match(name)]:
+        del os.environ[name]
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
             signal.signal(number, leave)
@@ -31,11 +47,11 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in FIXES:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        fix = "make it writable" if error.errno == errno.EROFS else "make room"
-        print(f"error: {where}{error.strerror}; fix: {fix}, then give the same command again", file=sys.stderr)
+        fix = f"{FIXES[error.errno]}, then give the same command again"
+        print(f"error: {where}{error.strerror}; fix: {fix}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
