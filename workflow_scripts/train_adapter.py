@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graph.code import closure
+from graph.fingerprints import code_fingerprint
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
@@ -138,7 +138,6 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
     """Hash of all that a resumable state depends on: only an identical training may go on from it."""
     from importlib.metadata import version
 
-    scripts = Path(__file__).parent
     key = {
         "recipe": recipe,
         "data": sha256_of(arguments.data),
@@ -149,7 +148,7 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
         "micro_batch_tokens": arguments.micro_batch_tokens,
         "attention": arguments.attention,
         "keep_steps": sorted(arguments.keep_steps),
-        "code": {name: sha256_of(scripts / name) for name in closure(scripts, "train_adapter.py")},
+        "code": code_fingerprint(Path(__file__).parent, "train_adapter.py"),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
     return hashlib.sha256(canonical(key).encode()).hexdigest()
