@@ -139,7 +139,11 @@ rule write_report:
     params:
         code=code_of("write_report.py"),
         lock=CPU_LOCK,
-        page=digest_of("resources/report/report.html", "resources/report/report.css", "resources/report/report.js"),
+        page=digest_of(
+            "resources/report/report.html",
+            "resources/report/report.css",
+            "resources/report/report.js",
+        ),
         cells=braced("cells"),
         figures=braced("figures"),
         completions=braced("completions"),
