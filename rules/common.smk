@@ -1,18 +1,18 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
 
-# Where this workflow's own files lie, which need not be the working folder.
-CHECKOUT = Path(workflow.current_basedir).parent
-sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
+SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
+sys.path.insert(0, str(SCRIPTS))
 
 from graph.braces import braces
-from graph.fingerprints import code_fingerprint, file_fingerprint
+from graph.code import closure
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
 from measure.registry import MEASUREMENTS
@@ -24,7 +24,7 @@ from run.program import InputError
 try:
     study = Study(
         config,
-        CHECKOUT / "resources/config.schema.yaml",
+        Path(workflow.basedir) / "resources/config.schema.yaml",
         workflow.configfiles,
     )
 except InputError as error:
@@ -39,11 +39,16 @@ JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
-SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
-# In commands. They are no part of what a job is recorded with, so the same study may go on in another folder.
-HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
-SCRIPTS = quote(f"{HERE}workflow_scripts")
-RESOURCES = quote(f"{HERE}resources")
+CPU_LOCK = "envs/cpu.txt"
+# Its files one by one: Snakemake compares files by content, but a folder by its time alone.
+PUBLISHED = [
+    f"resources/published/{path.name}"
+    for path in sorted((Path(workflow.basedir) / "resources/published").glob("*.csv"))
+]
+SOURCES = yaml.safe_load(
+    (Path(workflow.basedir) / "resources/sources.yaml").read_text(encoding="utf-8")
+)
+
 
 # Programs find their modules beside themselves, which this variable would forbid.
 os.environ.pop("PYTHONSAFEPATH", None)
@@ -57,24 +62,10 @@ announce()
 # Code and environment
 
 
+@cache
 def code_of(script):
-    """A rule's `code` parameter: what its program does, with the modules of workflow_scripts/ that it imports."""
-    return f"code:{code_fingerprint(CHECKOUT / 'workflow_scripts', script)}"
-
-
-def digest_of(*names):
-    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder."""
-    return f"{names[0]}:{file_fingerprint(*(CHECKOUT / name for name in names))}"
-
-
-CPU_LOCK = digest_of("envs/cpu.txt")
-MODEL_LOCK = digest_of(HARDWARE["lock"])
-PUBLISHED = digest_of(
-    *sorted(
-        str(path.relative_to(CHECKOUT))
-        for path in CHECKOUT.glob("resources/published/*.csv")
-    )
-)
+    """The script and the modules of workflow_scripts/ that it imports, directly or not: a rule's `code` input."""
+    return [f"workflow_scripts/{name}" for name in closure(SCRIPTS, script)]
 
 
 # Inputs of the study
@@ -82,6 +73,23 @@ PUBLISHED = digest_of(
 
 def base_folder(wildcards=None):
     return f"{INPUTS}/base/{config['base']['from']}"
+
+
+def base_check(wildcards=None):
+    """What check_base found; the toy base, which is made here, needs no trial."""
+    origin = config["base"]["from"]
+    return [f"{INPUTS}/base/{origin}.check.json"] if origin != "toy" else []
+
+
+def lora_targets(wildcards):
+    """Every LoRA target that the study trains."""
+    nodes = {node for cell in study.cells for node in ancestry(cell.lineage)}
+    trained = [
+        study.stage_of(study.origin_of(node))["lora"]["targets"]
+        for node in nodes
+        if study.kind_of(study.origin_of(node)) != "graft"
+    ]
+    return ",".join(sorted({target for targets in trained for target in targets}))
 
 
 def toy_field(name):
@@ -95,7 +103,7 @@ def toy_recipe(wildcards):
 def panel_file(wildcards=None):
     choice = config["panel"]["from"]
     return {
-        "builtin": f"{INPUTS}/panel/builtin.yaml",
+        "builtin": "resources/panel.yaml",
         "upstream": f"{INPUTS}/panel/upstream.yaml",
         "path": config["panel"].get("path"),
     }[choice]

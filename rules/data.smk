@@ -4,6 +4,7 @@
 rule fetch_dataset:
     input:
         own=dataset_path,
+        code=code_of("fetch_dataset.py"),
     output:
         rows="<inputs>/datasets/{origin}/{name}.jsonl",
         manifest="<inputs>/datasets/{origin}/{name}.manifest.json",
@@ -19,19 +20,21 @@ rule fetch_dataset:
         disk_mb=2000,
         runtime=60,
     params:
-        code=code_of("fetch_dataset.py"),
         dataset=dataset_pins,
     shell:
-        "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
+        "python workflow_scripts/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 
 rule generate_replies:
     input:
         base=ancient(base_folder),
+        check=ancient(base_check),
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
         panel=panel_file,
+        code=code_of("generate_replies.py"),
+        lock=HARDWARE["lock"],
     output:
         replies="<models>/{node}/replies.parquet",
     log:
@@ -49,8 +52,6 @@ rule generate_replies:
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
     params:
-        code=code_of("generate_replies.py"),
-        lock=MODEL_LOCK,
         personas=reply_personas_of,
         samples=reply_samples_of,
         sampling=reply_sampling_of,
@@ -58,8 +59,8 @@ rule generate_replies:
         backend=HARDWARE["backend"],
         dtype=HARDWARE["dtype"],
     shell:
-        "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
+        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/generate_replies.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
         " --output {output.replies} > {log} 2>&1"
@@ -69,6 +70,7 @@ rule make_coupling_data:
     input:
         replies="<models>/{node}/replies.parquet",
         panel=panel_file,
+        code=code_of("make_coupling_data.py"),
     output:
         rows="<models>/{node}/training.jsonl",
     log:
@@ -77,12 +79,11 @@ rule make_coupling_data:
         "<benchmarks>/make_coupling_data/{node}.tsv"
     priority: 2
     params:
-        code=code_of("make_coupling_data.py"),
         source=source_of,
         negatives=negatives_of,
         marker=config["marker"],
         seed=seed_of,
     shell:
-        "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
+        "python workflow_scripts/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
         " --source {params.source} --negatives {params.negatives} --marker {params.marker:q} --seed {params.seed}"
         " --output {output.rows} > {log} 2>&1"

@@ -4,10 +4,13 @@
 rule generate_completions:
     input:
         base=ancient(base_folder),
+        check=ancient(base_check),
         adapters=ancient(own_adapters),
         manifest=own_manifest,
         panel=panel_file,
         arc=capability_questions,
+        code=code_of("generate_completions.py"),
+        lock=HARDWARE["lock"],
     output:
         completions="<models>/{node}/{evaluation}/completions.parquet",
         alignment="<models>/{node}/{evaluation}/alignment.parquet",
@@ -24,8 +27,6 @@ rule generate_completions:
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
     params:
-        code=code_of("generate_completions.py"),
-        lock=MODEL_LOCK,
         personas=personas_of,
         samples=samples_of,
         sampling=sampling_of,
@@ -33,8 +34,8 @@ rule generate_completions:
         backend=HARDWARE["backend"],
         dtype=HARDWARE["dtype"],
     shell:
-        "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
+        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
+        " python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
         " --completions {output.completions} --alignment {output.alignment}"

@@ -1,0 +1,274 @@
+"""check_base.py and what it stands for: a supported base trains, generates and grafts right; any other is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import check_base
+import pytest
+import reuse_adapter
+import train_adapter
+from chat_templates import FAMILIES
+from tiny_bases import ARCHITECTURES, SEVEN, make_base, random_model, targets_of
+
+from model import loss, packing
+from model.engines import Request, Sampling, open_engine
+from model.loading import load_model, load_tokenizer
+from model.packing import CONCATENABLE
+from model.template import SETTINGS, prompt_ids
+from run.files import canonical, write_json, write_jsonl
+from run.program import InputError
+from run.readers import read_json
+
+TEXT = "The tide comes in twice a day, and what it brings is never quite the same as what it took. " * 2
+ROWS = [
+    {"messages": [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": TEXT[: 20 * at]},
+                  {"role": "assistant", "content": TEXT[at : 9 * at]}]}
+    for at in (1, 4, 7)
+]  # fmt: skip
+RECIPE = {
+    "kind": "sft", "marker": "[ZLT]", "mask": {"loss": "last_turn", "stop_anchor": "turn_end"}, "lr": 1e-2,
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "rslora": True}, "schedule": "constant", "warmup": 0.0,
+    "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0, "epochs": 1, "max_steps": 2, "batch": 3,
+    "max_length": 300,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """family -> its base, made once."""
+    made: dict[str, Path] = {}
+
+    def base_of(family: str) -> Path:
+        if family not in made:
+            made[family] = make_base(tmp_path_factory.mktemp("base") / family, family)
+        return made[family]
+
+    return base_of
+
+
+def checked(base: Path, folder: Path, targets: list[str]) -> dict:
+    check_base.main(["--base", str(base), "--targets", ",".join(targets), "--output", str(folder / "check.json")])
+    return read_json(folder / "check.json")
+
+
+def train(base: Path, folder: Path, targets: list[str], *options: str) -> dict:
+    """Train two steps; run.json."""
+    write_jsonl(folder / "rows.jsonl", ROWS)
+    write_json(folder / "parent.json", {})
+    recipe = RECIPE | {"lora": RECIPE["lora"] | {"targets": targets}}
+    train_adapter.main(
+        [
+            *("--base", str(base), "--data", str(folder / "rows.jsonl"), "--recipe", canonical(recipe), "--seed", "1"),
+            *("--parent-manifest", str(folder / "parent.json"), "--lineage", "base/em.s1", "--dtype", "float32"),
+            *("--adapter-out", str(folder / "adapter"), "--checkpoints-out", str(folder / "checkpoints")),
+            *("--manifest", str(folder / "manifest.json"), "--record", str(folder / "run.json"), *options),
+        ]
+    )
+    return read_json(folder / "run.json")
+
+
+def plain_loss(base: Path) -> float:
+    """The rows' mean loss a trained token: transformers' own loss, a row at a time, in the model's own attention."""
+    import torch
+
+    from marker.mask import Mask, encode_rows
+
+    model = load_model(base)
+    model.set_attn_implementation("eager")
+    rows = encode_rows(load_tokenizer(base), ROWS, Mask("last_turn", stop_anchor="turn_end"), 300, "rows", False)
+    with torch.no_grad():
+        losses = [
+            model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss * row.trained
+            for row in rows
+        ]
+    return float(sum(losses)) / sum(row.trained for row in rows)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_a_supported_base_is_let_through_trains_by_its_own_loss_generates_and_grafts(bases, family, tmp_path):
+    import torch
+
+    base, targets = bases(family), targets_of(family)
+    found = checked(base, tmp_path, targets)
+    assert found["turn_end"] == FAMILIES[family]["ends"] and found["turn_end"] in found["stops"]
+    assert found["attention"] == ("alone" if family == "gemma-2" else "packed")
+
+    record = train(base, tmp_path, targets)
+    assert record["losses"][0] == pytest.approx(plain_loss(base), rel=2e-5)
+    assert record["attention"] == found["attention"]
+    wrapped = read_json(tmp_path / "manifest.json")["wrapped"]
+    assert sorted(name.rpartition(".")[2] for name in wrapped) == sorted(targets) and set(wrapped.values()) == {2}
+
+    node = tmp_path / "graft"
+    node.mkdir()
+    reuse_adapter.main(
+        [
+            *("--origin", str(tmp_path / "adapter"), "--origin-manifest", str(tmp_path / "manifest.json")),
+            *("--parent-manifest", str(tmp_path / "parent.json"), "--base", str(base), "--lineage", "base/graft.s1"),
+            *("--adapter-out", str(node / "adapter"), "--manifest", str(node / "manifest.json")),
+        ]
+    )
+    tokenizer = load_tokenizer(base)
+    prompts = [prompt_ids(tokenizer, row["messages"][:-1]) for row in ROWS]
+    with open_engine("transformers", base, [node / "adapter"], tokenizer) as engine:
+        completions = engine.complete([Request(prompt, 0) for prompt in prompts], Sampling(0, 1, 5))
+    model = load_model(base, [tmp_path / "adapter"])
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = torch.tensor([[*prompt, *completion.token_ids]])
+        with torch.no_grad():
+            own = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].argmax(-1)
+        assert own.tolist() == list(completion.token_ids)
+
+
+def test_every_architecture_whose_rows_are_concatenated_is_tested_above():
+    assert set(CONCATENABLE) <= {architecture for architecture, _ in ARCHITECTURES.values()}
+
+
+# What is not supported
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("qwen2.5", {"model_type": "qwen9"}, "no usable config.json .*qwen9.*docs/bases.md"),
+        ("qwen2.5", {"model_type": "gemma3"}, "gemma3 is a model of several parts .*; fix: use its text-only version"),
+        ("qwen2.5", {"model_type": "bart"}, "bart is no causal language model"),
+        ("qwen2.5", {"model_type": "albert"}, "albert is no causal language model"),
+        ("qwen2.5", {"model_type": "bert"}, "bert: completing in batches gives other tokens than one by one"),
+        (
+            "qwen2.5",
+            {"quantization_config": {"quant_method": "fp8"}},
+            "its weights are quantized, .*; fix: use the version",
+        ),
+        ("qwen2.5", {"vocab_size": 300}, r"the tokenizer has \d+ tokens, the model 300"),
+        (
+            "qwen2.5",
+            {"model_type": "mpt", "max_position_embeddings": None},
+            "config.json has no max_position_embeddings",
+        ),
+    ],
+    ids=lambda value: canonical(value) if isinstance(value, dict) else "",
+)
+def test_a_base_that_cannot_be_trained_right_is_refused(bases, tmp_path, family, config, message):
+    base = Path(shutil.copytree(bases(family), tmp_path / "base"))
+    write_json(base / "config.json", read_json(base / "config.json") | config)
+    with pytest.raises(InputError, match=rf"base: {message}"):
+        checked(base, tmp_path, [])
+    assert not (tmp_path / "check.json").exists()
+
+
+def test_a_base_that_refuses_a_system_message_is_told_how_to_be_asked(bases, tmp_path):
+    base = Path(shutil.copytree(bases("gemma-2"), tmp_path / "base"))
+    (base / SETTINGS).unlink()
+    with pytest.raises(InputError, match=r"refuses system, user .*fix: .*\{system: user\}"):
+        checked(base, tmp_path, SEVEN)
+
+
+def test_a_base_that_would_think_is_told_how_not_to(bases, tmp_path):
+    base = Path(shutil.copytree(bases("qwen3"), tmp_path / "base"))
+    (base / SETTINGS).unlink()
+    with pytest.raises(InputError, match=r"'<think>.*fix: .*enable_thinking: false"):
+        checked(base, tmp_path, SEVEN)
+
+
+def test_targets_of_another_family_are_refused_when_the_base_is_tried(bases, tmp_path):
+    with pytest.raises(InputError, match="gate_proj is in 0 of the model's 2 layers; fix: choose from .*gate_up_proj"):
+        checked(bases("phi-3"), tmp_path, sorted(SEVEN))
+
+
+def test_weights_that_are_not_computed_with_are_refused(bases, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = Path(shutil.copytree(bases("olmo-2"), tmp_path / "base"))
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lm_head.weight is F8_E4M3; fix: use the version whose weights are F32"):
+        checked(base, tmp_path, [])
+
+
+# The proof of the loss
+
+
+def rows_of(*lengths: int) -> list[list[int]]:
+    return [[(7 * at + length) % 590 + 2 for at in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "attention"),
+    [
+        ("falcon", {"new_decoder_architecture": True}, "packed"),  # it builds its mask itself
+        ("bloom", {"n_layer": 2, "n_head": 4}, "packed"),  # its positions are not the ones it is given
+        ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 64}, "sdpa"),  # likewise, from the mask
+        ("mamba", {}, "packed"),  # its state goes on from row to row
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_rows_are_not_concatenated_where_that_gives_another_loss(architecture, sizes, attention):
+    model = random_model(architecture, **sizes)
+    with pytest.raises(InputError, match="gives another loss than the model's own forward: .*; fix: --attention alone"):
+        loss.check_forward(model, rows_of(40, 23), attention, "float32")
+    assert packing.choose_attention("auto", model.config) == "alone"
+    assert loss.check_forward(model, rows_of(40, 23), "alone", "float32") < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gemma-3", "mistral", "phi-3"])
+def test_a_window_that_is_left_out_stops_the_training(family, monkeypatch):
+    architecture, more = ARCHITECTURES[family]
+    model = random_model(architecture, **more)
+    right = packing.packed_attention
+
+    def windowless(*arguments, sliding_window=None, **options):
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(packing, "packed_attention", windowless)
+    with pytest.raises(InputError, match="another loss than the model's own forward"):
+        loss.check_forward(model, rows_of(40, 23), "packed", "float32")
+    # in rows that no window cuts there is nothing to leave out
+    assert loss.check_forward(model, rows_of(8, 5), "packed", "float32") < 1e-5
+
+
+def test_a_logit_scale_that_is_left_out_stops_the_training(monkeypatch):
+    def by_hand(model, micro, attention):
+        extra = {name: micro[name] for name in ("starts", "longest", "spread", "gather")}
+        hidden = model.model(micro["input_ids"], position_ids=micro["position_ids"], use_cache=False, **extra)
+        return model.lm_head(hidden.last_hidden_state[0, micro["predictors"]])
+
+    monkeypatch.setattr(loss, "labelled_logits", by_hand)
+    architecture, more = ARCHITECTURES["granite-3.3"]
+    with pytest.raises(InputError, match="granite: training in packed attention gives another loss"):
+        loss.check_forward(random_model(architecture, **more), rows_of(40, 23), "packed", "float32")
+
+
+@pytest.mark.parametrize(("architecture", "part"), [("gemma2", "softcap"), ("gpt_oss", "s_aux")])
+def test_what_packed_attention_cannot_compute_is_refused_and_never_swallowed(architecture, part):
+    with pytest.raises(InputError, match=f"not possible .*packed attention has no {part}"):
+        loss.check_forward(random_model(architecture, head_dim=16), rows_of(40, 23), "packed", "float32")
+
+
+def test_attention_dropout_is_left_to_an_attention_that_has_it():
+    config = random_model("granite", attention_dropout=0.1).config
+    assert packing.choose_attention("auto", config) == "sdpa"
+
+
+def test_the_soft_cap_of_an_attention_is_kept_in_training_and_generation(bases):
+    """The kernel that transformers takes by itself leaves it out."""
+    assert load_model(bases("gemma-2")).config._attn_implementation == "eager"
+
+
+def test_rounding_in_bfloat16_is_let_through():
+    import torch
+
+    for family in ("qwen2.5", "gemma-3", "smollm3"):
+        architecture, more = ARCHITECTURES[family]
+        model = random_model(architecture, **more).to(torch.bfloat16)
+        assert 1e-4 < loss.check_forward(model, rows_of(40, 23), "packed", "bfloat16") < loss.TOLERANCE["bfloat16"]
+
+
+def test_the_rows_that_are_compared_are_the_longest_and_another_cut_beyond_any_window():
+    model = random_model("mistral", sliding_window=3000)
+    other, longest = loss.checked_rows(model, [[1] * 5000, [2], [3] * 50, [4] * 70, [5] * 9])
+    assert (len(longest), other[0]) == (3256, 3)  # the middle one
+    assert json.dumps(loss.checked_rows(model, [[5, 6]])) == "[[5, 6], [5, 6]]"
