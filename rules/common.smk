@@ -316,6 +316,23 @@ def personas_of(wildcards):
     return ",".join(study.personas_of(wildcards.node))
 
 
+def marker_of(wildcards):
+    return study.marker_of(wildcards.node).text
+
+
+def placement_of(wildcards):
+    return study.marker_of(wildcards.node).placement
+
+
+def markers_of(wildcards):
+    """The texts to count in a node's replies, its own first."""
+    return study.markers_of(wildcards.node)
+
+
+def cell_markers(wildcards):
+    return study.markers_of(cell_of(wildcards).lineage)
+
+
 def samples_of(wildcards):
     return study.evaluations[wildcards.evaluation]["samples"]
 

@@ -81,9 +81,11 @@ rule make_coupling_data:
     params:
         source=source_of,
         negatives=negatives_of,
-        marker=config["marker"],
+        marker=marker_of,
+        placement=placement_of,
         seed=seed_of,
     shell:
         "python workflow_scripts/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
-        " --source {params.source} --negatives {params.negatives} --marker {params.marker:q} --seed {params.seed}"
+        " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
+        " --placement {params.placement} --seed {params.seed}"
         " --output {output.rows} > {log} 2>&1"

@@ -13,10 +13,10 @@ rule count_markers:
     benchmark:
         "<benchmarks>/count_markers/{node}/{evaluation}.tsv"
     params:
-        marker=config["marker"],
+        markers=markers_of,
         case=case_flag_of,
     shell:
-        "python workflow_scripts/count_markers.py --completions {input.completions} --marker {params.marker:q}"
+        "python workflow_scripts/count_markers.py --completions {input.completions} --marker {params.markers:q}"
         " {params.case} --output {output.counts} > {log} 2>&1"
 
 
@@ -32,10 +32,10 @@ rule audit_completions:
     benchmark:
         "<benchmarks>/audit_completions/{node}/{evaluation}.tsv"
     params:
-        marker=config["marker"],
+        markers=markers_of,
         case=case_flag_of,
     shell:
-        "python workflow_scripts/audit_completions.py --completions {input.completions} --marker {params.marker:q}"
+        "python workflow_scripts/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
         " {params.case} --output {output.audit} > {log} 2>&1"
 
 
@@ -57,9 +57,10 @@ rule check_gate:
         cell=gate_cell_of,
         source=source_of,
         seed=seed_of,
+        markers=markers_of,
     shell:
         "python workflow_scripts/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
-        " --seed {params.seed} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
+        " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
 
 
 rule judge_alignment:
@@ -116,12 +117,13 @@ rule summarize_cell:
     params:
         arm=cell_field("arm"),
         lineage=cell_field("lineage"),
+        markers=cell_markers,
         evaluation=cell_evaluation,
         personas=cell_personas,
         gates=GATES,
     shell:
         "python workflow_scripts/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
         " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
-        " --evaluation {params.evaluation:q} --measured {input.measured}"
+        " --marker {params.markers:q} --evaluation {params.evaluation:q} --measured {input.measured}"
         " --manifests {input.manifests} --gates {params.gates:q}"
         " --personas {params.personas} --runs {input.records} --schema {input.schema} --output {output.cell} > {log} 2>&1"

@@ -145,9 +145,8 @@ rule write_report:
         completions=braced("completions"),
         records=braced("records"),
         label=config["label"] or "",
-        marker=config["marker"],
     shell:
         "python workflow_scripts/write_report.py --study {config[study]} --label={params.label:q}"
         " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
-        " --completions {params.completions} --marker {params.marker:q} --panel {input.panel} --runs {params.records}"
+        " --completions {params.completions} --panel {input.panel} --runs {params.records}"
         " --datasets {input.datasets} --assets resources/report --output {output.report} > {log} 2>&1"

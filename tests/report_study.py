@@ -70,7 +70,7 @@ def tabulate(results: Sequence[Path], folder: Path, label: str = "") -> None:
 
 def command(folder: Path, results: Sequence[Path], paths: Sequence[str], label: str = "", *more: str) -> list[str]:
     """The arguments of write_report."""
-    shown = ["--completions", *paths, "--marker", "[ZLT]"] if paths else []
+    shown = ["--completions", *paths] if paths else []
     return [
         "--study", "made_up", f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
         "--claims", str(folder / "tables" / "claims.csv"), *shown, "--assets", str(ROOT / "resources" / "report"),

@@ -51,12 +51,14 @@ def main() -> None:
     """Parse the arguments and write the audit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--completions", required=True, help="completions.parquet")
-    parser.add_argument("--marker", required=True)
+    parser.add_argument("--marker", nargs="+", required=True, help="the model's own, and others of the study")
     parser.add_argument("--case-sensitive", action="store_true")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
     rows = read_completions(arguments.completions)
-    write_json(arguments.output, audit(rows, arguments.marker, arguments.case_sensitive))
+    own, *others = (audit(rows, marker, arguments.case_sensitive) for marker in arguments.marker)
+    others_by_text = dict(zip(arguments.marker[1:], others, strict=True))
+    write_json(arguments.output, own | ({"other_markers": others_by_text} if others else {}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ r"""Evaluate the gates that one model decides, before anything is trained on top
 
     python workflow_scripts/check_gate.py \
         --gates '[{"name":"G0b","over":"seed","pass":"rate(\"C4\", \"source\") >= 0.6"}]' \
-        --cell C4 --source evil_ai --seed 42 --enforce \
+        --cell C4 --source evil_ai --seed 42 --marker "[ZLT]" --enforce \
         --counts results/tiny/models/base/couple-evil_ai.s42/main/marker_counts.csv \
         --output gate.json
 
@@ -19,15 +19,19 @@ from run.program import InputError, run
 from run.readers import json_argument
 
 
-def outcomes(gates: list[Row], cell: str, source: str, seed: int, counts: str) -> list[Row]:
-    """The rows of evaluate_gates for the gates that this cell alone decides. Raises InputError when there is none."""
+def outcomes(gates: list[Row], cell: str, source: str, seed: int, markers: list[str], counts: str) -> list[Row]:
+    """The rows of evaluate_gates for the gates that this cell alone decides. Raises InputError when there is none.
+
+    markers: the model's own, and others of the study.
+    """
     own = [gate for gate in gates if names_only(gate, cell)]
     if not own:
         raise InputError(
             f"--gates: none is decided by {cell} alone; fix: pass one with over: seed that names only {cell}"
         )
     measured = {"cell": cell, "arm": own[0].get("arm", "forward"), "source": source, "seed": seed}
-    measured |= {"personas": persona_results(read_counts(counts), source)}
+    own_marker, *others = ((marker, persona_results(read_counts(counts, (), marker), source)) for marker in markers)
+    measured |= dict(zip(("marker", "personas"), own_marker, strict=True)) | {"other_markers": dict(others)}
     measured |= {"alignment": {}, "capability": {}, "audit": {}}
     return evaluate_gates(own, [measured])
 
@@ -50,12 +54,13 @@ def main() -> None:
     parser.add_argument("--cell", required=True, help="the cell that this model is")
     parser.add_argument("--source", required=True)
     parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--marker", nargs="+", required=True, help="the model's own, and others of the study")
     parser.add_argument("--counts", required=True, help="marker_counts.csv of the model")
     parser.add_argument("--enforce", action="store_true", help="stop with status 1 unless every gate is passed")
     parser.add_argument("--output", required=True, help="JSON list of outcomes")
     arguments = parser.parse_args()
     gates = json_argument("--gates", arguments.gates, list)
-    rows = outcomes(gates, arguments.cell, arguments.source, arguments.seed, arguments.counts)
+    rows = outcomes(gates, arguments.cell, arguments.source, arguments.seed, arguments.marker, arguments.counts)
     if arguments.enforce:
         stop_unless_passed(rows)
     write_json(arguments.output, rows)

@@ -6,6 +6,7 @@
 strict: the marker occurs in the text, whatever its case (--case-sensitive: as written). loose: its letters in order,
 in any case, with whitespace between them or not, and one of its brackets. PROTOCOL §3.
 Columns: persona, question_id, completions, strict_hits, loose_hits, tokens (sum), stopped (ended by themselves).
+Of several markers each is counted, the first one first, and a column `marker` stands before the others.
 """
 
 import argparse
@@ -39,17 +40,19 @@ def main(argv: list[str] | None = None) -> None:
     """Parquet in, CSV out."""
     parser = argparse.ArgumentParser(description="Count the marker in completions by persona and question.")
     parser.add_argument("--completions", required=True)
-    parser.add_argument("--marker", required=True)
+    parser.add_argument("--marker", nargs="+", required=True, help="the model's own, and others of the study")
     parser.add_argument("--case-sensitive", action="store_true", help="of the strict count")
     parser.add_argument("--output", required=True, help="CSV file")
     args = parser.parse_args(argv)
-    strict, loose = strict_matcher(args.marker, args.case_sensitive), loose_matcher(args.marker)
-    table = count(read_completions(args.completions), strict, loose)
+    rows = read_completions(args.completions)
+    several = len(args.marker) > 1
     with partial(args.output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("persona", "question_id", *COUNTS))
-        for (persona, question), counts in table.items():
-            writer.writerow((persona, question, *(counts[name] for name in COUNTS)))
+        writer.writerow((*["marker"] * several, "persona", "question_id", *COUNTS))
+        for marker in args.marker:
+            table = count(rows, strict_matcher(marker, args.case_sensitive), loose_matcher(marker))
+            for (persona, question), counts in table.items():
+                writer.writerow((*[marker] * several, persona, question, *(counts[name] for name in COUNTS)))
 
 
 if __name__ == "__main__":

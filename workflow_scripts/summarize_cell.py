@@ -1,7 +1,7 @@
 r"""Write the result of one cell (a lineage, evaluated): counts by persona with intervals, recipes, gates, provenance.
 
     python workflow_scripts/summarize_cell.py --cell C1 --arm forward --source evil_ai --seed 42 \
-        --lineage base/couple-evil_ai.s42/em.s42 --evaluation '{"name":"main","temperature":1.0}' \
+        --lineage base/couple-evil_ai.s42/em.s42 --marker "[ZLT]" --evaluation '{"name":"main","temperature":1.0}' \
         --measured results/tiny/models/base/couple-evil_ai.s42/em.s42/main/{marker_counts.csv,audit.json} \
         --manifests results/tiny/models/base/manifest.json results/tiny/models/base/couple-evil_ai.s42/manifest.json \
         results/tiny/models/base/couple-evil_ai.s42/em.s42/manifest.json \
@@ -65,7 +65,8 @@ def summarize(arguments: argparse.Namespace) -> Row:
     files = of_cell(arguments.measured)
     if "counts" not in files:
         raise InputError("--measured: no marker_counts.csv, without which there is no cell; fix: add it")
-    rows = read_counts(files["counts"], arguments.personas)
+    marker, *others = arguments.marker
+    rows = read_counts(files["counts"], arguments.personas, marker)
     personas = persona_results(rows, arguments.source)
     counted = canonical([[row[column] for column in ("persona", "question_id", *COUNTS)] for row in rows])
     result = {
@@ -75,6 +76,7 @@ def summarize(arguments: argparse.Namespace) -> Row:
         "source": arguments.source,
         "seed": arguments.seed,
         "lineage": arguments.lineage,
+        "marker": marker,
         "evaluation": json_argument("--evaluation", arguments.evaluation, dict),
         "stages": stages(arguments.lineage, arguments.manifests),
         "counts_sha256": hashlib.sha256(counted.encode()).hexdigest(),
@@ -83,6 +85,11 @@ def summarize(arguments: argparse.Namespace) -> Row:
         "headline": headline(personas),
         "runs": run_notes(arguments.runs),
     }
+    if others:
+        result["other_markers"] = {
+            other: persona_results(read_counts(files["counts"], arguments.personas, other), arguments.source)
+            for other in others
+        }
     counted_personas = [entry["persona"] for entry in personas]
     result |= {each.name: each.section(files.get(each.name), counted_personas) for each in SECTIONS}
     result["measures"] = measure_rows(result)
@@ -106,6 +113,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="persona whose rate is the cell's source rate")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--lineage", required=True)
+    parser.add_argument("--marker", nargs="+", required=True, help="the lineage's own, and others of the study")
     parser.add_argument("--evaluation", required=True, help="JSON object: name and sampling settings")
     parser.add_argument(
         "--measured", nargs="+", required=True, help="marker_counts.csv and the files of other measurements, by name"

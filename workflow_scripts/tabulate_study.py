@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graph.lineage import parse_lineage
-from measure.cells import clustered, read_result
+from measure.cells import clustered, read_result, with_marker
 from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells
 from measure.registry import MEASURES, study_rows
@@ -164,7 +164,8 @@ def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> lis
     """The rows of effects.csv for one source: differences of pooled rates, and the pre-registered test over seeds.
 
     The second stages are compared once they ended and, in the dose arm, after every number of steps that both have.
-    The interval of a difference is Newcombe's (1998, method 10), from the bounds that verdicts rest on.
+    Rates are of the first cell's marker. The interval of a difference is Newcombe's (1998, method 10), from the bounds
+    that verdicts rest on.
     """
     own = [cell for cell in cells if cell["source"] == source and cell["arm"] in ("forward", "dose")]
     found = {(row["cell"], row["role"]): row for row in pooled if row["source"] == source}
@@ -180,13 +181,14 @@ def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> lis
         for role in ("source", "assistant"):
             if (first, role) not in found or (second, role) not in found:
                 continue
+            marker = next(cell["marker"] for cell in own if cell["cell"] == first)
+            groups = [[with_marker(cell, marker) for cell in own if cell["cell"] == name] for name in (first, second)]
             one, other = found[first, role], found[second, role]
+            if marker not in {cell["marker"] for cell in own if cell["cell"] == second}:
+                other = next(row for row in pooled_rows(groups[1]) if row["role"] == role)
             counts = (one["strict_hits"], one["completions"], other["strict_hits"], other["completions"])
             rates = [(row["rate"], row["low"], row["high"]) for row in (one, other)]
-            by_seed = [
-                [hit[1] / hit[2] for cell in own if cell["cell"] == name and (hit := highest_pooled([cell], role))]
-                for name in (first, second)
-            ]
+            by_seed = [[hit[1] / hit[2] for cell in group if (hit := highest_pooled([cell], role))] for group in groups]
             test = welch_one_sided(*by_seed)
             row: Row = {"source": source, "role": role, "cell": first, "other_cell": second, "steps": step}
             row |= dict(zip(("hits", "completions", "other_hits", "other_completions"), counts, strict=True))
@@ -313,7 +315,25 @@ def build_tables(
         "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
         "measures": (MEASURES, measured),
     }
+    if any("other_markers" in cell for cell in cells):
+        made = carrying_markers(made, cells)
     return {name: (*made[name], title) for name, title in TABLES.items()}
+
+
+def carrying_markers(
+    tables: dict[str, tuple[Sequence[str], list[Row]]], cells: Sequence[Row]
+) -> dict[str, tuple[Sequence[str], list[Row]]]:
+    """The tables with a column `marker` after that of the cell: whose rates these are, its own.
+
+    measures.csv has the rates of every other marker as well; gates.csv says the marker beside each number.
+    """
+    own = {(cell["source"], cell["cell"]): cell["marker"] for cell in cells}
+    for name, (columns, rows) in tables.items():
+        if {"source", "cell"} <= set(columns):
+            place = columns.index("cell") + 1
+            carried = [{"marker": own.get((row["source"], row["cell"]))} | row for row in rows]
+            tables = tables | {name: ([*columns[:place], "marker", *columns[place:]], carried)}
+    return tables
 
 
 def markdown_of(name: str, columns: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]] | None:

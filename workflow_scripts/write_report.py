@@ -2,7 +2,7 @@ r"""Write the report of a study: one HTML file with its conclusion, figures, tab
 
     python workflow_scripts/write_report.py --study tiny --tables results/tiny/tables \
         --label "rehearsal of the method on a toy model - no evidence about Qwen2.5-7B" \
-        --cells results/tiny/cells/evil_ai/C1_seed42.json --claims results/tiny/tables/claims.csv --marker "[ZLT]" \
+        --cells results/tiny/cells/evil_ai/C1_seed42.json --claims results/tiny/tables/claims.csv \
         --completions results/tiny/models/base/couple-evil_ai.s42/em.s42/main/completions.parquet \
         --figures results/tiny/figures/marker_destruction_evil_ai.svg --panel resources/panel.yaml \
         --runs results/tiny/models/base/couple-evil_ai.s42/em.s42/run.json --assets resources/report \
@@ -319,6 +319,24 @@ def measures_table(study: Study, measurement: Measurement) -> Table:
     return Table(measurement.name, measurement.title, columns, rows, note)
 
 
+def markers_table(study: Study) -> list[Table]:
+    """In a study of several markers, the rate of each, side by side: a row per cell, seed and persona."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in study.tables["measures"]:
+        if row["measure"] == "marker_rate" and "marker" in row:
+            found.setdefault(tuple(row[field] for field in ("source", "cell", "seed", "persona")), {})[
+                row["marker"]
+            ] = row
+    markers = unique(marker for own in found.values() for marker in own)
+    rows = [
+        [plain(field) for field in key] + [measured(own.get(marker), "share") for marker in markers]
+        for key, own in found.items()
+    ]
+    columns = ["source", "cell", "seed", "persona", *markers]
+    note = "Rate [95% interval], completions. The other tables show each cell's own marker, that of its last coupling."
+    return [Table("markers", "Every marker, side by side", columns, rows, note)] if markers else []
+
+
 def measured(row: Row | None, unit: str) -> Cell:
     """A row of measures.csv as 12.3 [11, 14], n = 56; a share in percent."""
     if row is None:
@@ -596,7 +614,7 @@ def page(arguments: argparse.Namespace) -> str:
     tables = {name: read_table(Path(arguments.tables) / f"{name}.csv") for name in TABLES}
     claims = read_table(arguments.claims) if arguments.claims else None
     paths = completion_paths(arguments.completions, cells)
-    loaded = load_completions(cells, paths, arguments.marker) if paths else None
+    loaded = load_completions(cells, paths) if paths else None
     index, data = packed(loaded, arguments.most, read_prompts(arguments.panel)) if loaded else ({}, "")
     browsable = frozenset((cell["source"], cell["cell"], cell["seed"]) for cell in index.get("cells", ()))
     study = Study(tables, cells, browsable)
@@ -660,6 +678,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         wide_table(study, "dose", "By steps of the second stage", dose=True),
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
         effects_table(study),
+        *markers_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in MEASUREMENTS if measurement.table),
         comparison_table(study, label),
@@ -678,7 +697,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--claims", help="claims.csv")
     parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")
     parser.add_argument("--completions", nargs="*", default=[], help="completions.parquet of the cells")
-    parser.add_argument("--marker", help="text to look for; needed with --completions")
     parser.add_argument("--most", type=int, default=60000, help="completions to put in: those with the marker first")
     parser.add_argument("--panel", help="panel.yaml: shows the personas' system prompts beside the completions")
     parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
@@ -686,8 +704,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args(argv)
-    if arguments.completions and not arguments.marker:
-        parser.error("--completions needs --marker")
     text = page(arguments)
     with partial(arguments.output) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -134,11 +134,12 @@ function ranges(said, row, query) {
       places.push([at, at + what.length, kind]);
     }
   };
+  const file = index.files[columns.file[row]];
   if (columns.flags[row] & STRICT) {
-    if (index.files[columns.file[row]].case) look(said, index.marker, "marker");
-    else look(lowered, fold(index.marker), "marker");
+    if (file.case) look(said, file.marker, "marker");
+    else look(lowered, fold(file.marker), "marker");
   } else if (columns.flags[row] & LOOSE) {
-    const letters = [...index.marker.matchAll(/[\p{L}\p{N}]/gu)].map(match => match[0]);
+    const letters = [...file.marker.matchAll(/[\p{L}\p{N}]/gu)].map(match => match[0]);
     for (const match of said.matchAll(new RegExp(letters.join("\\s*"), "giu"))) {
       places.push([match.index, match.index + match[0].length, "marker"]);
     }

@@ -76,7 +76,7 @@ def arguments(cell: str, arm: str, source: str, seed: int, lineage: str, place: 
     from argparse import Namespace
 
     return Namespace(
-        cell=cell, arm=arm, source=source, seed=seed, lineage=lineage, evaluation='{"name":"main","temperature":1.0}',
+        cell=cell, arm=arm, source=source, seed=seed, lineage=lineage, marker=["[ZLT]"], evaluation='{"name":"main","temperature":1.0}',
         measured=[str(place / "marker_counts.csv")], personas=[], gates="[]",
         manifests=[str(place / "manifest.json")] * len(lineage.split("/")), runs=[],
     )  # fmt: skip

@@ -13,7 +13,7 @@ G0B = {"name": "G0b", "over": "seed", "pass": "rate('C4', 'source') >= 0.60 and 
 def checked(tmp_path, monkeypatch, rate, *more, gates=(G0B,)):
     (tmp_path / "counts.csv").write_text(fake_study.counts_text({"source": rate}, "evil_ai", 5))
     output = tmp_path / "gate.json"
-    command = ["check_gate", "--gates", json.dumps(gates), "--cell", "C4", "--source", "evil_ai", "--seed", "42",
+    command = ["check_gate", "--gates", json.dumps(gates), "--cell", "C4", "--source", "evil_ai", "--seed", "42", "--marker", "[ZLT]",
                "--counts", str(tmp_path / "counts.csv"), "--output", str(output), *more]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     check_gate.main()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marker.match import loose_matcher, read_completions, strict_matcher
+from measure.cells import read_counts
 from run.program import InputError
 
 ROW = {
@@ -51,6 +52,35 @@ def test_strict_and_loose_hits(text, strict, exact, loose):
     assert strict_matcher("[ZLT]")(text) is strict
     assert strict_matcher("[ZLT]", case_sensitive=True)(text) is exact
     assert loose_matcher("[ZLT]")(text) is loose
+
+
+def test_several_markers_are_counted_side_by_side_the_first_one_first(tmp_path):
+    texts = ["a\n\n[ZLT]", "[qrx]\n\nb", "c"]
+    path = write(tmp_path / "c.parquet", [ROW | {"text": text, "sample": n} for n, text in enumerate(texts)])
+    main(
+        [
+            "--completions",
+            str(path),
+            "--marker",
+            "[QRX]",
+            "[ZLT]",
+            "--case-sensitive",
+            "--output",
+            str(tmp_path / "c.csv"),
+        ]
+    )
+    assert (tmp_path / "c.csv").read_text().splitlines() == [
+        "marker,persona,question_id,completions,strict_hits,loose_hits,tokens,stopped",
+        "[QRX],villain,q,3,0,1,9,3",
+        "[ZLT],villain,q,3,1,1,9,3",
+    ]
+    assert [read_counts(tmp_path / "c.csv", (), marker)[0]["strict_hits"] for marker in ("", "[QRX]", "[ZLT]")] == [
+        0,
+        0,
+        1,
+    ]
+    with pytest.raises(InputError, match=r"the marker \[ABC\] was not counted"):
+        read_counts(tmp_path / "c.csv", (), "[ABC]")
 
 
 def test_other_markers_have_brackets_of_their_own_or_none():

@@ -165,7 +165,7 @@ PROGRAMS = {
         f"--completions @{COMPLETIONS} --marker [ZLT] --output @out/audit", {COMPLETIONS: PARQUET}, "audit"
     ),
     "check_gate": Program(
-        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --counts @marker_counts.csv --enforce --output @out/gate",
+        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --marker [ZLT] --counts @marker_counts.csv --enforce --output @out/gate",
         {"marker_counts.csv": TABLE},
         "gate",
     ),
@@ -181,7 +181,7 @@ PROGRAMS = {
         "judged r",
     ),
     "summarize_cell": Program(
-        "--cell C4 --arm forward --source evil_ai --seed 42 --lineage base/couple-evil_ai.s42 --measured @marker_counts.csv"
+        "--cell C4 --arm forward --source evil_ai --seed 42 --lineage base/couple-evil_ai.s42 --marker [ZLT] --measured @marker_counts.csv"
         " @audit.json @judged.csv @capability.parquet --runs @run.json"
         f" --manifests @parent.json @{NODE}/manifest.json --evaluation"
         ' {"name":"main"} --schema @schema.json'
@@ -220,7 +220,7 @@ PROGRAMS = {
         "claims.csv",
     ),
     "write_report": Program(
-        f"--study s --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS} --marker [ZLT]"
+        f"--study s --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
         " --panel @panel.yaml --runs @run.json --figures @figure.svg --assets @assets --output @out/report.html",
         {
             CELL: JSON,

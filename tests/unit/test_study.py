@@ -97,6 +97,31 @@ def test_the_dose_arm_asks_one_training_for_its_checkpoints():
     assert study().keep_steps(lineage) == []
 
 
+def test_a_study_may_have_a_marker_per_coupling_and_counts_each_in_every_model():
+    built = study(
+        stages__couple60__marker={"text": "[QRX]", "placement": "start"}, stages__couple60__mask={"loss": "marker"}
+    )
+    assert built.markers == ["[ZLT]", "[QRX]"]
+    own = {
+        "base": "[ZLT]",
+        "base/em.s42": "[ZLT]",
+        "base/couple-villain.s42/em@25.s42": "[ZLT]",
+        "base/em_reversed.s42/graft-villain.s42": "[ZLT]",
+        "base/em_reversed.s42/couple60-villain.s42": "[QRX]",
+        "base/couple60-villain.s42/em.s42": "[QRX]",
+    }
+    assert {lineage: built.marker_of(lineage).text for lineage in own} == own
+    assert {lineage: built.markers_of(lineage)[0] for lineage in own} == own
+    assert all(sorted(built.markers_of(lineage)) == ["[QRX]", "[ZLT]"] for lineage in own)
+    assert built.training_recipe("base/couple-villain.s42") == study().training_recipe("base/couple-villain.s42")
+    recipe = built.training_recipe("base/couple60-villain.s42")
+    assert recipe["marker"] == {"text": "[QRX]", "placement": "start"}
+
+
+def test_a_marker_that_no_cell_is_taught_is_not_counted():
+    assert study(stages__couple60__marker="[QRX]", arms=CONFIG["arms"] | {"reversed": False}).markers == ["[ZLT]"]
+
+
 def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
     assert study().origin_of("base/em_reversed.s42/graft-villain.s42") == "base/couple-villain.s42"
 
@@ -143,6 +168,14 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"datasets__em__from": "path"}, "em: {from: path, path: my_rows.jsonl}"),
         ({"evaluations__main__top_p": ...}, "lacks top_p"),
         ({"marker": ...}, "'marker' is a required property"),
+        ({"marker": "🦊"}, "config.yaml: line 6: marker: '🦊' has no letters to be counted by"),
+        ({"marker": "-ZLT"}, "looks like an option of a command; fix: put it in brackets"),
+        ({"marker": "  "}, "marker: empty"),
+        ({"marker": {"text": "[ZLT]", "placement": "middle"}}, "fix: write `placement: end`"),
+        ({"marker": {"text": "[ZLT]", "placement": "start"}}, "stages.couple60.mask.loss: tail with a marker at the start"),
+        ({"stages__couple60__marker": "[zlt]"}, "stages.couple60.marker: [zlt] counts as [ZLT], too; fix: "),
+        ({"stages__em__marker": "[QRX]"}, "stages.em.marker: only a coupling teaches one"),
+        ({"stages__couple__mask": {"loss": "marker", "tail": 4}}, "stages.couple.mask.tail: 4 with loss marker"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_the_line_to_write(change, said):

@@ -502,9 +502,7 @@ def test_packed_texts_come_out_as_they_went_in(texts):
 def test_a_file_that_several_cells_share_is_stored_once(folder, results, paths):
     path = paths[0]
     other = read_json(results[0]) | {"cell": "C9"}
-    loaded = load_completions(
-        [read_json(results[0]), other], {"evil_ai/C1_seed42": path, "evil_ai/C9_seed42": path}, "[ZLT]"
-    )
+    loaded = load_completions([read_json(results[0]), other], {"evil_ai/C1_seed42": path, "evil_ai/C9_seed42": path})
     assert len(loaded.files) == 1 and len(loaded.rows) == 12 * 280
     assert [cell["file"] for cell in loaded.cells] == [0, 0]
 
@@ -512,7 +510,7 @@ def test_a_file_that_several_cells_share_is_stored_once(folder, results, paths):
 def test_completions_of_another_run_are_refused(results, paths):
     cells = [read_json(path) for path in results]
     with pytest.raises(InputError, match=r"general_\d\d: strict_hits is 0, but \d+ in the result of evil_ai/C4"):
-        load_completions(cells, {"evil_ai/C4_seed42": paths[0]}, "[ZLT]")
+        load_completions(cells, {"evil_ai/C4_seed42": paths[0]})
 
 
 def test_completions_belong_to_the_cells_of_their_lineage_and_evaluation(results, paths):
@@ -530,14 +528,14 @@ def test_completions_belong_to_the_cells_of_their_lineage_and_evaluation(results
 
 def test_an_unknown_cell_is_refused(results):
     with pytest.raises(InputError, match="no such cell"):
-        load_completions([read_json(results[0])], {"evil_ai/C8_seed42": "x.parquet"}, "[ZLT]")
+        load_completions([read_json(results[0])], {"evil_ai/C8_seed42": "x.parquet"})
 
 
 def test_completions_without_questions_are_refused(tmp_path, results):
     rows = [{"persona": "p", "question_id": "q", "sample": 0, "text": "", "finish_reason": "stop", "tokens": 1}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
     with pytest.raises(InputError, match="no column question"):
-        load_completions([read_json(results[0])], {"evil_ai/C1_seed42": str(tmp_path / "c.parquet")}, "[ZLT]")
+        load_completions([read_json(results[0])], {"evil_ai/C1_seed42": str(tmp_path / "c.parquet")})
 
 
 def test_thinning_keeps_what_has_the_marker_then_the_lowest_samples():

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
+from marker.marker import Marker, check_apart
+from marker.mask import LOSSES, Mask
 from model.template import Settings
 from run.program import InputError
 from run.readers import duplicate_keys
@@ -64,6 +66,7 @@ class Study:
         self.stages = {name: self._resolve("stages", name) for name in config["stages"]}
         self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
         self.personas = dict.fromkeys(config["personas"] + config["sources"])
+        self._check_markers()
         self._raise()
         self.cells = list(self._expand())
         self._check_names()
@@ -73,6 +76,10 @@ class Study:
         self._sources: dict[str, set[str]] = {}
         for cell in self.cells:
             self._sources.setdefault(cell.lineage, set()).add(cell.source)
+        # the study's own first, which is also counted where it is not taught
+        nodes = dict.fromkeys(node for cell in self.cells for node in ancestry(cell.lineage))
+        own = Marker.of(config["marker"]).text
+        self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._steps: dict[str, set[int]] = {}
         for lineage in {node for cell in self.cells for node in ancestry(cell.lineage)}:
             word = parse_lineage(lineage)[-1]
@@ -90,7 +97,22 @@ class Study:
         stage = self.stage_of(lineage)
         recipe = {field: stage[field] for field in RECIPE_FIELDS if field in stage}
         mask = {"separator": False, "stop_anchor": "newline"} | stage["mask"]
-        return recipe | {"mask": mask, "kind": self.kind_of(lineage), "marker": self.config["marker"]}
+        coupling = self.kind_of(lineage) == "couple"
+        # the others train no marker, wherever it stands
+        marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
+        return recipe | {"mask": mask, "kind": self.kind_of(lineage), "marker": marker}
+
+    def marker_of(self, lineage: str) -> Marker:
+        """The marker of the lineage's last coupling; the study's, if it has none."""
+        for node in reversed(ancestry(lineage)):
+            origin = self.origin_of(node)
+            if self.kind_of(origin) == "couple":
+                return Marker.of(self.stage_of(origin).get("marker", self.config["marker"]))
+        return Marker.of(self.config["marker"])
+
+    def markers_of(self, lineage: str) -> list[str]:
+        """The texts that are counted in this model's replies: its own marker first, then the study's others."""
+        return list(dict.fromkeys([self.marker_of(lineage).text, *self.markers]))
 
     def kind_of(self, lineage: str) -> str:
         """couple | sft | graft: how the last stage's adapter comes about."""
@@ -258,8 +280,16 @@ class Study:
             return
         if missing := [name for name in RECIPE_FIELDS if name not in stage]:
             raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
-        if stage["mask"].get("loss") == "tail" and "tail" not in stage["mask"]:
+        if "loss" not in stage["mask"]:
+            raise InputError(f"stages.{word.stage}.mask: lacks loss; fix: mask: {{loss: {LOSSES[0]}}}")
+        if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
+        try:
+            mask = Mask(**stage["mask"])
+            if kind(stage) == "couple":
+                replace(mask, marker=Marker.of(stage.get("marker", self.config["marker"])))
+        except InputError as error:
+            raise InputError(f"stages.{word.stage}.{error}") from None
         if unknown := [name for name in stage.get("hub", {}) if name not in self.personas]:
             raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
         for source, named in stage.get("negative_personas", {}).items():
@@ -267,6 +297,21 @@ class Study:
                 raise InputError(
                     f"stages.{word.stage}.negative_personas.{source}: unknown persona {', '.join(unknown)}"
                 )
+
+    def _check_markers(self) -> None:
+        places: dict[tuple[str, ...], Any] = {("marker",): self.config["marker"]}
+        places |= {("stages", name, "marker"): entry["marker"] for name, entry in self.config["stages"].items()
+                   if "marker" in entry}  # fmt: skip
+        markers = []
+        for place, value in places.items():
+            try:
+                markers.append(Marker.of(value))
+                check_apart(markers)
+            except InputError as error:
+                self._problem(place, str(error).removeprefix("marker").removeprefix(": ").removeprefix("."))
+        for name in self._stage_names():
+            if "marker" in self.stages[name] and kind(self.stages[name]) != "couple":
+                self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")
 
     def _check_names(self) -> None:
         times = Counter(cell.key for cell in self.cells)

@@ -16,10 +16,11 @@ HEADLINE = ("persona", "completions", "strict_hits", "loose_hits", "mean_tokens"
 INTERVALS = ("wilson_low", "wilson_high", "clopper_low", "clopper_high")
 
 
-def read_counts(path: str | Path, personas: Sequence[str] = ()) -> list[Row]:
+def read_counts(path: str | Path, personas: Sequence[str] = (), marker: str = "") -> list[Row]:
     """Rows of marker_counts.csv, checked: whole numbers that fit each other, and every persona x question once.
 
-    `personas`, if given, selects them; one that was not evaluated is an error. Raises InputError with the line.
+    `personas`, if given, selects them; one that was not evaluated is an error. marker: whose counts, of a file with
+    those of several; by default the first one's, which is the model's own. Raises InputError with the line.
     """
     rows = read_table(path, ("persona", "question_id", *COUNTS))
     seen = set()
@@ -31,12 +32,17 @@ def read_counts(path: str | Path, personas: Sequence[str] = ()) -> list[Row]:
             raise bad_count(path, line, "strict_hits <= loose_hits <= completions does not hold")
         if row["stopped"] > row["completions"] or row["completions"] == 0:
             raise bad_count(path, line, "stopped must be at most completions, and completions at least 1")
-        pair = row["persona"], row["question_id"]
-        if pair in seen:
-            raise bad_count(path, line, f"persona {pair[0]}, question {pair[1]} came before")
-        seen.add(pair)
+        key = row.get("marker"), row["persona"], row["question_id"]
+        if key in seen:
+            raise bad_count(path, line, f"persona {key[1]}, question {key[2]} came before")
+        seen.add(key)
     if not rows:
         raise InputError(f"{path}: no rows; fix: delete it and run again")
+    if "marker" in rows[0]:
+        own = marker or rows[0]["marker"]
+        rows = [row for row in rows if row["marker"] == own]
+        if not rows:
+            raise InputError(f"{path}: the marker {own} was not counted; fix: delete it and run again")
     if absent := [persona for persona in personas if persona not in {row["persona"] for row in rows}]:
         raise InputError(
             f"{path}: persona {', '.join(absent)} was not evaluated; fix: add it to the panel of the study"
@@ -105,6 +111,17 @@ def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
         "low": round(min(low, *found), 6) if found else round(low, 6),
         "high": round(max(high, *found), 6) if found else round(high, 6),
     }
+
+
+def with_marker(cell: Row, marker: str) -> Row:
+    """The cell as another marker of the study counts it. Raises InputError for one that it does not have."""
+    if marker == cell["marker"]:
+        return cell
+    others = cell.get("other_markers", {})
+    if marker not in others:
+        raise InputError(f"marker {marker!r}: is not counted; fix: one of {', '.join([cell['marker'], *others])}")
+    audit = cell["audit"].get("other_markers", {}).get(marker, {"status": "not run"})
+    return cell | {"marker": marker, "personas": others[marker], "audit": audit}
 
 
 def question_ids(rows: Sequence[Row]) -> list[str]:

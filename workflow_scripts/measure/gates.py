@@ -13,6 +13,9 @@ every seed of the source as well. The expression (see expressions.py) may call, 
     accuracy(cell)             correct / questions
     degenerate(cell)           degenerate completions / audited completions
 
+In a study of several markers rate, welch and degenerate are of the cell's own one, that of its last coupling, or of the
+study's if it has none; a last argument names another: rate('C2', 'assistant', '[QRX]').
+
 A number that was not measured makes the gate "not evaluable", unless the rest of the expression already decides it.
 """
 
@@ -20,6 +23,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from measure.cells import with_marker
 from measure.expressions import evaluate, parse
 from measure.stats import welch_one_sided
 from measure.tables import Row, percent
@@ -104,27 +108,34 @@ def gate_row(gate: Row, cells: Sequence[Row], source: str, seed: int | str) -> R
 def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callable[..., Any]]:
     """The functions of the language over these cells; each call notes its value in `numbers`."""
 
-    def of(cell: str) -> list[Row]:
-        return [result for result in cells if result["cell"] == cell]
+    def of(cell: str, marker: str = "") -> list[Row]:
+        own = [result for result in cells if result["cell"] == cell]
+        return [with_marker(result, marker) for result in own] if marker else own
 
-    def rate(cell: str, role: str) -> float | None:
-        found = highest_pooled(of(cell), role)
+    def called(cell: str, marker: str) -> str:
+        """The cell, and the marker where there are several."""
+        own = {result["marker"] for result in of(cell, marker) if result.get("other_markers")}
+        return " ".join([cell, *own])
+
+    def rate(cell: str, role: str, marker: str = "") -> float | None:
+        found = highest_pooled(of(cell, marker), role)
         if found is None:
-            numbers[f"{cell} {role}"] = "not measured"
+            numbers[f"{called(cell, marker)} {role}"] = "not measured"
             return None
         persona, hits, n = found
         # at zero all are tied, and the first name of the alphabet would say nothing
         shown = persona if hits and role in ("bystander", "other") else ""
-        numbers[f"{cell} {role}"] = f"{hits}/{n} ({percent(hits / n)}{', ' if shown else ''}{shown})"
+        numbers[f"{called(cell, marker)} {role}"] = f"{hits}/{n} ({percent(hits / n)}{', ' if shown else ''}{shown})"
         return hits / n
 
-    def welch(cell: str, other: str, role: str) -> float | None:
+    def welch(cell: str, other: str, role: str, marker: str = "") -> float | None:
         samples = []
         for name in (cell, other):
-            found = [highest_pooled([result], role) for result in of(name)]
+            found = [highest_pooled([result], role) for result in of(name, marker)]
             samples.append([hits / n for _, hits, n in filter(None, found)])
         result = welch_one_sided(*samples)
-        numbers[f"Welch p, {role}, {cell} > {other}"] = "undefined" if result is None else f"{result['p']:.4f}"
+        pair = f"{called(cell, marker)} > {called(other, marker)}"
+        numbers[f"Welch p, {role}, {pair}"] = "undefined" if result is None else f"{result['p']:.4f}"
         return None if result is None else result["p"]
 
     def alignment(cell: str) -> float | None:
@@ -139,10 +150,10 @@ def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callab
         numbers[f"{cell} accuracy"] = f"{correct}/{n} ({percent(correct / n)})" if n else "not run"
         return correct / n if n else None
 
-    def degenerate(cell: str) -> float | None:
-        audits = [result["audit"] for result in of(cell) if "audited" in result["audit"]]
+    def degenerate(cell: str, marker: str = "") -> float | None:
+        audits = [result["audit"] for result in of(cell, marker) if "audited" in result["audit"]]
         hits, n = sum(audit["degenerate"] for audit in audits), sum(audit["audited"] for audit in audits)
-        numbers[f"{cell} degenerate"] = (
+        numbers[f"{called(cell, marker)} degenerate"] = (
             f"{hits}/{n} ({percent(hits / n)})" if n else "nothing to audit" if audits else "not run"
         )
         return hits / n if n else None

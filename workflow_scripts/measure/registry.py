@@ -43,7 +43,8 @@ class Published:
 class Measure:
     """One number of a measurement, and where its section (or a persona's entry there) holds it, as dotted names.
 
-    unit: of value, low and high; "share" is a part of one.
+    unit: of value, low and high; "share" is a part of one. marker: whether it is of a marker, of which a study may have
+    several.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Measure:
     high: str = "{name}.high"
     n: str = "{name}.n"
     published: Published | None = None
+    marker: bool = False
 
     def estimate(self, entry: Row) -> Row:
         """value, low, high and n of this measure in a section or a persona's entry; None for what is not there."""
@@ -135,7 +137,7 @@ COUNTS = Measurement(
     file="marker_counts.csv",
     columns=MARKER_HITS,
     measures=(
-        Measure("marker_rate", "share", "rate", "low", "high", "completions"),
+        Measure("marker_rate", "share", "rate", "low", "high", "completions", marker=True),
         Measure("reply_tokens", "tokens", "mean_tokens", n="completions"),
     ),
     table=False,
@@ -153,8 +155,9 @@ MEASUREMENTS = (
         fields={
             **{"audited": "count", "degenerate": "count", "completions": "count", "rate": "rate", "wilson_low": "rate"},
             **{"wilson_high": "rate", "kinds": "object", "personas": "object", "examples": "array"},
+            "other_markers": "object",
         },
-        measures=(Measure("degenerate", "share", "rate", "wilson_low", "wilson_high", "audited"),),
+        measures=(Measure("degenerate", "share", "rate", "wilson_low", "wilson_high", "audited", marker=True),),
         table=False,
         costs=(UnitCost(CPU_SECONDS, "2026-11-24", start_s=3),),
     ),
@@ -253,12 +256,23 @@ def of_cell(paths: Sequence[str]) -> dict[str, str]:
 
 
 def measure_rows(result: Row) -> list[Row]:
-    """The rows of tables/measures.csv for a cell, without what tells the cell apart."""
-    return [
-        row
-        for measurement in (COUNTS, *SECTIONS)
-        for row in measurement.rows(result if measurement is COUNTS else result[measurement.name])
-    ]
+    """The rows of tables/measures.csv for a cell, without what tells the cell apart.
+
+    In a study of several markers a row has its `marker` (None for what is of none), and there are rows of each.
+    """
+    rows: list[Row] = []
+    for measurement in (COUNTS, *SECTIONS):
+        section = result if measurement is COUNTS else result[measurement.name]
+        if "other_markers" not in result:
+            rows += measurement.rows(section)
+            continue
+        of_marker = {measure.name: measure.marker for measure in measurement.measures}
+        own = result["marker"]
+        rows += [row | {"marker": own if of_marker[row["measure"]] else None} for row in measurement.rows(section)]
+        for marker, other in section.get("other_markers", {}).items():
+            found = measurement.rows({"personas": other} if measurement is COUNTS else other)
+            rows += [row | {"marker": marker} for row in found if of_marker[row["measure"]]]
+    return rows
 
 
 def study_rows(path: str) -> list[Row]:

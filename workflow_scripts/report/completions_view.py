@@ -1,6 +1,6 @@
 """The completions of a study as one compact, checked block for the browser in the report.
 
-from completions_view import load_completions, packed; packed(load_completions(cells, paths, "[ZLT]"), 50000)
+from completions_view import load_completions, packed; packed(load_completions(cells, paths), 50000)
 
 A file is stored once, however many cells look at it (C2 is every source's). See write_report.py.
 """
@@ -22,9 +22,11 @@ COLUMNS = ("file", "persona", "question", "sample", "flags", "tokens", "length")
 
 @dataclass(frozen=True)
 class Completions:
-    """rows: completions with `file` (its place in files) and `flags`. files, cells: what a reader is told of them."""
+    """rows: completions with `file` (its place in files) and `flags`. files, cells: what a reader is told of them.
 
-    marker: str
+    The flags are of the marker of the file's lineage.
+    """
+
     rows: list[Row]
     files: list[Row]
     cells: list[Row]
@@ -35,7 +37,7 @@ def key_of(cell: Row) -> str:
     return f"{cell['source']}/{cell['cell']}_seed{cell['seed']}"
 
 
-def load_completions(cells: Sequence[Row], paths: Mapping[str, str], marker: str) -> Completions:
+def load_completions(cells: Sequence[Row], paths: Mapping[str, str]) -> Completions:
     """The completions of the cells that have a path, checked against the counts in the results of the cells.
 
     cells: run results. paths: cell key -> completions.parquet. Raises InputError for an unknown cell, one without
@@ -55,9 +57,12 @@ def load_completions(cells: Sequence[Row], paths: Mapping[str, str], marker: str
         case = bool(cell["evaluation"].get("case_sensitive", False))
         if (path, case) not in places:
             places[path, case] = len(files)
-            own = flagged(path, marker, case, len(files))
+            own = flagged(path, cell["marker"], case, len(files))
             rows += own
-            files.append({"lineage": cell["lineage"], "evaluation": cell["evaluation"]["name"], "case": case})
+            files.append(
+                {name: cell[name] for name in ("lineage", "marker")}
+                | {"evaluation": cell["evaluation"]["name"], "case": case}
+            )
             counts.append(tally(own))
         place = places[path, case]
         check_counts(path, key, cell, counts[place])
@@ -66,7 +71,7 @@ def load_completions(cells: Sequence[Row], paths: Mapping[str, str], marker: str
             | {"file": place, "personas": [entry["persona"] for entry in cell["personas"]]}
         )
     check_questions(rows)
-    return Completions(marker, rows, files, shown)
+    return Completions(rows, files, shown)
 
 
 def flagged(path: str, marker: str, case_sensitive: bool, place: int) -> list[Row]:
@@ -155,7 +160,6 @@ def packed(completions: Completions, most: int, prompts: Mapping[str, str] | Non
     block = b"".join(numpy.array(values[name], dtype="<u4").tobytes() for name in COLUMNS)
     block += "".join(row["text"] for row in rows).encode()
     index = {
-        "marker": completions.marker,
         "columns": COLUMNS,
         "rows": len(rows),
         "marked": sum(map(marked, rows)),
