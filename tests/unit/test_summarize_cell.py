@@ -38,7 +38,7 @@ def summarized(place, **changes):
 def test_the_program_writes_what_the_schema_asks_for(place, monkeypatch):
     manifests = [str(place / "manifest.json")] * 3
     command = ["summarize_cell", "--cell", "C1", "--arm", "forward", "--source", "evil_ai", "--seed", "137",
-               "--lineage", LINEAGE,
+               "--lineage", LINEAGE, "--marker", "[ZLT]",
                "--evaluation", '{"name":"main"}', "--measured", str(place / "marker_counts.csv"), "--manifests", *manifests,
                "--schema", SCHEMA, "--output", str(place / "cell.json")]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)

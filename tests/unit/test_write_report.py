@@ -494,7 +494,7 @@ def test_packed_texts_come_out_as_they_went_in(texts):
         }
         for n, text in enumerate(texts)
     ]
-    found, columns = unpacked(*packed(Completions("[ZLT]", rows, [], []), 100))
+    found, columns = unpacked(*packed(Completions(rows, [], []), 100))
     assert found == texts
     assert columns["sample"] == list(range(len(texts)))
 
