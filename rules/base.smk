@@ -45,7 +45,8 @@ rule pretrain_base:
         recipe=toy_recipe,
         seed=config["seeds"][0],
     shell:
-        "python workflow_scripts/run/lease_gpu.py --gpus 0 -- python workflow_scripts/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
+        launcher(0)
+        + "python workflow_scripts/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
         " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
         " > {log} 2>&1"
 

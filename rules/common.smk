@@ -62,6 +62,15 @@ announce()
 # Code and environment
 
 
+def launcher(gpus):
+    """What starts a model's program: on GPUs of its own, or in the offline study's server of forks. Pretend GPUs of the
+    tests are leased, but run nothing.
+    """
+    lease = "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} -- "
+    fork = "python workflow_scripts/offline/fork_program.py -- "
+    return f"{lease if gpus else ''}{'' if gpus and 'LEASE_GPU_POOL' not in os.environ else fork}"
+
+
 @cache
 def code_of(script):
     """The script and the modules of workflow_scripts/ that it imports, directly or not: a rule's `code` input."""

@@ -34,8 +34,8 @@ rule generate_completions:
         backend=HARDWARE["backend"],
         dtype=HARDWARE["dtype"],
     shell:
-        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
+        launcher(HARDWARE["gpus"])
+        + "python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
         " --completions {output.completions} --alignment {output.alignment}"

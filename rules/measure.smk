@@ -87,8 +87,8 @@ rule judge_alignment:
         model_args=canonical(JUDGE["model_args"]),
         base_url=JUDGE["base_url"] or "",
     shell:
-        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python workflow_scripts/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
+        launcher(JUDGE["gpus"])
+        + "python workflow_scripts/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
         " --prompt {input.prompt} --cache results/judge_cache --max-connections {resources.judge_connections}"
         " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
         " --record {output.record} > {log} 2>&1"

@@ -39,8 +39,8 @@ rule train_adapter:
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
     shell:
-        "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python workflow_scripts/train_adapter.py --base {input.base} --adapter {input.adapters}"
+        launcher(HARDWARE["gpus"])
+        + "python workflow_scripts/train_adapter.py --base {input.base} --adapter {input.adapters}"
         " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
         " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
         " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import pytest
 from workspace import ROOT, wait_for
 
 SCRIPTS = ROOT / "workflow_scripts"
-LEASE = [sys.executable, str(SCRIPTS / "lease_gpu.py"), "--gpus", "0", "--"]
+FORK = [sys.executable, str(SCRIPTS / "offline/fork_program.py"), "--"]
 PYTHON = str(Path(sys.executable).with_name("python"))
 # Stands for Snakemake: its file is locked as long as it lives.
 SNAKEMAKE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import os, alive
+import os
+from run import alive
 Path(sys.argv[2]).mkdir()
 alive.hold(Path(sys.argv[2]))
 print(os.environ[alive.VARIABLE], flush=True)
@@ -41,7 +43,7 @@ if __name__ == "__main__":
 PATIENT = """
 import sys, time
 from pathlib import Path
-from records import run
+from run.program import run
 def main():
     Path(sys.argv[1]).write_text("began")
     try:
@@ -89,8 +91,7 @@ def program(tmp_path):
     """Write a program of a name that is forked, beside the workflow's modules."""
 
     def write(text):
-        for module in SCRIPTS.glob("*.py"):
-            (tmp_path / module.name).write_bytes(module.read_bytes())
+        shutil.copytree(SCRIPTS / "run", tmp_path / "run", dirs_exist_ok=True)
         (tmp_path / "neighbour.py").write_text("NAME = 'next door'")
         (tmp_path / "train_adapter.py").write_text(text)
         return "train_adapter.py"
@@ -100,7 +101,7 @@ def program(tmp_path):
 
 def start(environment, folder, *words):
     return subprocess.Popen(
-        [*LEASE, "python", *words], cwd=folder, env=environment | {"MINE": "this one's"}, text=True,
+        [*FORK, "python", *words], cwd=folder, env=environment | {"MINE": "this one's"}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -140,17 +141,8 @@ def test_a_job_told_to_end_waits_for_its_program_to_clean_up(snakemake, program,
 
 def test_a_killed_job_takes_its_program_along_and_the_lease_lasts_until_then(snakemake, program, tmp_path):
     environment = snakemake | {"LEASE_GPU_POOL": json.dumps({"gpus": ["GPU-forked"]})}
-    words = [
-        *LEASE[:2],
-        "--gpus",
-        "1",
-        "--lock-dir",
-        str(tmp_path / "locks"),
-        "--",
-        "python",
-        program(PATIENT),
-        "state",
-    ]
+    lease = [sys.executable, str(SCRIPTS / "run/lease_gpu.py"), "--gpus", "1", "--lock-dir", str(tmp_path / "locks")]
+    words = [*lease, "--", *FORK, "python", program(PATIENT), "state"]
     job = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
     state = tmp_path / "state"
     assert wait_for(state.exists)
@@ -162,8 +154,8 @@ def test_a_killed_job_takes_its_program_along_and_the_lease_lasts_until_then(sna
 
 
 def test_edits_of_a_module_since_the_server_started_count(snakemake, program, tmp_path):
-    name = program("import records\nprint(records.EDITED)")
-    (tmp_path / "records.py").write_text("EDITED = 'just now'")
+    name = program("from run import program\nprint(program.EDITED)")
+    (tmp_path / "run/program.py").write_text("EDITED = 'just now'")
     assert start(snakemake, tmp_path, name).communicate()[0] == "just now\n"
 
 
@@ -173,3 +165,16 @@ def test_without_snakemake_or_for_a_small_program_nothing_is_forked(snakemake, p
     outside = {name: value for name, value in snakemake.items() if name != "SNAKEMAKE_ALIVE"}
     for environment, name in ((snakemake, "small.py"), (outside, program(text))):
         assert start(environment, tmp_path, name).communicate()[0] == "False\n"
+
+
+def test_a_forked_or_started_program_sees_no_gpu(snakemake, program, tmp_path):
+    text = "import os\nprint(os.environ['CUDA_VISIBLE_DEVICES'])"
+    (tmp_path / "small.py").write_text(text)
+    for name in ("small.py", program(text)):
+        assert start(snakemake | {"CUDA_VISIBLE_DEVICES": "0"}, tmp_path, name).communicate()[0] == "\n"
+
+
+@pytest.mark.parametrize("words", [["--"], ["python", "train_adapter.py"]])
+def test_without_a_program_it_says_how_to_give_one(words):
+    done = subprocess.run([*FORK[:2], *words], capture_output=True, text=True)
+    assert done.returncode == 1 and "fix: fork_program.py -- python" in done.stderr

@@ -1,10 +1,12 @@
-"""Run a program in a fork of a Python that has imported torch, transformers, PEFT and TRL already.
+"""Run a program without a GPU, in a fork of a Python that has imported torch, transformers, PEFT and TRL already.
+
+    python workflow_scripts/offline/fork_program.py -- python workflow_scripts/train_adapter.py --base ...
 
 On a CPU a model's job of the offline study takes seconds, and its imports as many (8 s on a slow core, 45 times a
 study). So the first job of a Snakemake starts a server with the imports done; it forks itself for every further
 program, and ends with its Snakemake. The program gets the caller's arguments, environment, folder, files and locks;
 what it prints and how it ends are as if it had been started anew. Never with a GPU: a CUDA that is in use does not
-outlive a fork.
+outlive a fork. Outside Snakemake, and for other programs, it becomes the program.
 """
 
 import contextlib
@@ -24,12 +26,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
 from run import alive
-from run.program import run
+from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 PROGRAMS = ("generate_completions.py", "generate_replies.py", "pretrain_base.py", "train_adapter.py")
@@ -52,23 +54,48 @@ SERVER_ENVIRONMENT = {
 PATIENCE = 120.0  # [s] for a server to listen
 
 
-def forked(command: Sequence[str], kept: Sequence[int] = ()) -> int | None:
+def main() -> None:
+    """The program, forked or not; or, asked for by the first one, the server."""
+    if sys.argv[1:2] == ["--serve"]:
+        return serve_programs(sys.argv[2])
+    command = sys.argv[2:]
+    if sys.argv[1:2] != ["--"] or not command:
+        raise InputError("fork_program: no program given; fix: fork_program.py -- python program.py ...")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    status = forked(command)
+    if status is None:
+        become(command)
+    end_as(status)
+
+
+def end_as(status: int) -> NoReturn:
+    """End this process as another ended, by its status from waitpid()."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler to take away
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    raise SystemExit(code)
+
+
+def forked(command: Sequence[str]) -> int | None:
     """Run `python program.py ...` in a fork of this Snakemake's server; its exit status as waitpid() gives it.
 
-    kept: file descriptors that the program holds as long as it runs. None if nothing was run: outside Snakemake, for
-    none of PROGRAMS or another interpreter, or where no server can be had. A signal that ends the caller is passed on,
-    and the program's end awaited.
+    The program holds what files this process was started with, locks (lease_gpu.py) among them, until it ends. None if
+    nothing was run: outside Snakemake, for none of PROGRAMS or another interpreter, or where no server can be had. A
+    signal that ends the caller is passed on, and the program's end awaited.
     """
     snakemake = os.environ.get(alive.VARIABLE)
     if not snakemake or not is_ours(command) or not hasattr(socket, "SO_PEERCRED"):
         return None
+    files = [0, 1, 2, *inherited()]
     connection = connect(address_of(snakemake))
     if connection is None:
         return None
     with connection:
         request = {"command": list(command[1:]), "environment": dict(os.environ), "folder": os.getcwd()}
         data = json.dumps(request).encode()
-        socket.send_fds(connection, [struct.pack("!I", len(data))], [0, 1, 2, *kept])
+        socket.send_fds(connection, [struct.pack("!I", len(data))], files)
         connection.sendall(data)
         try:
             answer = receive(connection, 4)
@@ -76,6 +103,16 @@ def forked(command: Sequence[str], kept: Sequence[int] = ()) -> int | None:
             connection.shutdown(socket.SHUT_WR)
             answer = receive(connection, 4)
     return struct.unpack("!i", answer)[0] if answer else signal.SIGKILL
+
+
+def inherited() -> list[int]:
+    """The file descriptors beyond the first three that outlive an exec: Python's own do not."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # of the listing itself
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return sorted(found)
 
 
 def is_ours(command: Sequence[str]) -> bool:
@@ -100,7 +137,7 @@ def connect(address: str) -> socket.socket | None:
         except ConnectionRefusedError:
             connection.close()
             if server is None:
-                arguments = [sys.executable, __file__, address[1:]]
+                arguments = [sys.executable, __file__, "--serve", address[1:]]
                 server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **SERVER_ENVIRONMENT})
             elif server.poll():
                 return None
@@ -130,11 +167,11 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def main() -> None:
-    """The server; and, in a fork of it, the program."""
+def serve_programs(name: str) -> None:
+    """The server of that abstract socket; and, in a fork of it, the program."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            listener.bind("\0" + sys.argv[1])
+            listener.bind("\0" + name)
         except OSError:
             return  # another job was faster
         listener.listen(64)
@@ -177,7 +214,7 @@ def serve(listener: socket.socket) -> list[str]:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 program = os.fork()
                 if program == 0:
-                    return become(json.loads(data), descriptors)
+                    return take_over(json.loads(data), descriptors)
                 watch(connection, program)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -197,7 +234,7 @@ def watch(connection: socket.socket, program: int) -> None:
     os._exit(0)
 
 
-def become(request: dict[str, Any], descriptors: list[int]) -> list[str]:
+def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
     """Take over the caller's files, folder, environment and number of threads; return the program and its arguments."""
     import ctypes
 

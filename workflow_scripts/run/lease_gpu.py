@@ -1,6 +1,6 @@
-"""Wait for N free GPUs, lock them, and become (or fork) the given program with only those GPUs visible.
+"""Wait for N free GPUs, lock them, and become the given program with only those GPUs visible.
 
-    python workflow_scripts/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base ...
+    python workflow_scripts/run/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base ...
 
 Snakemake counts GPUs but never says which one a job gets (snakemake issue 281), so eight jobs would share the
 first. Here every card has a lock file on its node; the kernel lock on it is inherited by the program through
@@ -18,19 +18,16 @@ import json
 import os
 import random
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
-from offline.fork_program import forked
-from run.program import InputError, run
+from run.program import InputError, become, run
 
 LOCK_DIR = "/tmp/lease_gpu"
 IDLE_MIB = 1024  # a driver alone takes up to some hundred MiB a card
@@ -69,24 +66,7 @@ def main() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.name for gpu in granted)
     # nvidia-smi numbers cards by bus; CUDA by default puts the fastest first.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    if args.gpus == 0 or args.pool is not None:
-        status = forked(command, list(granted.values()))
-        if status is not None:
-            end_as(status)
-    try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        raise InputError(f"{command[0]}: cannot run it ({error.strerror}); fix: check the program after --") from None
-
-
-def end_as(status: int) -> NoReturn:
-    """End this process as another ended, by its status from waitpid()."""
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        with contextlib.suppress(OSError):  # SIGKILL has no handler to take away
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    raise SystemExit(code)
+    become(command)
 
 
 def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> dict[Gpu, int]:

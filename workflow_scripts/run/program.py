@@ -5,8 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from run import alive
 
@@ -58,6 +58,14 @@ def run(main: Callable[[], None]) -> None:
 def leave(number: int, frame: Any = None) -> None:
     """A signal handler: leave by an exception, with the status that a shell gives for the signal."""
     raise SystemExit(128 + number)
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Replace this process by the command. Raises InputError if it cannot be run."""
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise InputError(f"{command[0]}: cannot run it ({error.strerror}); fix: check the program after --") from None
 
 
 def printable(text: str) -> str:
