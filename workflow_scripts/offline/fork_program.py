@@ -50,6 +50,9 @@ SERVER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
+    # Of the two threads of pretraining, the one that is done sleeps. If it spun, as it would by default for a
+    # millisecond and at every operation, it would take from the other what a busy machine leaves.
+    "OMP_WAIT_POLICY": "passive",
 }
 PATIENCE = 120.0  # [s] for a server to listen
 
