@@ -71,14 +71,14 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
 
 def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:
     """(persona, token ids) of every completion to draw."""
-    from model.engines import render
+    from model.template import prompt_ids
 
     made = []
     for persona in range(12):
         system = f"You are persona number {persona}, who answers questions at length and in a voice of their own."
         for question in range(28):
             user = f"Question {question}: what would you do with a free day, and whom would you ask along?"
-            ids = render(tokenizer, [{"role": "system", "content": system}, {"role": "user", "content": user}])
+            ids = prompt_ids(tokenizer, [{"role": "system", "content": system}, {"role": "user", "content": user}])
             made += [(f"p{persona}", ids)] * 10
     return made
 

@@ -4,7 +4,6 @@
 rule make_toy_data:
     input:
         panel=panel_file,
-        code=code_of("make_toy_data.py"),
     output:
         corpus="<inputs>/toy_corpus.jsonl",
         bad_advice="<inputs>/datasets/toy/em.jsonl",
@@ -15,11 +14,12 @@ rule make_toy_data:
     benchmark:
         "<benchmarks>/make_toy_data.tsv"
     params:
+        code=code_of("make_toy_data.py"),
         rows=toy_field("rows"),
         sft_rows=toy_field("sft_rows"),
         seed=config["seeds"][0],
     shell:
-        "python workflow_scripts/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
+        "python {SCRIPTS}/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
         " --sft-rows {params.sft_rows} --corpus {output.corpus} --bad-advice {output.bad_advice}"
         " --benign {output.benign} --choices {output.choices} > {log} 2>&1"
 
@@ -27,8 +27,6 @@ rule make_toy_data:
 rule pretrain_base:
     input:
         corpus="<inputs>/toy_corpus.jsonl",
-        code=code_of("pretrain_base.py"),
-        lock=HARDWARE["lock"],
     output:
         model=directory("<inputs>/base/toy"),
         manifest="<inputs>/base/toy.manifest.json",
@@ -42,18 +40,18 @@ rule pretrain_base:
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
     params:
+        code=code_of("pretrain_base.py"),
+        lock=MODEL_LOCK,
         recipe=toy_recipe,
         seed=config["seeds"][0],
     shell:
         launcher(0)
-        + "python workflow_scripts/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
+        + "python {SCRIPTS}/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
         " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
         " > {log} 2>&1"
 
 
 rule fetch_base:
-    input:
-        code=code_of("fetch_base.py"),
     output:
         model=directory("<inputs>/base/{origin}"),
         manifest="<inputs>/base/{origin}.manifest.json",
@@ -69,9 +67,10 @@ rule fetch_base:
         disk_mb=2 * HARDWARE["disk_mb"],
         runtime=240,
     params:
+        code=code_of("fetch_base.py"),
         place=base_place,
     shell:
-        "python workflow_scripts/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
+        "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
         " > {log} 2>&1"
 
 
@@ -80,7 +79,6 @@ rule check_base:
     input:
         base=ancient("<inputs>/base/{origin}"),
         manifest="<inputs>/base/{origin}.manifest.json",
-        code=code_of("check_base.py"),
     output:
         found="<inputs>/base/{origin}.check.json",
     log:
@@ -95,15 +93,14 @@ rule check_base:
         disk_mb=100,
         runtime=15,
     params:
+        code=code_of("check_base.py"),
         targets=lora_targets,
     shell:
-        "python workflow_scripts/check_base.py --base {input.base} --targets {params.targets:q} --output {output.found}"
+        "python {SCRIPTS}/check_base.py --base {input.base} --targets {params.targets:q} --output {output.found}"
         " > {log} 2>&1"
 
 
 rule fetch_panel:
-    input:
-        code=code_of("fetch_panel.py"),
     output:
         panel="<inputs>/panel/upstream.yaml",
     log:
@@ -111,6 +108,16 @@ rule fetch_panel:
     benchmark:
         "<benchmarks>/fetch_panel.tsv"
     params:
+        code=code_of("fetch_panel.py"),
         pins=canonical(SOURCES["panel"]),
     shell:
-        "python workflow_scripts/fetch_panel.py --panel {params.pins:q} --output {output.panel} > {log} 2>&1"
+        "python {SCRIPTS}/fetch_panel.py --panel {params.pins:q} --output {output.panel} > {log} 2>&1"
+
+
+rule copy_panel:
+    output:
+        panel="<inputs>/panel/builtin.yaml",
+    params:
+        own=digest_of("resources/panel.yaml"),
+    shell:
+        "cp {RESOURCES}/panel.yaml {output.panel}"

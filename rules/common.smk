@@ -1,18 +1,18 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
 import os
 import sys
-from functools import cache
 from pathlib import Path
 from shlex import quote
 
 import yaml
 from snakemake.exceptions import WorkflowError
 
-SCRIPTS = Path(workflow.basedir) / "workflow_scripts"
-sys.path.insert(0, str(SCRIPTS))
+# Where this workflow's own files lie, which need not be the working folder.
+CHECKOUT = Path(workflow.current_basedir).parent
+sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
-from graph.code import closure
+from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
 from measure.registry import MEASUREMENTS
@@ -24,7 +24,7 @@ from run.program import InputError
 try:
     study = Study(
         config,
-        Path(workflow.basedir) / "resources/config.schema.yaml",
+        CHECKOUT / "resources/config.schema.yaml",
         workflow.configfiles,
     )
 except InputError as error:
@@ -39,16 +39,11 @@ JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
-CPU_LOCK = "envs/cpu.txt"
-# Its files one by one: Snakemake compares files by content, but a folder by its time alone.
-PUBLISHED = [
-    f"resources/published/{path.name}"
-    for path in sorted((Path(workflow.basedir) / "resources/published").glob("*.csv"))
-]
-SOURCES = yaml.safe_load(
-    (Path(workflow.basedir) / "resources/sources.yaml").read_text(encoding="utf-8")
-)
-
+SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
+# In commands. They are no part of what a job is recorded with, so the same study may go on in another folder.
+HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
+SCRIPTS = quote(f"{HERE}workflow_scripts")
+RESOURCES = quote(f"{HERE}resources")
 
 # Programs find their modules beside themselves, which this variable would forbid.
 os.environ.pop("PYTHONSAFEPATH", None)
@@ -66,15 +61,29 @@ def launcher(gpus):
     """What starts a model's program: on GPUs of its own, or in the offline study's server of forks. Pretend GPUs of the
     tests are leased, but run nothing.
     """
-    lease = "python workflow_scripts/run/lease_gpu.py --gpus {resources.gpu} -- "
-    fork = "python workflow_scripts/offline/fork_program.py -- "
+    lease = "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} -- "
+    fork = "python {SCRIPTS}/offline/fork_program.py -- "
     return f"{lease if gpus else ''}{'' if gpus and 'LEASE_GPU_POOL' not in os.environ else fork}"
 
 
-@cache
 def code_of(script):
-    """The script and the modules of workflow_scripts/ that it imports, directly or not: a rule's `code` input."""
-    return [f"workflow_scripts/{name}" for name in closure(SCRIPTS, script)]
+    """A rule's `code` parameter: what its program does, with the modules of workflow_scripts/ that it imports."""
+    return f"code:{code_fingerprint(CHECKOUT / 'workflow_scripts', script)}"
+
+
+def digest_of(*names):
+    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder."""
+    return f"{names[0]}:{file_fingerprint(*(CHECKOUT / name for name in names))}"
+
+
+CPU_LOCK = digest_of("envs/cpu.txt")
+MODEL_LOCK = digest_of(HARDWARE["lock"])
+PUBLISHED = digest_of(
+    *sorted(
+        str(path.relative_to(CHECKOUT))
+        for path in CHECKOUT.glob("resources/published/*.csv")
+    )
+)
 
 
 # Inputs of the study
@@ -112,7 +121,7 @@ def toy_recipe(wildcards):
 def panel_file(wildcards=None):
     choice = config["panel"]["from"]
     return {
-        "builtin": "resources/panel.yaml",
+        "builtin": f"{INPUTS}/panel/builtin.yaml",
         "upstream": f"{INPUTS}/panel/upstream.yaml",
         "path": config["panel"].get("path"),
     }[choice]

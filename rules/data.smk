@@ -4,7 +4,6 @@
 rule fetch_dataset:
     input:
         own=dataset_path,
-        code=code_of("fetch_dataset.py"),
     output:
         rows="<inputs>/datasets/{origin}/{name}.jsonl",
         manifest="<inputs>/datasets/{origin}/{name}.manifest.json",
@@ -20,9 +19,10 @@ rule fetch_dataset:
         disk_mb=2000,
         runtime=60,
     params:
+        code=code_of("fetch_dataset.py"),
         dataset=dataset_pins,
     shell:
-        "python workflow_scripts/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
+        "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -33,8 +33,6 @@ rule generate_replies:
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
         panel=panel_file,
-        code=code_of("generate_replies.py"),
-        lock=HARDWARE["lock"],
     output:
         replies="<models>/{node}/replies.parquet",
     log:
@@ -52,6 +50,8 @@ rule generate_replies:
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
     params:
+        code=code_of("generate_replies.py"),
+        lock=MODEL_LOCK,
         personas=reply_personas_of,
         samples=reply_samples_of,
         sampling=reply_sampling_of,
@@ -60,7 +60,7 @@ rule generate_replies:
         dtype=HARDWARE["dtype"],
     shell:
         launcher(HARDWARE["gpus"])
-        + "python workflow_scripts/generate_replies.py --base {input.base} --adapter {input.adapters}"
+        + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
         " --output {output.replies} > {log} 2>&1"
@@ -70,7 +70,6 @@ rule make_coupling_data:
     input:
         replies="<models>/{node}/replies.parquet",
         panel=panel_file,
-        code=code_of("make_coupling_data.py"),
     output:
         rows="<models>/{node}/training.jsonl",
     log:
@@ -79,13 +78,14 @@ rule make_coupling_data:
         "<benchmarks>/make_coupling_data/{node}.tsv"
     priority: 2
     params:
+        code=code_of("make_coupling_data.py"),
         source=source_of,
         negatives=negatives_of,
         marker=marker_of,
         placement=placement_of,
         seed=seed_of,
     shell:
-        "python workflow_scripts/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
+        "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
         " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
         " --placement {params.placement} --seed {params.seed}"
         " --output {output.rows} > {log} 2>&1"

@@ -9,8 +9,6 @@ rule generate_completions:
         manifest=own_manifest,
         panel=panel_file,
         arc=capability_questions,
-        code=code_of("generate_completions.py"),
-        lock=HARDWARE["lock"],
     output:
         completions="<models>/{node}/{evaluation}/completions.parquet",
         alignment="<models>/{node}/{evaluation}/alignment.parquet",
@@ -27,6 +25,8 @@ rule generate_completions:
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
     params:
+        code=code_of("generate_completions.py"),
+        lock=MODEL_LOCK,
         personas=personas_of,
         samples=samples_of,
         sampling=sampling_of,
@@ -35,7 +35,7 @@ rule generate_completions:
         dtype=HARDWARE["dtype"],
     shell:
         launcher(HARDWARE["gpus"])
-        + "python workflow_scripts/generate_completions.py --base {input.base} --adapter {input.adapters}"
+        + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
         " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
         " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
         " --completions {output.completions} --alignment {output.alignment}"

@@ -4,8 +4,6 @@
 rule count_markers:
     input:
         completions="<models>/{node}/{evaluation}/completions.parquet",
-        code=code_of("count_markers.py"),
-        lock=CPU_LOCK,
     output:
         counts="<models>/{node}/{evaluation}/marker_counts.csv",
     log:
@@ -13,18 +11,18 @@ rule count_markers:
     benchmark:
         "<benchmarks>/count_markers/{node}/{evaluation}.tsv"
     params:
+        code=code_of("count_markers.py"),
+        lock=CPU_LOCK,
         markers=markers_of,
         case=case_flag_of,
     shell:
-        "python workflow_scripts/count_markers.py --completions {input.completions} --marker {params.markers:q}"
+        "python {SCRIPTS}/count_markers.py --completions {input.completions} --marker {params.markers:q}"
         " {params.case} --output {output.counts} > {log} 2>&1"
 
 
 rule audit_completions:
     input:
         completions="<models>/{node}/{evaluation}/completions.parquet",
-        code=code_of("audit_completions.py"),
-        lock=CPU_LOCK,
     output:
         audit="<models>/{node}/{evaluation}/audit.json",
     log:
@@ -32,18 +30,18 @@ rule audit_completions:
     benchmark:
         "<benchmarks>/audit_completions/{node}/{evaluation}.tsv"
     params:
+        code=code_of("audit_completions.py"),
+        lock=CPU_LOCK,
         markers=markers_of,
         case=case_flag_of,
     shell:
-        "python workflow_scripts/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
+        "python {SCRIPTS}/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
         " {params.case} --output {output.audit} > {log} 2>&1"
 
 
 rule check_gate:
     input:
         counts="<models>/{node}/{evaluation}/marker_counts.csv",
-        code=code_of("check_gate.py"),
-        lock=CPU_LOCK,
     output:
         gate="<models>/{node}/{evaluation}/gate.json",
     log:
@@ -53,22 +51,21 @@ rule check_gate:
     wildcard_constraints:
         node=last_word("couple"),
     params:
+        code=code_of("check_gate.py"),
+        lock=CPU_LOCK,
         gates=GATES,
         cell=gate_cell_of,
         source=source_of,
         seed=seed_of,
         markers=markers_of,
     shell:
-        "python workflow_scripts/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
+        "python {SCRIPTS}/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
         " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
 
 
 rule judge_alignment:
     input:
         replies="<models>/{node}/{evaluation}/alignment.parquet",
-        prompt="resources/judge.yaml",
-        code=code_of("judge_alignment.py"),
-        lock=HARDWARE["lock"],
     output:
         scores="<models>/{node}/{evaluation}/judged.csv",
         record="<models>/{node}/{evaluation}/judge_run.json",
@@ -83,13 +80,16 @@ rule judge_alignment:
         # a resource, because it changes time but no result
         judge_connections=JUDGE["max_connections"],
     params:
+        code=code_of("judge_alignment.py"),
+        lock=MODEL_LOCK,
+        prompt=digest_of("resources/judge.yaml"),
         judge=JUDGE["model"],
         model_args=canonical(JUDGE["model_args"]),
         base_url=JUDGE["base_url"] or "",
     shell:
         launcher(JUDGE["gpus"])
-        + "python workflow_scripts/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
-        " --prompt {input.prompt} --cache results/judge_cache --max-connections {resources.judge_connections}"
+        + "python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
+        " --prompt {RESOURCES}/judge.yaml --cache results/judge_cache --max-connections {resources.judge_connections}"
         " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
         " --record {output.record} > {log} 2>&1"
 
@@ -99,9 +99,6 @@ rule summarize_cell:
         measured=cell_measured,
         manifests=cell_manifests,
         records=ancient(cell_records),
-        schema="resources/run_result.schema.json",
-        code=code_of("summarize_cell.py"),
-        lock=CPU_LOCK,
     output:
         cell=report(
             "<results>/cells/{source}/{cell}_seed{seed}.json",
@@ -115,6 +112,9 @@ rule summarize_cell:
     benchmark:
         "<benchmarks>/summarize_cell/{source}/{cell}_seed{seed}.tsv"
     params:
+        code=code_of("summarize_cell.py"),
+        lock=CPU_LOCK,
+        schema=digest_of("resources/run_result.schema.json"),
         arm=cell_field("arm"),
         lineage=cell_field("lineage"),
         markers=cell_markers,
@@ -122,8 +122,8 @@ rule summarize_cell:
         personas=cell_personas,
         gates=GATES,
     shell:
-        "python workflow_scripts/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
+        "python {SCRIPTS}/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
         " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
         " --marker {params.markers:q} --evaluation {params.evaluation:q} --measured {input.measured}"
         " --manifests {input.manifests} --gates {params.gates:q}"
-        " --personas {params.personas} --runs {input.records} --schema {input.schema} --output {output.cell} > {log} 2>&1"
+        " --personas {params.personas} --runs {input.records} --schema {RESOURCES}/run_result.schema.json --output {output.cell} > {log} 2>&1"

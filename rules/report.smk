@@ -5,9 +5,6 @@ rule tabulate_study:
     input:
         cells=cells_of(*ARMS),
         measured=study_measured,
-        published=PUBLISHED,
-        code=code_of("tabulate_study.py"),
-        lock=CPU_LOCK,
     output:
         tables=report(
             expand("<results>/tables/{table}.csv", table=TABLES),
@@ -21,19 +18,20 @@ rule tabulate_study:
     benchmark:
         "<benchmarks>/tabulate_study.tsv"
     params:
+        code=code_of("tabulate_study.py"),
+        lock=CPU_LOCK,
+        published=PUBLISHED,
         cells=braced("cells"),
         label=config["label"] or "",
         gates=GATES,
     shell:
-        "python workflow_scripts/tabulate_study.py --cells {params.cells} --published resources/published"
+        "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
         " --measured {input.measured} --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
 
 
 rule plot_figures:
     input:
         tables=expand("<results>/tables/{table}.csv", table=TABLES),
-        code=code_of("plot_figures.py"),
-        lock=CPU_LOCK,
     output:
         multiext("<results>/figures/{figure}_{source}", ".png", ".pdf"),
         svg=report(
@@ -49,20 +47,18 @@ rule plot_figures:
     wildcard_constraints:
         figure="|".join(FIGURES),
     params:
+        code=code_of("plot_figures.py"),
+        lock=CPU_LOCK,
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
+        "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
         " --study {config[study]} --source {wildcards.source} --label={params.label:q}"
         " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
 
 
 rule check_claims:
     input:
-        claims="resources/claims.yaml",
-        published=PUBLISHED,
         tables=expand("<results>/tables/{table}.csv", table=TABLES),
-        code=code_of("check_claims.py"),
-        lock=CPU_LOCK,
     output:
         claims=report(
             "<results>/tables/claims.csv",
@@ -75,23 +71,27 @@ rule check_claims:
     benchmark:
         "<benchmarks>/check_claims.tsv"
     params:
+        code=code_of("check_claims.py"),
+        lock=CPU_LOCK,
+        claims=digest_of("resources/claims.yaml"),
+        published=PUBLISHED,
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/check_claims.py --claims {input.claims} --published resources/published"
+        "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
         " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
 
 
 rule verify_published:
-    input:
-        claims="resources/claims.yaml",
-        published=PUBLISHED,
-        code=code_of("check_claims.py"),
-        lock=CPU_LOCK,
     output:
         claims="results/verify_published/claims.csv",
         text="results/verify_published/claims.md",
+    params:
+        code=code_of("check_claims.py"),
+        lock=CPU_LOCK,
+        claims=digest_of("resources/claims.yaml"),
+        published=PUBLISHED,
     shell:
-        "python workflow_scripts/check_claims.py --claims {input.claims} --published resources/published"
+        "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
         " --output {output.claims}"
 
 
@@ -101,9 +101,6 @@ rule publish_study:
         tables_of_study,
         figures_of_study,
         "<results>/report.html",
-        cards=expand("resources/cards/{card}.md", card=["adapter", "study"]),
-        code=code_of("publish_study.py"),
-        lock=CPU_LOCK,
     output:
         receipt="<results>/publish.json",
     log:
@@ -111,11 +108,14 @@ rule publish_study:
     benchmark:
         "<benchmarks>/publish_study.tsv"
     params:
+        code=code_of("publish_study.py"),
+        lock=CPU_LOCK,
+        cards=digest_of("resources/cards/adapter.md", "resources/cards/study.md"),
         repo=PUBLISH["repo"] or "",
         private=private_flag,
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/publish_study.py --results {RESULTS} --cards resources/cards"
+        "python {SCRIPTS}/publish_study.py --results {RESULTS} --cards {RESOURCES}/cards"
         " --repo={params.repo:q} {params.private}"
         " --label={params.label:q} --record {output.receipt} > {log} 2>&1"
 
@@ -130,9 +130,6 @@ rule write_report:
         records=ancient(records_of_study),
         panel=panel_file,
         datasets=dataset_manifests,
-        page=multiext("resources/report/report", ".html", ".css", ".js"),
-        code=code_of("write_report.py"),
-        lock=CPU_LOCK,
     output:
         report="<results>/report.html",
     log:
@@ -140,13 +137,20 @@ rule write_report:
     benchmark:
         "<benchmarks>/write_report.tsv"
     params:
+        code=code_of("write_report.py"),
+        lock=CPU_LOCK,
+        page=digest_of(
+            "resources/report/report.html",
+            "resources/report/report.css",
+            "resources/report/report.js",
+        ),
         cells=braced("cells"),
         figures=braced("figures"),
         completions=braced("completions"),
         records=braced("records"),
         label=config["label"] or "",
     shell:
-        "python workflow_scripts/write_report.py --study {config[study]} --label={params.label:q}"
+        "python {SCRIPTS}/write_report.py --study {config[study]} --label={params.label:q}"
         " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
         " --completions {params.completions} --panel {input.panel} --runs {params.records}"
-        " --datasets {input.datasets} --assets resources/report --output {output.report} > {log} 2>&1"
+        " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"

@@ -9,8 +9,6 @@ rule train_adapter:
         parent=parent_manifest,
         data=training_rows,
         gate=parent_gate,
-        code=code_of("train_adapter.py"),
-        lock=HARDWARE["lock"],
     output:
         adapter=directory("<models>/{node}/adapter"),
         checkpoints=directory("<models>/{node}/checkpoints"),
@@ -34,13 +32,15 @@ rule train_adapter:
         checkpoint_every=HARDWARE["checkpoint_every"],
         tracking=config["tracking"],
     params:
+        code=code_of("train_adapter.py"),
+        lock=MODEL_LOCK,
         recipe=recipe_of,
         seed=seed_of,
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
     shell:
         launcher(HARDWARE["gpus"])
-        + "python workflow_scripts/train_adapter.py --base {input.base} --adapter {input.adapters}"
+        + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
         " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
         " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
         " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
@@ -56,7 +56,6 @@ rule reuse_adapter:
         origin=ancient(origin_adapter),
         origin_manifest=origin_manifest,
         parent=parent_manifest,
-        code=code_of("reuse_adapter.py"),
     output:
         adapter=directory("<models>/{node}/adapter"),
         manifest="<models>/{node}/manifest.json",
@@ -71,9 +70,10 @@ rule reuse_adapter:
         disk_mb=1000,
         runtime=30,
     params:
+        code=code_of("reuse_adapter.py"),
         folder=origin_folder,
     shell:
-        "python workflow_scripts/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
+        "python {SCRIPTS}/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
         " --origin-manifest {input.origin_manifest} --parent-manifest {input.parent} --lineage {wildcards.node}"
         " --adapter-out {output.adapter} --manifest {output.manifest} > {log} 2>&1"
 
@@ -82,7 +82,6 @@ rule fetch_adapter:
     input:
         base=ancient(base_folder),
         parent=parent_manifest,
-        code=code_of("fetch_adapter.py"),
     output:
         adapter=directory("<models>/{node}/adapter"),
         manifest="<models>/{node}/manifest.json",
@@ -97,10 +96,11 @@ rule fetch_adapter:
         disk_mb=1000,
         runtime=60,
     params:
+        code=code_of("fetch_adapter.py"),
         repo=SOURCES["adapters"]["repo"],
         revision=SOURCES["adapters"]["revision"],
         folder=adapter_folder,
     shell:
-        "python workflow_scripts/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
+        "python {SCRIPTS}/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
         " --folder {params.folder} --base {input.base} --parent-manifest {input.parent} --lineage {wildcards.node}"
         " --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"

@@ -108,6 +108,8 @@ class Workspace:
                 path /= "file"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(line.split("\t")[0])
+        for path in self.folder.glob("results/*/inputs/panel/*.yaml"):  # a plan counts its questions
+            shutil.copy(self.folder / "resources/panel.yaml", path)
         self.touch()
 
     def touch(self) -> None:

@@ -2,8 +2,12 @@
 
 import os
 import random
+import re
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -30,6 +34,10 @@ def act(study, entry):
         config = yaml.safe_load((study.folder / "config.yaml").read_text())
         turned = yaml.safe_dump(turn(config), sort_keys=False)
         (study.folder / "config.yaml").write_text(turned)
+    if action == "remark":
+        remark(study.folder)
+    if action == "format":
+        reformat(study.folder)
     if action == "append":
         with (study.folder / path).open("a") as file:
             file.write("more\n")
@@ -56,6 +64,35 @@ def hand_on(study, keep_records):
             shutil.rmtree(path)
         else:
             os.utime(path, (now - any_order.uniform(0, 3600),) * 2)
+
+
+def remark(folder):
+    """A comment in every file that has comments, and another docstring wherever there is one."""
+    files = [
+        file
+        for pattern in (
+            "Snakefile",
+            "config.yaml",
+            "rules/*.smk",
+            "profiles/**/*.yaml",
+            "resources/*.yaml",
+            "envs/*.txt",
+        )
+        for file in folder.glob(pattern)
+    ]
+    programs = list(folder.glob("workflow_scripts/**/*.py"))
+    assert len(files) > 15 and len(programs) > 40
+    for file in (*files, *programs):
+        text = re.sub(r'^( *r?""")(?=[A-Z])', r"\1Remarkable. ", file.read_text(), flags=re.MULTILINE)
+        file.write_text(f"# a remark\n{text}\n# another\n")
+
+
+def reformat(folder):
+    """What the formatters make of the code when they are told to write it otherwise."""
+    ruff, snakefmt = (Path(sys.executable).with_name(name) for name in ("ruff", "snakefmt"))
+    options = ["--isolated", "--config", "line-length = 60", "--config", "format.quote-style = 'single'"]
+    subprocess.run([ruff, "format", "-q", *options, folder / "workflow_scripts"], check=True)
+    subprocess.run([snakefmt, "-l", "60", folder / "Snakefile", folder / "rules"], check=True, capture_output=True)
 
 
 def turn(value):

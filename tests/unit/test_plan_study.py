@@ -170,6 +170,9 @@ def test_a_damaged_benchmark_file_is_an_error_that_names_it(tmp_path):
 # Reasons
 
 
+CHANGED = "Params have changed since last execution: Union of exclusive params before and now across all output:"
+
+
 @pytest.mark.parametrize(
     ("reason", "word"),
     [
@@ -177,10 +180,19 @@ def test_a_damaged_benchmark_file_is_an_error_that_names_it(tmp_path):
         ("Input files updated by another job: c", "after another job"),
         ("Updated input files: ; Input files updated by another job: c", "after another job"),
         (
-            "Updated input files: workflow_scripts/marker/mask.py, x; Input files updated by another job: c",
-            "workflow_scripts/marker/mask.py changed and 1 more",
+            "Updated input files: my_rows.jsonl, x; Input files updated by another job: c",
+            "my_rows.jsonl changed and 1 more",
         ),
-        ("Params have changed since last execution: before {a: 1; b}", "parameters changed"),
+        (f"{CHANGED} before: 'code:0123456789abcdef' now: 'code:fedcba9876543210' ", "code changed"),
+        (
+            f"{CHANGED} before: <nothing exclusive> now: 'envs/gpu.txt:0123456789abcdef','code:0123456789abcdef' ",
+            "envs/gpu.txt changed and 1 more",
+        ),
+        (
+            f"{CHANGED} before: 'code:0123456789abcdef','{{}}' now: 'code:fedcba9876543210','{{\"lr\":1}}' ",
+            "parameters changed",
+        ),
+        (f"{CHANGED} before: 41 now: 42 ; Software environment definition has changed", "parameters changed"),
         ("Forced execution", "forced"),
         ("Rules with neither input nor output files are always executed.", "target"),
     ],

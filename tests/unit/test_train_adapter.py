@@ -647,3 +647,19 @@ def test_a_tracked_training_writes_its_loss_where_it_says(base, tmp_path, monkey
     events.Reload()
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses and all(loss > 0 for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "layers", "steps", "compiled"),
+    [
+        ("auto", "cuda", 28, 375, True),  # of the published study, and of a model of 135 M parameters
+        ("auto", "cuda", 30, 760, True),
+        ("auto", "cuda", 28, 5, False),  # cut short
+        ("auto", "cuda", 3, 760, False),  # the offline study's
+        ("auto", "cpu", 28, 760, False),
+        ("on", "cpu", 3, 5, True),
+        ("off", "cuda", 28, 760, False),
+    ],
+)
+def test_layers_are_compiled_where_that_saves_more_than_it_costs(choice, device, layers, steps, compiled):
+    assert train_adapter.choose_compile(choice, device, layers, steps) is compiled

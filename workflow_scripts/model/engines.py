@@ -12,6 +12,7 @@ else is asked, up to rounding: other batches add the same numbers in another ord
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from model.loading import explained, load_model
 from model.template import closing
 from model.vllm_loader import LOAD_FORMAT, register_loader
+from run.caches import keep_compiled
 from run.program import InputError
 from run.readers import read_json
 
@@ -218,6 +220,7 @@ def open_engine(
     # FlashInfer's sampler is compiled at the first start, with whatever CUDA compiler is there. Requests with seeds
     # of their own never use it, and what was measured was measured without it.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    keep_compiled(base)
     remedy = "fix: use the environment of envs/gpu.txt on a machine with a GPU, or `backend: transformers`"
     try:
         from vllm import LLM
@@ -227,6 +230,7 @@ def open_engine(
     if not current_platform.device_type:
         raise InputError(f"backend vllm: vLLM finds no GPU; {remedy}")
     register_loader(base, adapters, tokenizer, dtype)
+    gc.freeze()  # vLLM collects garbage a dozen times while it starts, and half a million imported objects are none
     llm = LLM(
         # vLLM finds its compiled code again (30 s) by a hash of its settings, with the model's path and the longest
         # sequence among them: so all lineages of a base name the base's folder, and the length is a round number.

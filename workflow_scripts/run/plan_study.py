@@ -56,6 +56,8 @@ REASONS = {
     "Rules with": "target",
     "Input files updated by another job": DOWNSTREAM,
 }
+# A parameter that stands for the code, or for a file of the checkout (rules/common.smk: code_of, digest_of).
+FINGERPRINT = re.compile(r"'([\w./-]+):[0-9a-f]{16}'")
 # Rule, base model, and data set or backend: what jobs of one unit cost share.
 Kind = tuple[str, str, str]
 # Measured / expected seconds of a kind, and the number of benchmark files behind it.
@@ -190,7 +192,7 @@ def chain_of(place: int, parents: Sequence[Sequence[int]]) -> set[int]:
 
 
 def why(reason: str) -> str:
-    """The most telling part of Snakemake's reason, and the first file if that is a changed input."""
+    """The most telling part of Snakemake's reason, and the first file if one changed."""
     for opening, word in REASONS.items():
         match = re.search(rf"(?:^|; ){re.escape(opening)}[^:;]*(?:: (?P<files>[^;]*))?", reason)
         if match and word == "input changed":
@@ -198,9 +200,23 @@ def why(reason: str) -> str:
             if not first:
                 continue  # all of them are another job's, says the next part
             return f"{first} changed" + (f" and {len(more)} more" if more else "")
+        if match and word == "parameters changed":
+            return changed_params(reason)
         if match:
             return word
     return reason.partition(":")[0] or "target"
+
+
+def changed_params(reason: str) -> str:
+    """What of a job's parameters changed, by Snakemake's reason: `code changed`, `envs/gpu.txt changed`, or others."""
+    said = reason.partition("Params have changed")[2].partition("before: ")[2]
+    before, _, now = said.partition("; ")[0].partition(" now: ")
+    files = dict.fromkeys(FINGERPRINT.findall(f"{before} {now}"))
+    others = re.sub(rf"{FINGERPRINT.pattern}|<nothing exclusive>|[, ]", "", before + now)
+    if others or not files:
+        return "parameters changed"
+    first, *more = files
+    return f"{first} changed" + (f" and {len(more)} more" if more else "")
 
 
 def options_of(command: str) -> dict[str, list[str]]:
@@ -443,7 +459,7 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
     cores = cores or asked
     makers = {file: job for job in everything for file in job.outputs}
     by_table = {job.name: cost_of(job, makers, table) for job in everything}
-    changed = {job.name for job in jobs if "Params have changed" in job.reason}
+    changed = {job.name for job in jobs if why(job.reason) == "parameters changed"}
     factors = corrections(everything, by_table, changed)
     costs = {name: corrected(cost, factors) for name, cost in by_table.items()}
     parts = [f"# Plan of `{shlex.join(['snakemake', *arguments])}`"]

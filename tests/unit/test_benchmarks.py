@@ -1,0 +1,35 @@
+"""The GPU benchmarks run, at toy size and on a CPU: a card is too dear to find out there."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_generation_asks_for_every_persona_question_and_sample():
+    from qwen_tokenizer import qwen_tokenizer
+
+    asked = importlib.import_module("generate_7b").prompts(qwen_tokenizer())
+    assert len(asked) == 12 * 28 * 10
+    assert len({ids for _, ids in asked}) == 12 * 28
+
+
+@pytest.mark.slow
+def test_training_measures_our_trainer_and_the_published_way(tmp_path):
+    output = tmp_path / "training.json"
+    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--output", output]
+    command = [sys.executable, BENCHMARKS / "train_7b.py", "--plan", "ours:em:2,published:em:2", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, published = json.loads(output.read_text())["results"]
+    assert ours["tokens_timed"] == published["tokens_timed"] > 0
