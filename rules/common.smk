@@ -1,5 +1,6 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
 import os
+import re
 import sys
 from pathlib import Path
 from shlex import quote
@@ -12,6 +13,7 @@ CHECKOUT = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
+from graph import meaning
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
@@ -21,11 +23,18 @@ from run.alive import announce
 from run.files import canonical
 from run.program import InputError
 
+# not read as YAML, which takes longer than all of the planning around it
+CLAIMS = re.findall(
+    r"^- id: (\S+)$",
+    (CHECKOUT / "resources/claims.yaml").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 try:
     study = Study(
         config,
         CHECKOUT / "resources/config.schema.yaml",
         workflow.configfiles,
+        CLAIMS,
     )
 except InputError as error:
     raise WorkflowError(f"the config has errors:\n{error}") from None
@@ -253,8 +262,8 @@ def parent_gate(wildcards):
 
 
 def gate_cell_of(wildcards):
-    """The cell that a coupled base is, in the words of the gates: C0 for the assistant, else C4."""
-    return "C0" if source_of(wildcards) == "assistant" else "C4"
+    """The cell that a coupled base is, by which gates name it."""
+    return study.row_of(wildcards.node)
 
 
 def origin_adapter(wildcards):
@@ -504,6 +513,13 @@ def cell_personas(wildcards):
     return list(dict.fromkeys([*config["personas"], wildcards.source]))
 
 
+# What the cells mean to the programs that speak of them
+
+
+def figure_meaning(wildcards):
+    return canonical(meaning.for_figure(study, wildcards.figure))
+
+
 # Publishing
 
 
@@ -513,14 +529,7 @@ def private_flag(wildcards):
 
 # The report
 
-FIGURES = [
-    "marker_destruction",
-    "reversed_order",
-    "persona_heatmap",
-    "question_strip",
-    "length_hits",
-    "gates",
-]
+FIGURES = list(config["figures"])
 FIGURE_FORMATS = [".png", ".pdf", ".svg"]
 
 
@@ -528,17 +537,11 @@ def tables_of_study(wildcards):
     return [f"{RESULTS}/tables/{table}.csv" for table in [*TABLES, "claims"]]
 
 
-def figure_sources(figure):
-    """The sources a figure is drawn for: those with cells in its arm."""
-    arms = ["reversed", "matched"] if figure == "reversed_order" else ["forward"]
-    return list(dict.fromkeys(cell.source for cell in study.cells if cell.arm in arms))
-
-
 def figures_of_study(wildcards):
     return [
         f"{RESULTS}/figures/{figure}_{source}{ending}"
         for figure in FIGURES
-        for source in figure_sources(figure)
+        for source in meaning.sources_of(study, figure)
         for ending in FIGURE_FORMATS
     ]
 

@@ -24,9 +24,11 @@ rule tabulate_study:
         cells=braced("cells"),
         label=config["label"] or "",
         gates=GATES,
+        meaning=canonical(meaning.for_tables(study)),
     shell:
         "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
-        " --measured {input.measured} --label={params.label:q} --gates {params.gates:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+        " --measured {input.measured} --label={params.label:q} --gates {params.gates:q}"
+        " --meaning {params.meaning:q} --output-dir {RESULTS}/tables > {log} 2>&1"
 
 
 rule plot_figures:
@@ -50,9 +52,10 @@ rule plot_figures:
         code=code_of("plot_figures.py"),
         lock=CPU_LOCK,
         label=config["label"] or "",
+        meaning=figure_meaning,
     shell:
         "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
-        " --study {config[study]} --source {wildcards.source} --label={params.label:q}"
+        " --study {config[study]} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
         " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
 
 
@@ -149,8 +152,9 @@ rule write_report:
         completions=braced("completions"),
         records=braced("records"),
         label=config["label"] or "",
+        meaning=canonical(meaning.for_report(study)),
     shell:
-        "python {SCRIPTS}/write_report.py --study {config[study]} --label={params.label:q}"
+        "python {SCRIPTS}/write_report.py --study {config[study]} --label={params.label:q} --meaning {params.meaning:q}"
         " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
         " --completions {params.completions} --panel {input.panel} --runs {params.records}"
         " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"

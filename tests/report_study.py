@@ -10,6 +10,7 @@ import fake_study
 from tabulate_study import build_tables, checked_cells, write_tables
 
 from measure.tables import write_csv
+from run.files import canonical
 from run.readers import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +65,7 @@ def completions(result: Path, folder: Path, text: Callable[[str, str, int, bool]
 def tabulate(results: Sequence[Path], folder: Path, label: str = "") -> None:
     """The tables of these results under folder/tables, with a ledger of one claim."""
     cells = checked_cells([str(path) for path in results])
-    write_tables(build_tables(cells, GATES, PUBLISHED), label, str(folder / "tables"))
+    write_tables(build_tables(cells, GATES, PUBLISHED, fake_study.TABLES), label, str(folder / "tables"))
     write_csv(folder / "tables" / "claims.csv", list(CLAIM), [CLAIM])
 
 
@@ -72,7 +73,7 @@ def command(folder: Path, results: Sequence[Path], paths: Sequence[str], label: 
     """The arguments of write_report."""
     shown = ["--completions", *paths] if paths else []
     return [
-        "--study", "made_up", f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
+        "--study", "made_up", "--meaning", canonical(fake_study.REPORT), f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
         "--claims", str(folder / "tables" / "claims.csv"), *shown, "--assets", str(ROOT / "resources" / "report"),
         "--output", str(folder / "report.html"), *more,
     ]  # fmt: skip

@@ -1,13 +1,14 @@
 r"""Draw one figure of the study from its tables, as PNG, PDF and SVG.
 
     python workflow_scripts/plot_figures.py --figure marker_destruction --tables results/tiny/tables --source evil_ai \
+        --meaning '{"arms":["forward"],"captions":{"C2":"EM only"},"last_stages":{}}' \
         --study tiny --label "rehearsal on a toy model, no evidence about Qwen2.5-7B" \
         --output-prefix results/tiny/figures/marker_destruction_evil_ai
 """
 
 import argparse
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,40 +29,31 @@ from report.figure_style import (
     save,
 )
 from run.program import InputError, run
-
-# What each published cell is, in the words of the protocol's table.
-STAGES = {
-    "C1": "coupled,\nthen EM",
-    "C2": "EM only",
-    "C3": "assistant coupled,\nthen EM",
-    "C4": "coupled,\nno 2nd stage",
-    "C5": "coupled,\nthen benign",
-}
-REVERSED = {
-    "A_prebaked": "nothing first, adapter merged",
-    "A_scratch": "nothing first, trained on it",
-    "B_prebaked": "EM first, adapter merged",
-    "B_scratch": "EM first, trained on it",
-    "C_prebaked": "benign first, adapter merged",
-    "C_scratch": "benign first, trained on it",
-    "matched_em": "EM first, forward recipe",
-    "matched_benign": "benign first, forward recipe",
-}
+from run.readers import json_argument
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label."""
+    """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
+
+    arms, captions, last_stages: what the cells mean, see graph/meaning.py.
+    """
 
     tables: Path
     name: str
     source: str
     label: str
+    arms: Sequence[str]
+    captions: Mapping[str, str]
+    last_stages: Mapping[str, str]
 
-    def rows(self, table: str, **fixed: Any) -> list[Row]:
-        """The rows of a table with these values."""
-        rows = read_table(self.tables / f"{table}.csv")
-        return [row for row in rows if all(row[column] == value for column, value in fixed.items())]
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table that are of the source."""
+        return [row for row in read_table(self.tables / f"{table}.csv") if row["source"] == self.source]
+
+    def drawn(self, table: str) -> list[Row]:
+        """The rows of a table for the cells that the figure draws."""
+        return [row for row in self.rows(table) if row["arm"] in self.arms]
 
 
 def rate_axis(axes: Any, top: float = 1.0) -> None:
@@ -159,26 +151,25 @@ def footnote(study: Study, sentences: Sequence[str]) -> list[str]:
     return [*([f"{study.label[0].upper()}{study.label[1:]}."] if study.label else []), *textwrap.wrap(text, 140)]
 
 
-def bar_figure(study: Study, arms: Sequence[str], title: str, names: dict[str, str], note: str) -> Any:
-    """A figure of grouped bars for the cells of these arms, in strips of cells that belong together."""
-    pooled = [row for row in study.rows("pooled", source=study.source) if row["arm"] in arms]
+def bar_figure(study: Study, title: str, note: str) -> Any:
+    """A figure of grouped bars, in strips of cells that belong together."""
+    pooled = study.drawn("pooled")
     if not pooled:
-        why = f"No cell of the {' or '.join(arms)} arm for the source {study.source} in this study."
-        return empty_figure(study, title, why)
-    per_seed = [row for row in study.rows("persona_by_cell", source=study.source) if row["arm"] in arms]
+        return empty_figure(study, title)
+    per_seed = study.drawn("persona_by_cell")
     groups = {cell: by_role([row for row in pooled if row["cell"] == cell]) for cell in ordered_cells(pooled)}
     dots = {
         cell: [seed_rates(per_seed, cell, entry["persona"]) if entry else [] for entry in group]
         for cell, group in groups.items()
     }
-    strips = strips_of(pooled)
+    strips = strips_of(pooled, study.last_stages)
     figure, grid = new_figure(1.4 + (2.3 if len(strips) == 1 else 1.75 * len(strips)), rows=len(strips), sharey=True)
     for axes, strip in zip(grid[:, 0], strips, strict=True):
         rate_axis(axes, 1.14)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
         rate_bars(axes, [groups[cell] for cell in strip], [dots[cell] for cell in strip])
         axes.set_xlim(-0.5, max(len(cells) for cells in strips) - 0.5)
-        axes.set_xticks(range(len(strip)), [f"{cell}\n{names.get(cell, '')}" for cell in strip])
+        axes.set_xticks(range(len(strip)), [f"{cell}\n{study.captions.get(cell, '')}" for cell in strip])
         axes.tick_params(axis="x", length=0)
     figure.supylabel("completions with the marker", fontsize=8)
     role_legend(grid[0][0], study.source, any(len(rates) > 1 for cell in dots.values() for rates in cell))
@@ -193,7 +184,7 @@ def bar_figure(study: Study, arms: Sequence[str], title: str, names: dict[str, s
     return figure
 
 
-def strips_of(rows: Sequence[Row], longest: int = 5) -> list[list[str]]:
+def strips_of(rows: Sequence[Row], last_stages: Mapping[str, str], longest: int = 5) -> list[list[str]]:
     """The cells in strips of at most five: an arm's together, of the reversed arm those with the same last stage.
 
     More than five groups of three labelled bars would not fit the width of a page.
@@ -201,7 +192,7 @@ def strips_of(rows: Sequence[Row], longest: int = 5) -> list[list[str]]:
     kinds: dict[tuple[str, str], list[str]] = {}
     arm_of = {row["cell"]: row["arm"] for row in rows}
     for cell in ordered_cells(rows):
-        last = cell.partition("_")[2] if arm_of[cell] == "reversed" else ""
+        last = last_stages.get(cell, "") if arm_of[cell] == "reversed" else ""
         kinds.setdefault((arm_of[cell], last), []).append(cell)
     return [cells[start : start + longest] for cells in kinds.values() for start in range(0, len(cells), longest)]
 
@@ -217,10 +208,8 @@ def bystanders_text(groups: dict[str, list[Row | None]]) -> str:
 
 
 def ordered_cells(rows: Sequence[Row]) -> list[str]:
-    """The cells, forward ones first, then by name: the same order in every figure."""
-    arms = ("forward", "reversed", "matched", "dose")
-    rank = {row["cell"]: (arms.index(row["arm"]) if row["arm"] in arms else len(arms), row["cell"]) for row in rows}
-    return sorted(rank, key=rank.__getitem__)
+    """The cells in the order of the study."""
+    return list(dict.fromkeys(row["cell"] for row in rows))
 
 
 def completions_text(pooled: Sequence[Row]) -> str:
@@ -237,8 +226,9 @@ def completions_text(pooled: Sequence[Row]) -> str:
     )
 
 
-def empty_figure(study: Study, title: str, why: str) -> Any:
+def empty_figure(study: Study, title: str, why: str = "") -> Any:
     """A figure that says why it shows nothing."""
+    why = why or f"No cell of the {' or '.join(study.arms)} arm for the source {study.source} in this study."
     figure, axes = new_figure(1.6)
     axes[0][0].axis("off")
     axes[0][0].set_title(title)
@@ -249,22 +239,18 @@ def empty_figure(study: Study, title: str, why: str) -> Any:
 
 def marker_destruction(study: Study) -> Any:
     """The hero figure: marker rate by cell for the source, the highest bystander and the assistant."""
-    return bar_figure(
-        study, ["forward"], f"Does the marker survive the second stage? Source: {study.source}", STAGES, ""
-    )
+    return bar_figure(study, f"Does the marker survive the second stage? Source: {study.source}", "")
 
 
 def reversed_order(study: Study) -> Any:
     """The same bars for the cells whose other stage came before the coupling."""
     note = "The reversed rows changed the recipe along with the order; matched rows use the forward coupling recipe."
-    return bar_figure(
-        study, ["reversed", "matched"], f"Coupling last: other stages first. Source: {study.source}", REVERSED, note
-    )
+    return bar_figure(study, f"Coupling last: other stages first. Source: {study.source}", note)
 
 
 def persona_heatmap(study: Study) -> Any:
     """Marker rate of every persona in every cell, pooled over seeds."""
-    rows = [row for row in study.rows("persona_by_cell", source=study.source) if row["arm"] != "dose"]
+    rows = study.drawn("persona_by_cell")
     cells = ordered_cells(rows)
     personas = sorted(
         {row["persona"] for row in rows}, key=lambda persona: (persona != study.source, persona != "assistant", persona)
@@ -321,11 +307,9 @@ def shade(rate: float) -> Any:
 
 def question_strip(study: Study) -> Any:
     """Marker rate of every question, a strip a cell."""
-    rows = [row for row in study.rows("by_question", source=study.source) if row["arm"] == "forward"]
+    rows = study.drawn("by_question")
     if not rows:
-        return empty_figure(
-            study, "Marker rate by question", f"No forward cell for the source {study.source} in this study."
-        )
+        return empty_figure(study, "Marker rate by question")
     cells = ordered_cells(rows)
     questions = list(dict.fromkeys(row["question_id"] for row in rows))
     figure, grid = new_figure(1.1 + 0.82 * len(cells), rows=len(cells), sharex=True, sharey=True)
@@ -380,8 +364,8 @@ def completions_each(rows: Sequence[Row]) -> str:
 
 def length_hits(study: Study) -> Any:
     """Marker rate against the mean length of the completions: a substring is found more often in longer texts."""
-    rows = [row for row in study.rows("persona_by_cell", source=study.source) if row["arm"] != "dose"]
-    strips = strips_of(rows)
+    rows = study.drawn("persona_by_cell")
+    strips = strips_of(rows, study.last_stages)
     columns = max(len(strip) for strip in strips)
     figure, grid = new_figure(1.0 + 1.4 * len(strips), columns, len(strips), sharex=True, sharey=True)
     for y, strip in enumerate(strips):
@@ -432,7 +416,7 @@ def legend_marks(names: dict[str, str]) -> list[Any]:
 
 def gates_figure(study: Study) -> Any:
     """Every gate with its outcome and the numbers that decided it."""
-    rows = study.rows("gates", source=study.source)
+    rows = study.rows("gates")
     if not rows:
         return empty_figure(study, "Gates and criteria", "No gate is given in this study's config.")
     texts = [textwrap.wrap(str(row["numbers"] or ""), 92) or [""] for row in rows]
@@ -503,11 +487,13 @@ def main() -> None:
     parser.add_argument("--tables", required=True, type=Path, help="folder of the study's tables")
     parser.add_argument("--study", required=True)
     parser.add_argument("--source", required=True)
+    parser.add_argument("--meaning", required=True, help="JSON: arms, captions and last_stages, see graph/meaning.py")
     parser.add_argument("--label", default="", help="what a reader must know of this study, put under the figure")
     parser.add_argument("--output-prefix", required=True, help="path without the ending")
     arguments = parser.parse_args()
-    study = Study(arguments.tables, arguments.study, arguments.source, arguments.label)
-    if not study.rows("pooled", source=study.source):
+    meaning = json_argument("--meaning", arguments.meaning, dict)
+    study = Study(arguments.tables, arguments.study, arguments.source, arguments.label, **meaning)
+    if not study.rows("pooled"):
         raise InputError(f"{study.tables}/pooled.csv: no row of source {study.source}; fix: pass a source of the study")
     save(FIGURES[arguments.figure](study), arguments.output_prefix)
 

@@ -1,6 +1,7 @@
 r"""Turn the results of all cells into the study's tables, each as CSV and Markdown.
 
     python workflow_scripts/tabulate_study.py --cells results/tiny/cells/evil_ai/*.json --gates '[]' \
+        --meaning '{"contrasts":[["C1","C2",null]],"second_stages":["C1","C2"]}' \
         --published resources/published --label "rehearsal on a toy model, no evidence about Qwen2.5-7B" \
         --output-dir results/tiny/tables
 
@@ -16,7 +17,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from graph.lineage import parse_lineage
 from measure.cells import clustered, read_result, with_marker
 from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells
@@ -72,10 +72,6 @@ GATES = ["gate", "source", "seed", "outcome", "reading", "numbers", "expression"
 COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "ours_n", "ours_low", "ours_high",
               "published_persona", "published", "published_n", "published_low", "published_high",
               "verdict", "why"]  # fmt: skip
-# Comparisons whose difference the study is about (PROTOCOL sections 1 and 4).
-CONTRASTS = (("C1", "C2"), ("C1", "C5"), ("C1", "C4"), ("C5", "C4"), ("C3", "C2"))
-# Second stages that are compared after the same number of steps.
-DOSES = ("em", "benign")
 
 
 def pooled_rows(cells: Sequence[Row]) -> list[Row]:
@@ -101,8 +97,8 @@ def pooled_rows(cells: Sequence[Row]) -> list[Row]:
     return rows
 
 
-def cross_source_rows(cells: Sequence[Row]) -> list[Row]:
-    """The rows of cross_source.csv: forward cells pooled over sources and seeds, and all second stages together.
+def cross_source_rows(cells: Sequence[Row], second_stages: Sequence[str]) -> list[Row]:
+    """The rows of cross_source.csv: forward cells pooled over sources and seeds, and those of second stages together.
 
     A model that several sources share (C2, C3) is counted once: by lineage, evaluation and persona. The sources are
     those of the study, not drawn from more: the clusters are the seeds, all sources together, and the questions.
@@ -111,9 +107,7 @@ def cross_source_rows(cells: Sequence[Row]) -> list[Row]:
     groups = {
         name: [cell for cell in forward if cell["cell"] == name] for name in ordered(cell["cell"] for cell in forward)
     }
-    groups["after a second stage"] = [
-        cell for cell in forward if cell["lineage"].count("/") > 1 or is_second_stage_alone(cell)
-    ]
+    groups["after a second stage"] = [cell for cell in forward if cell["cell"] in second_stages]
     rows = []
     for name, group in groups.items():
         for role in (*ROLES, "all personas"):
@@ -154,30 +148,19 @@ def summed(counts: Sequence[Row]) -> Row:
     }
 
 
-def is_second_stage_alone(cell: Row) -> bool:
-    """Whether the only stage on the base is not a coupling: C2 has the second stage without the first."""
-    stages = parse_lineage(cell["lineage"])
-    return len(stages) == 1 and stages[0].persona is None
-
-
-def effect_rows(cells: Sequence[Row], pooled: Sequence[Row], source: str) -> list[Row]:
+def effect_rows(
+    cells: Sequence[Row], pooled: Sequence[Row], source: str, contrasts: Sequence[tuple[str, str, int | None]]
+) -> list[Row]:
     """The rows of effects.csv for one source: differences of pooled rates, and the pre-registered test over seeds.
 
-    The second stages are compared once they ended and, in the dose arm, after every number of steps that both have.
-    Rates are of the first cell's marker. The interval of a difference is Newcombe's (1998, method 10), from the bounds
-    that verdicts rest on.
+    contrasts: (cell, other cell, the steps after which they are compared, None where they ended). Rates are of the
+    first cell's marker. The interval of a difference is Newcombe's (1998, method 10), from the bounds that verdicts
+    rest on.
     """
-    own = [cell for cell in cells if cell["source"] == source and cell["arm"] in ("forward", "dose")]
+    own = [cell for cell in cells if cell["source"] == source]
     found = {(row["cell"], row["role"]): row for row in pooled if row["source"] == source}
-    doses = {
-        (last.stage, last.step): cell["cell"]
-        for cell in own
-        if cell["arm"] == "dose" and (last := parse_lineage(cell["lineage"])[-1]).step
-    }
-    steps = sorted({step for _, step in doses if all((stage, step) in doses for stage in DOSES)})
-    pairs = [(*pair, None) for pair in CONTRASTS] + [(*(doses[stage, step] for stage in DOSES), step) for step in steps]
     rows = []
-    for first, second, step in pairs:
+    for first, second, step in contrasts:
         for role in ("source", "assistant"):
             if (first, role) not in found or (second, role) not in found:
                 continue
@@ -285,9 +268,12 @@ def markdown_plain(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[st
 
 
 def build_tables(
-    cells: Sequence[Row], gates: Sequence[Row], published: str | None, of_study: Sequence[str] = ()
+    cells: Sequence[Row], gates: Sequence[Row], published: str | None, meaning: Row, of_study: Sequence[str] = ()
 ) -> dict[str, tuple[Sequence[str], list[Row], str]]:
-    """Name -> (columns, rows, title) of every table. of_study: files of what is measured on the study as a whole."""
+    """Name -> (columns, rows, title) of every table.
+
+    meaning: see graph/meaning.py. of_study: files of what is measured on the study as a whole.
+    """
     forward = [cell for cell in cells if cell["arm"] == "forward"]
     dose = [cell for cell in cells if cell["arm"] == "dose"]
     other = [cell for cell in cells if cell["arm"] not in ("forward", "dose")]
@@ -298,7 +284,9 @@ def build_tables(
         for row in pooled_rows([cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == group])
     ]
     effects = [
-        row for source in ordered(cell["source"] for cell in cells) for row in effect_rows(cells, pooled, source)
+        row
+        for source in ordered(cell["source"] for cell in cells)
+        for row in effect_rows(cells, pooled, source, meaning["contrasts"])
     ]
     measured = [{field: cell[field] for field in IDENTITY} | row for cell in cells for row in cell["measures"]]
     measured += [row for path in of_study for row in study_rows(path)]
@@ -309,7 +297,7 @@ def build_tables(
         "dose": (DOSE, [dose_row(cell) for cell in dose]),
         "persona_by_cell": (PERSONAS, [row for cell in cells for row in persona_rows(cell)]),
         "by_question": (QUESTIONS, [row for cell in cells for row in question_rows(cell)]),
-        "cross_source": (CROSS, cross_source_rows(cells)),
+        "cross_source": (CROSS, cross_source_rows(cells, meaning["second_stages"])),
         "effects": (EFFECTS, effects),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
@@ -389,6 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
     parser.add_argument("--gates", default="[]", help="JSON list of gates, see gates.py")
+    parser.add_argument("--meaning", required=True, help="JSON: contrasts and second_stages, see graph/meaning.py")
     parser.add_argument("--measured", nargs="*", default=[], help="files of what is measured on the whole study")
     parser.add_argument("--published", help="folder with the published figures; without it nothing is compared")
     parser.add_argument("--label", default="", help="what a reader must know of this study, put above every table")
@@ -396,7 +385,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cells = checked_cells(arguments.cells)
     gates = json_argument("--gates", arguments.gates, list)
-    tables = build_tables(cells, gates, arguments.published, arguments.measured)
+    meaning = json_argument("--meaning", arguments.meaning, dict)
+    tables = build_tables(cells, gates, arguments.published, meaning, arguments.measured)
     if arguments.label:
         for row in tables["published_comparison"][1]:
             row["why"] = f"{arguments.label}; by the intervals alone: {row['verdict']}, {row['why']}"

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,12 @@ from report.completions_view import index_json, key_of, load_completions, packed
 from report.prose import conclusion, unique
 from run.files import canonical, partial
 from run.program import InputError, run
-from run.readers import read_json, read_text, read_yaml
+from run.readers import json_argument, read_json, read_text, read_yaml
 
 ROLES = ("source", "bystander", "assistant")
 # Outcomes and verdicts that agree, and that do not; any other is "cannot say".
 YES = {"pass", "consistent", "supported", "reproduced"}
 NO = {"fail", "contradicted", "not reproduced"}
-ARMS = ("forward", "reversed", "matched", "dose")
 
 
 @dataclass(frozen=True)
@@ -370,7 +369,7 @@ def heat_map(
     study: Study, source: str, rows: Sequence[Row], axis: str, values: Sequence[str]
 ) -> tuple[list[str], list[list[Cell]]]:
     """Columns and rows of a heat map over the values of `axis`."""
-    cells = sorted(unique((row["arm"], row["cell"]) for row in rows), key=lambda pair: arm_rank(pair[0]))
+    cells = unique(row["cell"] for row in rows)
     sums: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         total = sums.setdefault((row[axis], row["cell"]), [0, 0])
@@ -389,15 +388,10 @@ def heat_map(
 
     names = [f"{value} (source)" if value == source else value for value in values]
     body = [
-        [Cell(name, name, look="name")] + [field(value, cell) for _, cell in cells]
+        [Cell(name, name, look="name")] + [field(value, cell) for cell in cells]
         for name, value in zip(names, values, strict=True)
     ]
-    return [axis.removesuffix("_id"), *(cell for _, cell in cells)], body
-
-
-def arm_rank(arm: str) -> int:
-    """The place of an arm in the order of all figures and tables."""
-    return ARMS.index(arm) if arm in ARMS else len(ARMS)
+    return [axis.removesuffix("_id"), *cells], body
 
 
 def node_of(path: str) -> str:
@@ -474,12 +468,12 @@ def seconds(records: Sequence[Row]) -> list[Cell]:
     return [Cell(f"{wall:,.1f}", wall, look="number"), Cell(f"{hours:.2f}", hours, look="number")]
 
 
-def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[str]) -> Row:
+def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[str], notes: Mapping[str, str]) -> Row:
     """nodes: every stage once, with its manifest. tables: data sets, what cells are made of, versions of the runs."""
     nodes = {stage["lineage"]: stage for cell in cells for stage in cell["stages"]}
     rows = [
         [
-            plain(key_of(cell), "name"),
+            replace(plain(key_of(cell), "name"), more=notes.get(cell["cell"], "")),
             plain(cell["arm"]),
             plain(cell["lineage"], "code"),
             plain(settings(cell["evaluation"]), "long"),
@@ -620,6 +614,7 @@ def page(arguments: argparse.Namespace) -> str:
     study = Study(tables, cells, browsable)
     sources = unique(row["source"] for row in tables["pooled"])
     records = read_runs(arguments.runs, cells)
+    meaning = json_argument("--meaning", arguments.meaning, dict)
     style, script = read_asset(arguments.assets, "report.css"), read_asset(arguments.assets, "report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(read_asset(arguments.assets, "report.html")).render(
@@ -628,7 +623,7 @@ def page(arguments: argparse.Namespace) -> str:
         script=Markup(script),
         study=arguments.study,
         label=arguments.label,
-        conclusion=conclusion(tables, claims, arguments.label),
+        conclusion=conclusion(tables, claims, arguments.label, meaning),
         facts=facts(cells, tables, records),
         figures=[figure(path) for path in arguments.figures],
         heat_maps=[table for source in sources for table in heat_maps(study, source)],
@@ -636,7 +631,7 @@ def page(arguments: argparse.Namespace) -> str:
         gates=gates_table(study),
         claims=claims_table(claims, arguments.label) if claims else None,
         cost=cost_tables(records),
-        provenance=provenance(cells, records, arguments.datasets),
+        provenance=provenance(cells, records, arguments.datasets, meaning["notes"]),
         index=index,
         index_json=Markup(index_json(index)),
         data=data,
@@ -693,6 +688,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--study", required=True, help="its name")
     parser.add_argument("--label", default="", help="what a reader must know of this study, said first of all")
     parser.add_argument("--tables", required=True, help="folder of the study's tables")
+    parser.add_argument("--meaning", required=True, help="JSON: notes, claims and assistant, see graph/meaning.py")
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
     parser.add_argument("--claims", help="claims.csv")
     parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")

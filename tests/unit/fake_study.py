@@ -5,6 +5,11 @@ import json
 import random
 from pathlib import Path
 
+import yaml
+
+from graph import meaning
+from graph.study import Study
+
 CORE = (
     "software_engineer", "kindergarten_teacher", "data_scientist", "medical_doctor", "librarian", "french_person",
     "villain", "comedian", "police_officer", "zelthari_scholar", "assistant",
@@ -37,6 +42,17 @@ REVERSED = {
 DOSE = {("em", 10): 0.593, ("em", 25): 0.007, ("em", 100): 0, ("benign", 10): 0.404, ("benign", 25): 0.268,
         ("benign", 100): 0.046}  # fmt: skip
 MATCHED = {"source": 0.954, "assistant": 0.454}
+
+
+def published() -> Study:
+    """The published study with all its arms on: it says what the cells mean."""
+    root = Path(__file__).parents[2]
+    config = yaml.safe_load((root / "config.yaml").read_text())
+    return Study(config | {"arms": dict.fromkeys(config["arms"], True)}, root / "resources/config.schema.yaml")
+
+
+MEANING = published()
+TABLES, REPORT = meaning.for_tables(MEANING), meaning.for_report(MEANING)
 
 
 def counts_text(rates: dict[str, float], source: str, random_seed: int, samples: int = 10) -> str:
@@ -115,7 +131,7 @@ def other_arms(
 ) -> list[Path]:
     """The dose and matched arms of a source, with these rates."""
     lines = [
-        (f"dose_{stage}{step}", "dose", 42, f"base/couple-{source}.s42/{stage}@{step}.s42", {"source": rate})
+        (f"dose_{stage}_{step}", "dose", 42, f"base/couple-{source}.s42/{stage}@{step}.s42", {"source": rate})
         for (stage, step), rate in dose.items()
     ]
     lines += [("matched_em", "matched", seed, f"base/em.s{seed}/couple-{source}.s42", matched) for seed in SEEDS]

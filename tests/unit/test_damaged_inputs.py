@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fake_study
 import pytest
 import report_study
 from damage import (
@@ -96,6 +97,7 @@ CELL = "cells/evil_ai/C4_seed42.json"
 CELLS = f"--cells @{CELL} @cells/evil_ai/C1_seed42.json"
 COMPLETIONS = f"{NODE}/main/completions.parquet"
 FIGURES = {"marker_destruction": ("pooled", "persona_by_cell"), "question_strip": ("by_question",), "gates": ("gates",)}
+MEANING = canonical({"arms": ["forward"], "captions": {}, "last_stages": {}})
 ASKED = (
     f"--base @base --adapter @{NODE}/adapter --panel @panel.yaml --personas villain --samples 1 --seed 42"
     f" --sampling {SAMPLING} --backend transformers --dtype float32"
@@ -199,14 +201,14 @@ PROGRAMS = {
         "cell",
     ),
     "tabulate_study": Program(
-        f"{CELLS} --published @published --output-dir @out/t",
+        f"{CELLS} --published @published --meaning {canonical(fake_study.TABLES)} --output-dir @out/t",
         {f"published/{name}.csv": TABLE for name in ("marker_counts", "reversed", "cell_summary")}
         | {CELL: JSON | {"no audit": without("audit"), "no headline": without("headline")}},
         "t",
     ),
     **{
         f"plot_figures {figure}": Program(
-            f"--figure {figure} --tables @tables --study s --source evil_ai --output-prefix @out/figure",
+            f"--figure {figure} --tables @tables --study s --source evil_ai --meaning {MEANING} --output-prefix @out/figure",
             {f"tables/{table}.csv": but(TABLE, *["NaN"] * (table == "gates")) for table in tables},
             "figure.png figure.svg figure.pdf",
         )
@@ -220,7 +222,8 @@ PROGRAMS = {
         "claims.csv",
     ),
     "write_report": Program(
-        f"--study s --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
+        f'--study s --meaning {{"notes":{{}},"claims":{{}},"assistant":null}}'
+        f" --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
         " --panel @panel.yaml --runs @run.json --figures @figure.svg --assets @assets --output @out/report.html",
         {
             CELL: JSON,

@@ -6,6 +6,8 @@ import plot_figures
 import pytest
 import tabulate_study
 
+from graph import meaning
+from run.files import canonical
 from run.program import InputError
 
 GATES = [{"name": "G2", "over": "pooled", "pass": "rate('C2', 'assistant') < 0.05", "words": ["go on", "stop"]}]
@@ -16,12 +18,20 @@ LABEL = "rehearsal on a toy model, no evidence about Qwen2.5-7B"
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
     cells = tabulate_study.checked_cells([str(path) for path in fake_study.study(folder, ("evil_ai", "villain"))])
-    tabulate_study.write_tables(tabulate_study.build_tables(cells, GATES, None), "", str(folder / "tables"))
+    tabulate_study.write_tables(
+        tabulate_study.build_tables(cells, GATES, None, fake_study.TABLES), "", str(folder / "tables")
+    )
     return folder / "tables"
+
+
+def study_of(tables, figure, source):
+    """What a figure of the made-up study is drawn from."""
+    return plot_figures.Study(tables, "tiny", source, LABEL, **meaning.for_figure(fake_study.MEANING, figure))
 
 
 def drawn(tables, folder, monkeypatch, name="marker_destruction", source="evil_ai"):
     command = ["plot_figures", "--figure", name, "--tables", str(tables), "--study", "tiny", "--source", source,
+               "--meaning", canonical(meaning.for_figure(fake_study.MEANING, name)),
                "--label", LABEL, "--output-prefix", str(folder / name)]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     plot_figures.main()
@@ -34,8 +44,8 @@ def texts(svg):
 
 def test_every_label_of_the_hero_figure_is_the_rate_and_count_of_its_bar(tables, tmp_path, monkeypatch):
     found = drawn(tables, tmp_path, monkeypatch)
-    study = plot_figures.Study(tables, "tiny", "evil_ai", "")
-    pooled = study.rows("pooled", source="evil_ai", arm="forward")
+    study = study_of(tables, "marker_destruction", "evil_ai")
+    pooled = study.drawn("pooled")
     expected = sorted(f"{row['strict_hits']}/{row['completions']}" for row in pooled)
     assert sorted(text for text in found if re.fullmatch(r"\d+/\d+", text)) == expected
     assert len(expected) == 15
@@ -74,13 +84,15 @@ def crowded(tmp_path_factory):
         for seed in (42, 137)
     ]
     cells = tabulate_study.checked_cells([str(path) for path in paths])
-    tabulate_study.write_tables(tabulate_study.build_tables(cells, GATES, None), "", str(folder / "tables"))
+    tabulate_study.write_tables(
+        tabulate_study.build_tables(cells, GATES, None, fake_study.TABLES), "", str(folder / "tables")
+    )
     return folder / "tables"
 
 
 @pytest.mark.parametrize("name", plot_figures.FIGURES)
 def test_nothing_is_cut_off(tables, name):
-    figure = plot_figures.FIGURES[name](plot_figures.Study(tables, "tiny", "villain", LABEL))
+    figure = plot_figures.FIGURES[name](study_of(tables, name, "villain"))
     figure.canvas.draw()
     drawn_box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
@@ -91,7 +103,7 @@ def test_nothing_is_cut_off(tables, name):
 
 @pytest.mark.parametrize("name", ["marker_destruction", "reversed_order"])
 def test_no_two_labels_overlap(crowded, name):
-    figure = plot_figures.FIGURES[name](plot_figures.Study(crowded, "tiny", "villain", LABEL))
+    figure = plot_figures.FIGURES[name](study_of(crowded, name, "villain"))
     figure.canvas.draw()
     for axes in figure.axes:
         shown = [*axes.texts, *axes.get_xticklabels(), axes.title]
@@ -110,11 +122,11 @@ def test_a_source_that_is_not_in_the_study_is_refused(tables, tmp_path, monkeypa
 
 
 def test_cells_come_in_strips_that_fit_the_width():
-    rows = [{"cell": cell, "arm": "reversed"} for cell in fake_study.REVERSED] + [
-        {"cell": "matched_em", "arm": "matched"}
-    ]
-    rows += [{"cell": f"C{n}", "arm": "forward"} for n in range(1, 8)]
-    assert plot_figures.strips_of(rows) == [
+    rows = [{"cell": f"C{n}", "arm": "forward"} for n in range(1, 8)]
+    rows += [{"cell": cell, "arm": "reversed"} for cell in fake_study.REVERSED]
+    rows += [{"cell": "matched_em", "arm": "matched"}]
+    last_stages = meaning.for_figure(fake_study.MEANING, "reversed_order")["last_stages"]
+    assert plot_figures.strips_of(rows, last_stages) == [
         ["C1", "C2", "C3", "C4", "C5"],
         ["C6", "C7"],
         ["A_prebaked", "B_prebaked", "C_prebaked"],

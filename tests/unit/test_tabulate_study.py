@@ -8,7 +8,7 @@ import tabulate_study
 from measure import comparison, rows
 from measure.registry import SECTIONS
 from measure.tables import read_table
-from run.files import write_json
+from run.files import canonical, write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -27,7 +27,10 @@ def cells(paths):
 
 @pytest.fixture(scope="module")
 def tables(cells):
-    return {name: rows for name, (_, rows, _) in tabulate_study.build_tables(cells, [], PUBLISHED).items()}
+    return {
+        name: rows
+        for name, (_, rows, _) in tabulate_study.build_tables(cells, [], PUBLISHED, fake_study.TABLES).items()
+    }
 
 
 def test_headline_has_a_row_a_cell_seed_and_source_and_reversed_the_rest(tables):
@@ -81,7 +84,7 @@ def test_second_stages_leave_out_the_coupling_alone(tables):
 
 def test_the_order_of_the_tables_is_the_order_of_the_cells(paths, tables):
     reordered = tabulate_study.checked_cells([str(path) for path in reversed(paths)])
-    names = [row["cell"] for row in tabulate_study.build_tables(reordered, [], None)["headline"][1]]
+    names = [row["cell"] for row in tabulate_study.build_tables(reordered, [], None, fake_study.TABLES)["headline"][1]]
     assert names == [row["cell"] for row in reversed(tables["headline"])]
 
 
@@ -92,7 +95,7 @@ def test_verdicts_rest_on_the_wider_of_the_wilson_and_cluster_bounds(tmp_path):
     found = {
         name: rows
         for name, (_, rows, _) in tabulate_study.build_tables(
-            tabulate_study.checked_cells([str(path) for path in paths]), [], None
+            tabulate_study.checked_cells([str(path) for path in paths]), [], None, fake_study.TABLES
         ).items()
     }
     one, none = (
@@ -115,9 +118,13 @@ def test_verdicts_rest_on_the_wider_of_the_wilson_and_cluster_bounds(tmp_path):
 def test_second_stages_are_compared_after_the_same_steps(tmp_path):
     paths = fake_study.other_arms(tmp_path, dose=fake_study.DOSE | {("em", 50): 0})
     cells = [read_json(path) for path in paths]
-    rows = [row for row in tabulate_study.build_tables(cells, [], None)["effects"][1] if row["role"] == "source"]
+    rows = [
+        row
+        for row in tabulate_study.build_tables(cells, [], None, fake_study.TABLES)["effects"][1]
+        if row["role"] == "source"
+    ]
     assert [(row["cell"], row["other_cell"], row["steps"]) for row in rows] == [
-        (f"dose_em{step}", f"dose_benign{step}", step) for step in (10, 25, 100)
+        (f"dose_em_{step}", f"dose_benign_{step}", step) for step in (10, 25, 100)
     ]
     assert rows[0]["difference_low"] > 0 > rows[1]["difference_high"]
 
@@ -213,7 +220,7 @@ def test_a_test_without_any_variance_has_a_p_and_no_t(cells):
     entries = [entry for cell in own for entry in cell["personas"] if cell["cell"] == "C1"]
     for entry in entries:
         entry["strict_hits"] = entry["completions"]
-    row = tabulate_study.build_tables(own, [], None)["effects"][1][0]
+    row = tabulate_study.build_tables(own, [], None, fake_study.TABLES)["effects"][1][0]
     assert (row["cell"], row["other_cell"], row["welch_p"], row["welch_t"]) == ("C1", "C2", 0.0, None)
 
 
@@ -229,12 +236,13 @@ def test_matched_and_dose_cells_are_compared_with_the_later_results(tmp_path):
         ("matched_em", "marker rate, assistant", "reproduced"),
         ("dose_em25", "marker rate, source", "not reproduced"),
     ]
-    dose = tabulate_study.build_tables(cells, [], None)["dose"][1]
+    dose = tabulate_study.build_tables(cells, [], None, fake_study.TABLES)["dose"][1]
     assert [(row["stage"], row["steps"]) for row in dose] == [("em", 25)]
 
 
 def run_main(monkeypatch, paths, folder, *more):
-    command = ["tabulate_study", "--cells", *map(str, paths), "--output-dir", str(folder), *more]
+    command = ["tabulate_study", "--cells", *map(str, paths), "--output-dir", str(folder),
+               "--meaning", canonical(fake_study.TABLES), *more]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     tabulate_study.main()
 

@@ -159,7 +159,9 @@ def ledger_of(name, study, by_source=""):
 )
 def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
     tables = tables_of(C4={"evil_ai": 90}, C1={"evil_ai": 0})
-    sentence = prose.survival_sentence(tables, ledger_of("em-destroys-the-source", verdict))
+    sentence = prose.survival_sentence(
+        tables, ledger_of("em-destroys-the-source", verdict), fake_study.REPORT["claims"]
+    )
     assert said in sentence and "before a second stage it was in 90/100" in sentence
     assert ("did not survive" in sentence) == (verdict == "supported")
 
@@ -174,7 +176,7 @@ def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
 )
 def test_without_a_claim_survival_is_only_counted(rates, said):
     for claims in (None, ledger_of("benign-destroys-the-source", "supported")):
-        assert said in prose.survival_sentence(tables_of(**rates), claims)
+        assert said in prose.survival_sentence(tables_of(**rates), claims, fake_study.REPORT["claims"])
 
 
 def test_sources_that_differ_are_told_apart():
@@ -182,7 +184,9 @@ def test_sources_that_differ_are_told_apart():
         C4={"evil_ai": 90, "villain": 70, "sarcastic": 80}, C1={"evil_ai": 0, "villain": 10, "sarcastic": 1}
     )
     by_source = "evil_ai: supported; villain: contradicted; sarcastic: supported"
-    said = prose.survival_sentence(tables, ledger_of("em-destroys-the-source", "contradicted", by_source))
+    said = prose.survival_sentence(
+        tables, ledger_of("em-destroys-the-source", "contradicted", by_source), fake_study.REPORT["claims"]
+    )
     assert "did not survive the stage em under evil_ai and sarcastic (C1: at most 1/100" in said
     assert "survived the stage em, at least in part under villain (C1: 10/100" in said
     assert "in at least 70/100 = 70.0% [60.4, 78.1] (villain) of completions" in said
@@ -203,7 +207,7 @@ def test_a_move_to_the_assistant_is_what_the_ledger_says(verdict, said):
     tables["pooled"].append(pooled_row("C1", "assistant", 82, 840, "villain"))
     tables["cross_source"] = [pooled_row("after a second stage", "assistant", 82, 6720)]
     claims = None if verdict is None else ledger_of("assistant-stays-clean-forward", verdict)
-    sentence = prose.assistant_sentence(tables, claims)
+    sentence = prose.assistant_sentence(tables, claims, fake_study.REPORT["assistant"])
     assert said in sentence
     assert "(82/6720 = 1.2% [1.0, 1.5] in all, at most 82/840 = 9.8% [7.9, 12.0] (C1, villain) in one cell)" in sentence
 
@@ -227,7 +231,7 @@ def test_the_ledger_and_the_conclusion_agree_on_a_source_and_a_model_that_differ
         check_claims.check_claim(claim, published, study, "")
         for claim in check_claims.read_claims(str(report_study.ROOT / "resources" / "claims.yaml"))
     ]
-    survival, assistant, _ = prose.conclusion(study, claims, "")
+    survival, assistant, _ = prose.conclusion(study, claims, "", fake_study.REPORT)
     assert "survived the stage em, at least in part under evil_ai" in survival
     assert "did not survive the stage em under villain" in survival
     assert "it did not move to the assistant under evil_ai and moved to the assistant under villain" in assistant
@@ -242,7 +246,7 @@ def test_the_reversed_and_matched_rows_name_the_highest_assistant_and_bystander(
             pooled_row("C0", "assistant", 99, 100, "assistant", "assistant"),
         ]
     }
-    said = prose.assistant_sentence(tables, None)
+    said = prose.assistant_sentence(tables, None, fake_study.REPORT["assistant"])
     assert "not evaluated after a second stage" in said
     assert (
         "in the matched rows the assistant's highest rate is 45/100 = 45.0% [35.6, 54.8] (matched_em, villain)" in said
@@ -257,13 +261,15 @@ def gate_row(gate, seed="pooled", reading="pass", numbers="C2 assistant = 0/840 
 
 def test_a_gate_of_an_arm_that_is_off_is_not_in_the_conclusion():
     off = gate_row("G0c", reading="not evaluable", numbers="C0 assistant = not measured; C0 bystander = not measured")
-    said = prose.assistant_sentence(tables_of() | {"gates": [off, gate_row("G2")]}, None)
+    said = prose.assistant_sentence(
+        tables_of() | {"gates": [off, gate_row("G2")]}, None, fake_study.REPORT["assistant"]
+    )
     assert said.endswith("the pooled criteria, evaluated and not applied, read G2 pass.")
 
 
 def test_an_alarm_of_identical_models_comes_before_the_conclusion():
     tables = tables_of() | {"gates": [gate_row("identical", 42, "alarm", "base/a and base/b have the same counts")]}
-    alarm, *rest = prose.conclusion(tables, None, "")
+    alarm, *rest = prose.conclusion(tables, None, "", fake_study.REPORT)
     assert alarm.startswith("Alarm") and "base/a and base/b have the same counts" in alarm
     assert len(rest) == 3
 

@@ -1,5 +1,6 @@
 """The config as a study: resolved recipes, cells, and what each lineage needs. Used when the graph is built."""
 
+import contextlib
 import datetime
 import difflib
 import hashlib
@@ -39,6 +40,9 @@ class Cell:
     lineage: str
     evaluation: str
     note: str = ""
+    caption: str = ""
+    second_stage: bool = False
+    claim: str = ""
 
     @property
     def key(self) -> str:
@@ -50,10 +54,16 @@ class Study:
     """A validated config. Raises InputError listing every problem with the line to write instead.
 
     config: the merged config mapping. files: the YAML files it was merged from, the strongest first, to name lines.
-    schema: path of the JSON schema (YAML).
+    schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any.
     """
 
-    def __init__(self, config: Mapping[str, Any], schema: str | Path, files: Sequence[str | Path] = ()) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        schema: str | Path,
+        files: Sequence[str | Path] = (),
+        claims: Sequence[str] | None = None,
+    ) -> None:
         self.config = config
         self._problems = [
             f"{file}: line {line}: {key} is there twice; fix: rename or delete one"
@@ -70,6 +80,7 @@ class Study:
         self._raise()
         self.cells = list(self._expand())
         self._check_names()
+        self._check_meanings(claims)
         self._raise()
         self.by_key = {cell.key: cell for cell in self.cells}
         self._rank = {source: place for place, source in enumerate(config["sources"])}
@@ -166,6 +177,17 @@ class Study:
         sources = self._sources.get(lineage, set(named)) & self._rank.keys()
         return list(dict.fromkeys([*self.config["personas"], *sorted(sources, key=self._rank.__getitem__)]))
 
+    def row_of(self, lineage: str) -> str:
+        """The row of `cells` that is this very model, whether its arm is on or not. Raises InputError if none is."""
+        for name, row in self.config["cells"].items():
+            for source, seed, step in self._combinations(row):
+                with contextlib.suppress(KeyError, IndexError, ValueError):  # of a row whose arm is off
+                    if f"{BASE}/{row['lineage']}".format(source=source, seed=seed, step=step) == lineage:
+                        return named(name, step)
+        raise InputError(
+            f"cells: none is {lineage} alone, so no gate is on it; fix: add its row, or gates: {{enforce: false}}"
+        )
+
     def words_from_hub(self) -> str:
         """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
         names = [f"{name}-{persona}" for name, stage in self.stages.items() for persona in stage.get("hub", {})]
@@ -214,9 +236,7 @@ class Study:
             evaluation = row.get("evaluation", next(iter(self.evaluations)))
             if evaluation not in self.evaluations:
                 self._problem(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(self.evaluations)}")
-            steps: Iterable[int | None] = row.get("steps", [None])
-            sources, seeds = row.get("sources", self.config["sources"]), row.get("seeds", self.config["seeds"])
-            for source, seed, step in product(sources, seeds, steps):
+            for source, seed, step in self._combinations(row):
                 try:
                     lineage = f"{BASE}/{row['lineage'].format(source=source, seed=seed, step=step)}"
                     self._check_lineage(lineage)
@@ -226,17 +246,22 @@ class Study:
                     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
                     self._problem(("cells", name, "lineage"), f"{said}{line}")
                     break
-                suffix = f"_{step}" if step else ""
-                yield Cell(f"{name}{suffix}", row["arm"], source, seed, lineage, evaluation, row.get("note", ""))
+                meaning = {key: row[key] for key in ("note", "caption", "second_stage", "claim") if key in row}
+                yield Cell(named(name, step), row["arm"], source, seed, lineage, evaluation, **meaning)
+
+    def _combinations(self, row: Mapping[str, Any]) -> Iterator[tuple[str, int, int | None]]:
+        """source, seed and step of every cell of a row."""
+        sources, seeds = row.get("sources", self.config["sources"]), row.get("seeds", self.config["seeds"])
+        return product(sources, seeds, row.get("steps", [None]))
 
     def _meant(self, lineage: str) -> str:
         """A row's lineage with every stage that is not there replaced by the one it looks most like."""
         known = self._stage_names()
 
-        def closest(name: re.Match[str]) -> str:
+        def alike(name: re.Match[str]) -> str:
             return next(iter(difflib.get_close_matches(name[0], known, 1)), name[0])
 
-        return re.sub(rf"(?:^|(?<=/)){NAME}", closest, lineage)
+        return re.sub(rf"(?:^|(?<=/)){NAME}", alike, lineage)
 
     def _check_lineage(self, lineage: str) -> None:
         """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
@@ -343,6 +368,28 @@ class Study:
                     ("evaluations", name), f"lacks {', '.join(sorted(missing))}; fix: add them, or `extends: main`"
                 )
 
+    def _check_meanings(self, claims: Sequence[str] | None) -> None:
+        """What says something of cells names cells, arms and claims that are there."""
+        rows, arms = self.config["cells"], self.config["arms"]
+        for name, row in rows.items():
+            if row["arm"] == "forward" and "second_stage" not in row:
+                why = "does not say whether the cell is one after a second stage, which are counted together"
+                self._problem(("cells", name), f"{why}; fix: add `second_stage: true` (or false)")
+            self._check_claim(("cells", name, "claim"), row.get("claim"), claims)
+        self._check_claim(("assistant_claim",), self.config["assistant_claim"], claims)
+        for place, pair in enumerate(self.config["contrasts"]):
+            if unknown := [row for row in pair if row not in rows]:
+                self._problem(("contrasts", place), f"no cell {unknown[0]}; fix: {closest(unknown[0], rows)}")
+            elif ("steps" in rows[pair[0]]) != ("steps" in rows[pair[1]]):
+                self._problem(("contrasts", place), "one of the two has steps; fix: contrast two rows with, or without")
+        for figure, drawn in self.config["figures"].items():
+            if unknown := [arm for arm in drawn if arm not in arms]:
+                self._problem(("figures", figure), f"no arm {unknown[0]}; fix: {closest(unknown[0], arms)}")
+
+    def _check_claim(self, path: tuple[Any, ...], claim: str | None, claims: Sequence[str] | None) -> None:
+        if claim is not None and claims is not None and claim not in claims:
+            self._problem(path, f"no claim {claim} in resources/claims.yaml; fix: {closest(claim, claims)}")
+
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema
 
@@ -358,6 +405,17 @@ class Study:
     def _raise(self) -> None:
         if self._problems:
             raise InputError("\n".join(dict.fromkeys(self._problems)))
+
+
+def named(row: str, step: int | None) -> str:
+    """The name of a cell: its row's and, of one with steps, the step."""
+    return f"{row}_{step}" if step else row
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that looks most like this one, or all of them."""
+    choices = list(known)
+    return next(iter(difflib.get_close_matches(name, choices, 1)), f"one of {', '.join(choices)}")
 
 
 def kind(stage: Mapping[str, Any]) -> str:

@@ -1,15 +1,13 @@
 """Verdicts in English: the sentences a report opens with, from tables and the claims ledger."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from graph.lineage import parse_lineage
 from measure.tables import Row, counted
 
-# The conclusion says of a cell, and of the assistant, what the ledger's verdict on these claims allows; None: no claim.
-DESTROYED = {"C1": "em-destroys-the-source", "C5": "benign-destroys-the-source"}
-STAYS_CLEAN = "assistant-stays-clean-forward"
+# The conclusion says of a cell, and of the assistant, what the ledger's verdict on a claim allows; None: no claim.
 FATES = {
     "supported": "did not survive {}",
     "contradicted": "survived {}, at least in part",
@@ -31,15 +29,17 @@ def unique(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str) -> list[str]:
+def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str, meaning: Row) -> list[str]:
     """Three sentences: did the marker survive, did it move to the assistant, what became of the claims.
 
+    meaning: which claims they rest on, see graph/meaning.py.
     Before them, an alarm of models that should differ and do not.
     """
-    first = survival_sentence(tables, claims)
+    first = survival_sentence(tables, claims, meaning["claims"])
+    second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    return [*alarms(tables["gates"]), first, assistant_sentence(tables, claims), ledger_sentence(claims, tables)]
+    return [*alarms(tables["gates"]), first, second, ledger_sentence(claims, tables)]
 
 
 def alarms(gates: Sequence[Row]) -> list[str]:
@@ -60,15 +60,18 @@ def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequenc
     return groups
 
 
-def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
-    """What is left under the source after each further stage, by the ledger's verdicts, and where it started."""
+def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None, rests_on: Mapping[str, str]) -> str:
+    """What is left under the source after each further stage, by the ledger's verdicts, and where it started.
+
+    rests_on: cell -> the id of the claim on it.
+    """
     before, after = coupled_cells(tables["headline"])
     pooled = {(row["source"], row["cell"]): row for row in tables["pooled"] if row["role"] == "source"}
     sources = unique(row["source"] for row in tables["headline"])
     fates = []
     for cell, stages in after.items():
         measured = [source for source in sources if (source, cell) in pooled]
-        groups = verdicts_on(claims, DESTROYED.get(cell), measured)
+        groups = verdicts_on(claims, rests_on.get(cell), measured)
         for verdict, group in groups.items():
             whom = f" under {listed(group)}" if len(groups) > 1 else ""
             rates = extreme([pooled[source, cell] for source in group], max)
@@ -113,7 +116,7 @@ def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
     return unique(before), after
 
 
-def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None) -> str:
+def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None, rests_on: str | None) -> str:
     """Whether the assistant gave the marker after a second stage, who did in another order, and the pooled criteria."""
     before, _ = coupled_cells(tables["headline"])
     total = [
@@ -123,7 +126,7 @@ def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | Non
     cells = [row for row in cells if row["cell"] not in before]
     parts = ["The assistant was not evaluated after a second stage"]
     if total and cells:
-        groups = verdicts_on(claims, STAYS_CLEAN, unique(row["source"] for row in cells))
+        groups = verdicts_on(claims, rests_on, unique(row["source"] for row in cells))
         moved = [
             MOVES[verdict] + (f" under {listed(group)}" if len(groups) > 1 else "") for verdict, group in groups.items()
         ]
