@@ -3,17 +3,20 @@ import datetime
 import time
 from pathlib import Path
 
+import plot_figures
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graph import meaning
 from graph.study import Study
 from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "resources/config.schema.yaml"
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())]
 
 
 def study(**changes):
@@ -28,7 +31,7 @@ def study(**changes):
             del place[key]
         else:
             place[key] = value
-    return Study(config, SCHEMA, [ROOT / "config.yaml"])
+    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS)
 
 
 def problem(**changes):
@@ -128,7 +131,9 @@ def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
 
 def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
     def seconds(sources):
-        built = study(sources=[f"p{n}" for n in range(sources)], seeds=[42], cells={"C1": CONFIG["cells"]["C1"]})
+        built = study(
+            sources=[f"p{n}" for n in range(sources)], seeds=[42], cells={"C1": CONFIG["cells"]["C1"]}, contrasts=[]
+        )
         started = time.process_time()
         asked = [built.personas_of(cell.lineage)[-1] for cell in built.cells]
         assert asked == built.config["sources"]
@@ -274,3 +279,52 @@ def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
     )
     assert {row["outcome"] for row in rows} == {"not evaluable"}
     assert {row.get("arm", "forward") for row in CONFIG["cells"].values()} == set(CONFIG["arms"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"contrasts": [["C1", "C22"]]}, "contrasts.0: no cell C22; fix: C2"),
+        ({"contrasts": [["dose_em", "C5"]]}, "one of the two has steps"),
+        ({"figures__gates": ["forwards"]}, "figures.gates: no arm forwards; fix: forward"),
+        ({"figures__heat_map": ["forward"]}, "unknown key heat_map"),
+        ({"cells__C1__second_stage": ...}, "cells.C1: does not say whether the cell is one after a second stage"),
+        ({"cells__C1__second_stage": "yes"}, "cells.C1.second_stage"),
+        ({"cells__C1__claim": "em-destroys-the-sauce"}, "cells.C1.claim: no claim em-destroys-the-sauce in"),
+        ({"assistant_claim": "assistant-stays-clean"}, "fix: assistant-stays-clean-forward"),
+    ],
+)
+def test_what_a_cell_means_is_checked_when_planning(change, said):
+    assert said in problem(**change)
+
+
+def test_contrasts_are_of_cells_in_the_study_and_of_rows_with_steps_after_every_step_that_both_have():
+    pairs = list(meaning.contrasts(study()))
+    assert pairs[:2] == [("C1", "C2", None), ("C1", "C5", None)]
+    assert all(step is None for *_, step in pairs)  # the dose arm is off
+    steps = {"arms__dose": True, "cells__dose_em__steps": [25, 1, 7], "cells__dose_benign__steps": [1, 25]}
+    assert list(meaning.contrasts(study(**steps)))[-2:] == [
+        ("dose_em_1", "dose_benign_1", 1),
+        ("dose_em_25", "dose_benign_25", 25),
+    ]
+
+
+def test_the_state_before_comes_first_in_the_study():
+    assert study().cells[0].name == "C4"
+
+
+def test_a_figure_is_drawn_for_every_source_with_a_cell_in_its_arms():
+    assert meaning.sources_of(study(), "reversed_order") == ["villain"]
+    assert meaning.sources_of(study(figures__gates=[]), "gates") == []
+
+
+def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():
+    assert study().row_of("base/couple-villain.s42") == "C4"
+    assert study().row_of("base/couple-assistant.s42") == "C0"
+    with pytest.raises(InputError, match="none is base/couple-villain.s7 alone"):
+        study().row_of("base/couple-villain.s7")
+
+
+def test_the_schema_and_the_program_know_the_same_figures():
+    known = yaml.safe_load(SCHEMA.read_text())["properties"]["figures"]["properties"]
+    assert list(known) == list(plot_figures.FIGURES)

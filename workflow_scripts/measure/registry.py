@@ -4,12 +4,14 @@ A measurement is a program, a rule in rules/measure.smk and an entry here. From 
 graph asks for, a section in every cell's JSON and its schema, rows of tables/measures.csv, columns of the headline
 table or a table in the report, the comparison with published numbers, and what `make plan` expects a job to take.
 
-    Measurement("reply_length", "Length of replies", rule="measure_length", file="reply_length.csv",
-                columns={"persona": str, "question_id": str, "words": float}, measures=(Measure("words", "words"),))
+    Measurement("length", "Length of replies", rule="measure_length", file="length.csv",
+                columns={"persona": str, "question_id": str, "sample": int, "words": float},
+                measures=(Measure("words", "words"),))
 
 That is a whole entry: words is the mean of the file's column of that name, under each persona, with an interval over
-questions. A file that ends in .json is the section itself: {"status": "measured", "<measure>": {"value", "low", "high",
-"n"}}, or a list "personas" of such entries. Anything else needs a reader of its own (`read`, see sections.py).
+questions. What tells rows apart (sample) is a column, too: two equal rows of a CSV file are taken for damage. A file
+that ends in .json is the section itself: {"status": "measured", "<measure>": {"value", "low", "high", "n"}}, or a list
+"personas" of such entries. Anything else needs a reader of its own (`read`, see sections.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
