@@ -12,7 +12,7 @@ PLACES = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRI
 
 
 def keep_compiled(base: str | Path) -> None:
-    """Give the compilers of this process a node-local folder, the study's own, unless the user chose one. base: its model.
+    """Give the compilers of this process a node-local folder, the study's own, unless the user chose one.
 
     Jobs that start together may all compile: each writes a file under another name and then renames it, so that none
     reads half of one. What is loaded from there is run, so a folder that another user could write to is not used.

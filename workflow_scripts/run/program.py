@@ -65,7 +65,7 @@ def leave(number: int, frame: Any = None) -> None:
 def become(command: Sequence[str]) -> NoReturn:
     """Replace this process by the command. Raises InputError if it cannot be run."""
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], list(command))
     except OSError as error:
         raise InputError(f"{command[0]}: cannot run it ({error.strerror}); fix: check the program after --") from None
 
