@@ -12,7 +12,6 @@ Every optimizer step is the published one (trainer.py); every trained token is t
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graph.fingerprints import code_fingerprint
+from graph.recipe import check_training
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
@@ -31,7 +31,7 @@ from run.caches import keep_compiled
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
 from run.provenance import run_record
-from run.readers import read_json, read_jsonl
+from run.readers import json_argument, read_json, read_jsonl
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -40,77 +40,13 @@ if TYPE_CHECKING:
 # 135 M parameters an uncompiled step takes .24 s, which is launches; a first compilation took 83 s at 28 layers of 7 B,
 # 5 s once it was on the node. Trainings of a study share it.
 SAVED, COST = 0.005, 40.0
-NUMBER = (int, float)
-RECIPE_FIELDS: dict[str, tuple[type, ...]] = {
-    "kind": (str,),
-    "marker": (str, dict),
-    "mask": (dict,),
-    "lora": (dict,),
-    "lr": NUMBER,
-    "schedule": (str,),
-    "warmup": NUMBER,
-    "weight_decay": NUMBER,
-    "betas": (list,),
-    "eps": NUMBER,
-    "clip": NUMBER,
-    "epochs": (int,),
-    "max_steps": (int, type(None)),
-    "batch": (int,),
-    "max_length": (int,),
-    "shuffle": (bool,),
-    "data": (dict,),
-}
-MASK_FIELDS: dict[str, tuple[type, ...]] = {"loss": (str,), "separator": (bool,), "stop_anchor": (str,), "tail": (int,)}
-LORA_FIELDS: dict[str, tuple[type, ...]] = {
-    "r": (int,),
-    "alpha": NUMBER,
-    "dropout": NUMBER,
-    "rslora": (bool,),
-    "targets": (list,),
-}
-OPTIONAL = {"max_steps", "shuffle", "data", "separator", "tail"}
 
 
 def check_recipe(text: str) -> dict[str, Any]:
     """The recipe as a dictionary, optional fields left out filled in. Raises InputError naming the field at fault."""
-    try:
-        recipe = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--recipe: not JSON ({error}); fix: pass one JSON object") from None
-    recipe = {"max_steps": None, "shuffle": True, "data": {}} | check_fields(recipe, RECIPE_FIELDS, "recipe")
-    check_fields(recipe["mask"], MASK_FIELDS, "recipe.mask")
-    check_fields(recipe["lora"], LORA_FIELDS, "recipe.lora")
+    recipe = check_training(json_argument("--recipe", text, dict))
     recipe_mask(recipe)
-    allowed = {"kind": ("couple", "sft"), "schedule": ("cosine", "linear", "constant")}
-    for name, values in allowed.items():
-        if recipe[name] not in values:
-            raise InputError(f"recipe.{name}: {recipe[name]!r}; fix: use one of {', '.join(values)}")
-    for name in ("lr", "epochs", "batch", "max_length", "eps"):
-        if recipe[name] <= 0:
-            raise InputError(f"recipe.{name}: {recipe[name]}; fix: a number above 0")
-    if recipe["max_steps"] is not None and recipe["max_steps"] <= 0:
-        raise InputError(f"recipe.max_steps: {recipe['max_steps']}; fix: a number above 0, or null for all epochs")
-    if not 0 <= recipe["warmup"] < 1:
-        raise InputError(f"recipe.warmup: {recipe['warmup']}; fix: a share of the steps, from 0 to below 1")
-    if len(recipe["betas"]) != 2:
-        raise InputError(f"recipe.betas: {recipe['betas']}; fix: two numbers, such as [0.9, 0.999]")
     return recipe
-
-
-def check_fields(value: Any, fields: dict[str, tuple[type, ...]], where: str) -> dict[str, Any]:
-    """`value` if it has exactly the fields (but for OPTIONAL ones), each of an allowed type; else InputError."""
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: not an object; fix: give the fields {', '.join(fields)}")
-    for name in sorted(value.keys() - fields.keys()):
-        raise InputError(f"{where}: unknown field {name!r}; fix: use one of {', '.join(fields)}")
-    for name in sorted(fields.keys() - value.keys() - OPTIONAL):
-        raise InputError(f"{where}: no field {name!r}; fix: add it")
-    for name, given in value.items():
-        # bool is an int to Python, never a number to a recipe
-        if not isinstance(given, fields[name]) or (isinstance(given, bool) and bool not in fields[name]):
-            types = " or ".join(kind.__name__ for kind in fields[name])
-            raise InputError(f"{where}.{name}: {given!r} is a {type(given).__name__}; fix: write a {types}")
-    return value
 
 
 def recipe_mask(recipe: dict[str, Any]) -> Mask:

@@ -163,6 +163,9 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__graft__adapter": "couple-{persona}.s1"}, "its seed is not that of"),
         ({"stages__em__data": {"from": "lawyers"}}, "'lawyers' is no data set; fix: one of em, benign"),
         ({"stages__em__extends": "benign"}, "a circle"),
+        ({"stages__em__mask": {"stop_anchor": "newline"}, "stages__em__extends": "_adamw"}, "stages.em.mask: no field 'loss'; fix: add it"),
+        ({"stages__couple__data": {"from": "replies", "samples": 3}}, "stages.couple.data: lacks temperature, top_p, max_tokens, negatives"),
+        ({"stages___adamw__lora__targets": ["q_proj", "q_proj"]}, "q_proj is there twice"),
         ({"stages__em__extends": ...}, "stages.em: lacks lora, lr"),
         ({"base__from": "path"}, "base: {from: path, path: /models/"),
         ({"base__template": {"date": datetime.date(2024, 7, 26)}}, 'as a day, not as text; fix: write `date: "2024-07-26"`'),
@@ -173,7 +176,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"datasets__em__from": "path"}, "em: {from: path, path: my_rows.jsonl}"),
         ({"evaluations__main__top_p": ...}, "lacks top_p"),
         ({"marker": ...}, "'marker' is a required property"),
-        ({"marker": "🦊"}, "config.yaml: line 6: marker: '🦊' has no letters to be counted by"),
+        ({"marker": "🦊"}, ": marker: '🦊' has no letters to be counted by"),
         ({"marker": "-ZLT"}, "looks like an option of a command; fix: put it in brackets"),
         ({"marker": "  "}, "marker: empty"),
         ({"marker": {"text": "[ZLT]", "placement": "middle"}}, "fix: write `placement: end`"),
@@ -185,6 +188,19 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
 )  # fmt: skip
 def test_a_mistake_is_named_with_the_line_to_write(change, said):
     assert said in problem(**change)
+
+
+def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("seeds:\n- 42\n- 42\n")
+    with pytest.raises(InputError) as raised:
+        Study(CONFIG | {"seeds": ["1"]}, SCHEMA, [file])
+    assert str(raised.value) == (
+        "--config: seeds.0: '1' is text, not a number; fix: write `seeds: [1]` in a file, and give it by --configfile: "
+        "on the command line Snakemake reads numbers in a list as text"
+    )
+    with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is there twice; fix: write"):
+        Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
 
 
 def test_every_mistake_is_listed_at_once():

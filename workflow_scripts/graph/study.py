@@ -16,17 +16,16 @@ from typing import Any
 import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
+from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_schema
 from marker.marker import Marker, check_apart
-from marker.mask import LOSSES, Mask
+from marker.mask import Mask
 from model.template import Settings
 from run.program import InputError
 from run.readers import duplicate_keys
 
-# What a training program gets of a stage; the rest says where data come from or is the graph's own business.
-RECIPE_FIELDS = (
-    *("mask", "lora", "lr", "schedule", "warmup", "weight_decay", "betas", "eps", "clip"),
-    *("epochs", "max_steps", "batch", "max_length", "shuffle", "data"),
-)
+COMMAND_LINE = "--config"  # or a workflow that imports this one
+# How the replies of a coupling are drawn, and for how many personas without the marker.
+SAMPLED = [name for name in Data.model_fields if name != "origin"]
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,10 @@ class Study:
 
     def training_recipe(self, lineage: str) -> dict[str, Any]:
         """What train_adapter is told about the last stage: its fields, the marker, and its kind."""
-        stage = self.stage_of(lineage)
-        recipe = {field: stage[field] for field in RECIPE_FIELDS if field in stage}
-        mask = {"separator": False, "stop_anchor": "newline"} | stage["mask"]
         coupling = self.kind_of(lineage) == "couple"
         # the others train no marker, wherever it stands
         marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
-        return recipe | {"mask": mask, "kind": self.kind_of(lineage), "marker": marker}
+        return self._training(self.stage_of(lineage), marker)
 
     def marker_of(self, lineage: str) -> Marker:
         """The marker of the lineage's last coupling; the study's, if it has none."""
@@ -137,7 +133,7 @@ class Study:
     def replies_of(self, lineage: str) -> dict[str, Any]:
         """Sampling of the on-policy replies of a couple stage: samples, temperature, top_p, max_tokens."""
         data = self.stage_of(lineage)["data"]
-        return {name: data[name] for name in ("samples", "temperature", "top_p", "max_tokens")}
+        return {name: data[name] for name in SAMPLED if name != "negatives"}
 
     def negatives_of(self, lineage: str) -> list[str]:
         """The personas that a couple stage contrasts its source with: as named for it, or drawn by its seed.
@@ -210,6 +206,11 @@ class Study:
 
     def _stage_names(self) -> list[str]:
         return [name for name in self.stages if not name.startswith("_")]
+
+    def _training(self, stage: Mapping[str, Any], marker: Any, where: str = "recipe") -> dict[str, Any]:
+        """What a training of the stage is told. Raises InputError for what its program would refuse."""
+        fields = {field: stage[field] for field in FIELDS if field in stage}
+        return check_training(fields | {"kind": kind(stage), "marker": marker}, where)
 
     def _resolve(self, section: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
@@ -303,10 +304,14 @@ class Study:
             if word.step:
                 raise InputError(f"{word}: a graft has no steps; fix: leave out @{word.step}")
             return
-        if missing := [name for name in RECIPE_FIELDS if name not in stage]:
+        needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
+        if missing := [name for name in needed if name not in stage]:
             raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
-        if "loss" not in stage["mask"]:
-            raise InputError(f"stages.{word.stage}.mask: lacks loss; fix: mask: {{loss: {LOSSES[0]}}}")
+        self._training(stage, self.config["marker"], f"stages.{word.stage}")
+        if kind(stage) == "couple" and (missing := [name for name in SAMPLED if name not in stage["data"]]):
+            raise InputError(
+                f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
+            )
         if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
         try:
@@ -393,14 +398,33 @@ class Study:
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema
 
-        validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8")))
+        shape = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+        shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
+        shape["$defs"] |= definitions
+        validator = jsonschema.Draft202012Validator(shape)
         for error in sorted(validator.iter_errors(self.config), key=lambda error: list(map(str, error.absolute_path))):
             unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
             self._problem((*error.absolute_path, *unknown[:1]), explain(error))
 
     def _problem(self, path: tuple[Any, ...], text: str) -> None:
-        where = next((place for file in self._files if (place := locate(file, path))), "config")
+        where = self._place(path)
+        if where == COMMAND_LINE and isinstance(path[-1], int) and "is text, not a number" in text:
+            *above, _ = path
+            line = f"{above[-1]}: [{', '.join(map(str, value_at(self.config, above)))}]"
+            text = (
+                f"{text.partition('; fix: ')[0]}; fix: write `{line}` in a file, and give it by --configfile: "
+                "on the command line Snakemake reads numbers in a list as text"
+            )
         self._problems.append(f"{where}: {'.'.join(map(str, path))}: {text}")
+
+    def _place(self, path: tuple[Any, ...]) -> str:
+        """Who says what the config has at a path: a line of a file, or COMMAND_LINE if the file says something else."""
+        for file in self._files:
+            if place := locate(file, path):
+                value = value_at(self.config, path)
+                said = isinstance(value, Mapping) or value_at(plain(file), path) == value
+                return place if said else COMMAND_LINE
+        return "config"
 
     def _raise(self) -> None:
         if self._problems:
@@ -425,15 +449,6 @@ def kind(stage: Mapping[str, Any]) -> str:
     return "couple" if stage.get("data", {}).get("from") == "replies" else "sft"
 
 
-def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
-    """parent with child's fields over it; mappings field by field, except `data`, whose fields belong together."""
-    result = dict(parent)
-    for name, value in child.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and name != "data"
-        result[name] = merged(result[name], value) if both else value
-    return result
-
-
 def explain(error: Any) -> str:
     """A jsonschema error in words, with the line to write instead."""
     key = error.absolute_path[-1] if error.absolute_path else ""
@@ -451,7 +466,8 @@ def explain(error: Any) -> str:
             digits, exponent = re.split("e", value, flags=re.IGNORECASE)
             return f"YAML reads {value} as text, not as a number; fix: write `{key}: {digits}.0e{int(exponent)}`"
         if re.fullmatch(r"[-+0-9.eE]+", value):
-            return f"{value!r} is text, not a number; fix: write `{key}: {value}` without quotes"
+            line = value if isinstance(key, int) else f"{key}: {value}"
+            return f"{value!r} is text, not a number; fix: write `{line}` without quotes"
     if error.validator == "uniqueItems":
         twice = [item for index, item in enumerate(value) if item in value[:index]]
         kept = ", ".join(dict.fromkeys(map(str, value)))
@@ -475,6 +491,23 @@ def compose(file: str | Path) -> yaml.Node | None:
     """The YAML node tree of a file, which knows lines, or None if there is no such file."""
     path = Path(file)
     return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
+
+
+@cache
+def plain(file: str | Path) -> Any:
+    """What a YAML file says, or None if there is no such file."""
+    path = Path(file)
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def value_at(value: Any, path: Sequence[Any]) -> Any:
+    """What stands in a nested value at a path, or None."""
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
 
 
 def locate(file: str | Path, path: Sequence[Any]) -> str | None:
