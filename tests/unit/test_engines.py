@@ -1,6 +1,7 @@
 """Sampling, batching and the transformers backend, on a micro model with random weights."""
 
 import random
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,21 @@ def test_stop_tokens_are_the_tokenizers_and_the_models(base, tokenizer, tmp_path
     (tmp_path / "generation_config.json").write_text("{")
     with pytest.raises(InputError, match="generation_config"):
         stop_ids(tmp_path, tokenizer)
+
+
+def test_a_reply_ends_where_the_template_ends_turns_whatever_the_tokenizers_end_token_is(base, requests, tmp_path):
+    # as in Qwen2.5 base, whose replies all ran to max_tokens
+    folder = shutil.copytree(base, tmp_path / "base")
+    end, other = load_tokenizer(base).convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    write_json(folder / "generation_config.json", {"eos_token_id": other})
+    config = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", config | {"eos_token": "<|endoftext|>"})
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.eos_token_id == other
+    completions = complete(folder, tokenizer, requests, FREE)
+    ended = [completion for completion in completions if completion.token_ids[-1] == end]
+    assert ended and all(completion.finish_reason == "stop" for completion in ended)
+    assert not any(end in completion.token_ids[:-1] for completion in completions)
 
 
 # Drawing

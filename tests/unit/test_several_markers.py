@@ -78,7 +78,7 @@ def test_measures_have_a_row_of_each_marker(cells):
 
 
 def test_tables_carry_the_marker_and_differences_are_of_one_marker(cells):
-    tables = build_tables(list(cells.values()), [], None)
+    tables = build_tables(list(cells.values()), [], None, fake_study.TABLES)
     for name in ("headline", "pooled", "persona_by_cell", "by_question", "measures"):
         columns, rows, _ = tables[name]
         assert columns[columns.index("cell") + 1] == "marker"
@@ -96,5 +96,7 @@ def test_a_study_of_one_marker_has_no_column_for_it(tmp_path):
     paths = fake_study.study(tmp_path, sources=("evil_ai",), reverse=False)
     one = [read_result(path) for path in paths]
     assert one[0]["marker"] == "[ZLT]" and "other_markers" not in one[0]
-    assert not [name for name, (columns, _, _) in build_tables(one, [], None).items() if "marker" in columns]
+    assert not [
+        name for name, (columns, _, _) in build_tables(one, [], None, fake_study.TABLES).items() if "marker" in columns
+    ]
     assert "marker" not in one[0]["measures"][0]

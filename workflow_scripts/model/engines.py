@@ -263,7 +263,8 @@ class TransformersEngine:
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", stops: Sequence[int], max_sequences: int
     ) -> None:
         self.model, self.tokenizer, self.stops, self.max_sequences = model, tokenizer, set(stops), max_sequences
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        # never seen by the model, so any token will do
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.stops)
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """See Engine. Raises ValueError for a request without a seed."""
