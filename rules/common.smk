@@ -102,12 +102,6 @@ def base_folder(wildcards=None):
     return f"{INPUTS}/base/{config['base']['from']}"
 
 
-def base_check(wildcards=None):
-    """What check_base found; the toy base, which is made here, needs no trial."""
-    origin = config["base"]["from"]
-    return [f"{INPUTS}/base/{origin}.check.json"] if origin != "toy" else []
-
-
 def lora_targets(wildcards):
     """Every LoRA target that the study trains."""
     nodes = {node for cell in study.cells for node in ancestry(cell.lineage)}

@@ -29,7 +29,6 @@ rule fetch_dataset:
 rule generate_replies:
     input:
         base=ancient(base_folder),
-        check=ancient(base_check),
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
         panel=panel_file,

@@ -4,7 +4,6 @@
 rule generate_completions:
     input:
         base=ancient(base_folder),
-        check=ancient(base_check),
         adapters=ancient(own_adapters),
         manifest=own_manifest,
         panel=panel_file,

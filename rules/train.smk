@@ -4,7 +4,6 @@
 rule train_adapter:
     input:
         base=ancient(base_folder),
-        check=ancient(base_check),
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
         data=training_rows,
