@@ -301,21 +301,23 @@ def audit_table(study: Study) -> Table:
 
 
 def measures_table(study: Study, measurement: Measurement) -> Table:
-    """A measurement without a table of its own kind: a row per cell, seed and persona, a column per measure."""
+    """A measurement without a table of its own kind: a row per cell, seed and persona, a column per measure.
+
+    In a study of several markers, what is of a marker has a row for each.
+    """
     names = {measure.name: measure.unit for measure in measurement.measures}
+    made = [row for row in study.tables["measures"] if row["measure"] in names and row["value"] is not None]
+    by = ["source", "cell", "seed", "persona", *(["marker"] if any(row.get("marker") for row in made) else [])]
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for row in study.tables["measures"]:
-        if row["measure"] in names and row["value"] is not None:
-            key = tuple(row[field] for field in ("source", "cell", "seed", "persona"))
-            found.setdefault(key, {})[row["measure"]] = row
+    for row in made:
+        found.setdefault(tuple(row[field] for field in by), {})[row["measure"]] = row
     rows = [
         [plain(field) for field in key] + [measured(own.get(name), unit) for name, unit in names.items()]
         for key, own in found.items()
     ]
     titles = [name.replace("_", " ") + (f", {unit}" if unit != name else "") for name, unit in names.items()]
-    columns = ["source", "cell", "seed", "persona", *titles]
-    note = "Value [95% interval], n. What is not here was not measured."
-    return Table(measurement.name, measurement.title, columns, rows, note)
+    note = "Value [95% interval], n. What is not here was not measured." if rows else "Not measured in any cell."
+    return Table(measurement.name, measurement.title, [*by, *titles], rows, note)
 
 
 def markers_table(study: Study) -> list[Table]:
@@ -658,7 +660,7 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
 
 
 def rate_tables(study: Study, label: str) -> list[Table]:
-    """The tables of rates, in reading order, without those that have no row."""
+    """The tables of rates and measures, in reading order; without a row only those that say what was not measured."""
     bystander = "The highest bystander is chosen after the fact, so its interval is too low."
     wilson = "Hits / completions = rate [Wilson 95%]."
     quiz = "Capability: right answers to the multiple-choice questions of the study's data set."
@@ -666,6 +668,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
     pooled += " Verdicts on claims rest on the wider of the Wilson and cluster bounds."
     order = "Reversed rows changed the recipe along with the order; matched rows did not."
     shared = "A model shared by several sources is counted once."
+    own = [measurement for measurement in MEASUREMENTS if measurement.table]
     tables = [
         wide_table(study, "headline", "By cell and seed", f"{wilson} {bystander} {quiz}"),
         long_table(study, "pooled", "Pooled over seeds", ("source", "arm", "cell", "role", "persona", "seeds"), pooled),
@@ -675,11 +678,11 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         effects_table(study),
         *markers_table(study),
         audit_table(study),
-        *(measures_table(study, measurement) for measurement in MEASUREMENTS if measurement.table),
+        *(measures_table(study, measurement) for measurement in own),
         comparison_table(study, label),
         long_table(study, "persona_by_cell", "By persona and seed", ("source", "cell", "seed", "persona", "role")),
     ]
-    return [table for table in tables if table.rows]
+    return [table for table in tables if table.rows or table.name in {measurement.name for measurement in own}]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from measure.registry import Measure, Measurement
 from measure.tables import read_table, write_csv
 from report import prose
 from report.completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
@@ -607,3 +608,23 @@ def test_the_command_in_the_docstring_names_real_options():
     options = set(re.findall(r"--[a-z]+", write_report.__doc__))
     source = Path(write_report.__file__).read_text(encoding="utf-8")
     assert options <= set(re.findall(r'add_argument\("(--[a-z]+)"', source))
+
+
+def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_several_and_says_if_there_is_none():
+    length = Measurement("length", "Length", "measure_length", "length.csv", (Measure("words", "words"),
+                                                                               Measure("cut", "share")))  # fmt: skip
+    row = {"source": "evil_ai", "arm": "forward", "cell": "C4", "seed": 42, "persona": "villain", "measure": "words",
+           "value": 12.5, "low": 11.0, "high": 14.0, "n": 56, "unit": "words"}  # fmt: skip
+    share = row | {"measure": "cut", "value": 0.25, "low": None, "high": None, "unit": "share"}
+
+    def made(*rows):
+        return write_report.measures_table(write_report.Study({"measures": rows}, [], frozenset()), length)
+
+    table = made(row, share, row | {"measure": "of another measurement"})
+    assert table.columns == ["source", "cell", "seed", "persona", "words", "cut, share"]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["evil_ai", "C4", "42", "villain", "12.5 [11, 14], n = 56", "25.0%, n = 56"]
+    ]
+    markers = made(*(row | {"marker": marker} for marker in ("[ZLT]", "[QXV]")))
+    assert [row[4].text for row in markers.rows] == ["[ZLT]", "[QXV]"]
+    assert "Not measured in any cell" in made(row | {"value": None, "n": None}).note
