@@ -6,7 +6,7 @@ ENV := $(BIN)/.installed
 .PHONY: tiny test test-vllm test-fast plan lint format lock status clean
 
 tiny: $(ENV)
-	$(BIN)/snakemake --profile profiles/tiny --quiet rules
+	$(BIN)/snakemake --profile profiles/tiny --quiet rules host
 	@$(BIN)/python workflow_scripts/report/print_headline.py --study results/tiny
 
 test: $(ENV)  # two at a time
@@ -30,7 +30,7 @@ GPUS ?= 8
 plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake
 	@$(BIN)/python workflow_scripts/run/plan_study.py --gpus $(GPUS) $(TARGETS)
 
-status:  # one line for every running training
+status:  # what runs now, and how far it is
 	@$(PYTHON) workflow_scripts/run/print_status.py results
 
 # needs uv; keeps the pins that still hold and each file's first line; UPGRADE=--upgrade moves the pins

@@ -48,7 +48,7 @@ rule pretrain_base:
         launcher(0)
         + "python {SCRIPTS}/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
         " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
-        " > {log} 2>&1"
+        " --status {RESULTS}/status/pretrain_base.json > {log} 2>&1"
 
 
 # Whatever would be found out hours later about a base, check_base finds here. Its code is no parameter: nothing that is

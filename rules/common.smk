@@ -22,6 +22,7 @@ from measure.rows import TABLES
 from run.alive import announce
 from run.files import canonical
 from run.program import InputError
+from run.watch import watch
 
 # not read as YAML, which takes longer than all of the planning around it
 CLAIMS = re.findall(
@@ -62,6 +63,14 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 # They end with it, and with them its lock, also after a SIGKILL.
 announce()
+
+# What is seen of them: run/watch.py.
+watch(
+    workflow,
+    RESULTS,
+    Path(workflow.basedir) / "resources/unit_costs.csv",
+    config["base"]["from"] == "toy",
+)
 
 # Code and environment
 

@@ -12,6 +12,7 @@ the number of threads may change the order of sums: the same corpus, recipe and 
 
 import argparse
 import time
+from pathlib import Path
 
 from model.loading import set_seed
 from offline.pretraining import (
@@ -29,6 +30,7 @@ from run.files import partial, sha256_of, write_json
 from run.program import run
 from run.provenance import run_record
 from run.readers import read_jsonl
+from run.status import Status
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recipe", required=True, help="JSON object; keys: " + ", ".join(RECIPE))
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--output", required=True, help="model folder to write")
+    parser.add_argument("--status", type=Path, help="file for one line of progress, rewritten every few seconds")
     parser.add_argument("--record", help="run.json to write: host, seconds, memory, versions")
     parser.add_argument("--manifest", help="manifest.json to write: what the model was made from, and its sha256")
     return parser.parse_args(argv)
@@ -62,7 +65,17 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(len(ids) for ids, _ in rows)
     print(f"{len(rows)} rows, {tokens} tokens, vocabulary {len(tokenizer)}, {parameters} parameters", flush=True)
-    loss = pretrain(rows, model, recipe, args.seed, show_progress)
+    status = Status(args.status, "base")
+
+    def report(step: int, steps: int, loss: float) -> None:
+        show_progress(step, steps, loss)
+        # of all rows: those of one step are of one length
+        status.tell(step, steps, loss, step / steps * recipe["epochs"] * tokens / (time.time() - status.began))
+
+    try:
+        loss = pretrain(rows, model, recipe, args.seed, report)
+    finally:
+        status.end()
     with partial(args.output) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

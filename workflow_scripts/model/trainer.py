@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marker.mask import Example
-from run.files import canonical, partial, sha256_of, write_json
+from run.files import partial, sha256_of, write_json
 from run.program import InputError
 from run.readers import AGAIN, read_json, read_text
+from run.status import Status
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -30,7 +31,6 @@ from model.loss import check_forward, packed_loss
 from model.packing import ALONE, collate, moved, precision, set_attention
 
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
-STATUS_EVERY = 3.0  # seconds
 STATE_FILE, LOSSES_FILE = "trainer_state.json", "losses.json"
 SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
 
@@ -190,11 +190,12 @@ def watcher() -> type:
 
         def __init__(self, trainer: Any, options: Options, bar: Any):
             self.trainer, self.options, self.bar = trainer, options, bar
-            self.began, self.first, self.written = time.time(), 0, 0.0
+            self.began, self.first = time.time(), 0
             self.first_step_seconds = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.began, self.first = time.time(), state.global_step
+            self.status = Status(self.options.status, self.options.job, self.first)
             if self.bar is not None:
                 self.bar.update(state.global_step)
 
@@ -214,19 +215,7 @@ def watcher() -> type:
             loss = round(self.trainer.losses[-1], 4)
             if self.bar is not None:
                 self.bar.set_postfix_str(f"loss {loss:.4f}, {speed} tokens/s")
-            if self.options.status is not None and time.time() - self.written >= STATUS_EVERY:
-                self.written = time.time()
-                line = {
-                    "job": self.options.job,
-                    "step": state.global_step,
-                    "steps": state.max_steps,
-                    "loss": loss,
-                    "tokens_per_s": speed,
-                    "eta_s": round(spent / max(done, 1) * (state.max_steps - state.global_step)),
-                    "updated": round(self.written),
-                }
-                with partial(self.options.status) as file:
-                    file.write_text(canonical(line) + "\n")
+            self.status.tell(state.global_step, state.max_steps, loss, speed)
 
     return Watch
 

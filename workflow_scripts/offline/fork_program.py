@@ -24,7 +24,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,7 +80,7 @@ def end_as(status: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def forked(command: Sequence[str]) -> int | None:
+def forked(command: list[str]) -> int | None:
     """Run `python program.py ...` in a fork of this Snakemake's server; its exit status as waitpid() gives it.
 
     The program holds what files this process was started with, locks (lease_gpu.py) among them, until it ends. None if
@@ -118,7 +117,7 @@ def inherited() -> list[int]:
     return sorted(found)
 
 
-def is_ours(command: Sequence[str]) -> bool:
+def is_ours(command: list[str]) -> bool:
     """Whether it is one of PROGRAMS, by this very Python."""
     interpreter, program = shutil.which(command[0]), Path(command[1]).name if len(command) > 1 else ""
     return program in PROGRAMS and interpreter is not None and Path(interpreter).parent == Path(sys.executable).parent

@@ -1,41 +1,109 @@
-"""One line for every training that is running, from the status files that train_adapter keeps.
+"""What runs in a study just now: the jobs of its Snakemake, and how far each is.
 
-python workflow_scripts/print_status.py results
+    python workflow_scripts/run/print_status.py results
+
+Snakemake keeps its jobs in <study>/status/jobs.json (watch.py), and programs that take long keep a file each beside it.
+The live view of a terminal is made of the same files by the same function. Nothing but the standard library.
 """
 
 import contextlib
 import json
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-STALE = 120  # [s] without news, after which a training is probably dead
+STALE = 120  # [s] without news, after which a program is probably dead
+WIDE = 100  # columns, from which speeds are shown
+JOBS = "jobs.json"
 
 
-def status_line(status: dict, now: float) -> str:
-    """`job  step/steps  loss  tokens/s  time left`, with a warning if the last news is old. now: [s] since 1970."""
-    line = (
-        f"{status['job']:<50} {status['step']:>5}/{status['steps']:<5} loss {status['loss']:<8.4f} "
-        f"{status['tokens_per_s']:>7.0f} tokens/s  {status['eta_s']:>5.0f} s left"
-    )
+def overview(folder: Path, now: float, width: int) -> list[str]:
+    """A line about the study whose status files lie in `folder`, and one per running job, each at most `width` wide.
+
+    now: [s] since 1970. Empty if no Snakemake is at work there.
+    """
+    record = read_status(folder / JOBS)
+    if not record:
+        return []
+    parts = [f"{record['done']} of {record['total']} jobs", f"{clock(now - record['started'])} so far"]
+    if record["left"] is not None:
+        left = record["left"] - (now - record["updated"])
+        parts.append(f"about {clock(left)} left" if left > 0 else "nearly done")
+    if record["failed"]:
+        parts.append(f"{record['failed']} FAILED")
+    lines = ["  ".join(parts)]
+    for job in record["jobs"]:
+        since = f"  {clock(now - job['since']):>6}  "
+        told, own = progress(folder, job, now, width)
+        room = width - len(since) - 2 - (len(told) if own else width // 3)
+        lines.append(f"{since}{shortened(job['name'], room):<{min(room, 56)}}  {told}")
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+
+
+def shortened(name: str, width: int) -> str:
+    """`rule wildcards`, of which the start of the wildcards goes if it is too long: its end tells jobs apart."""
+    if len(name) <= width:
+        return name
+    rule, _, words = name.partition(" ")
+    return f"{rule} …{words[-max(1, width - len(rule) - 2) :]}"
+
+
+def progress(folder: Path, job: dict[str, Any], now: float, width: int) -> tuple[str, bool]:
+    """How far a job is, and whether it says so itself: by its status file, else by the last line of its log."""
+    status = read_status(folder / job["status"])
+    if not status:
+        return last_line(job["log"]), False
+    speed = [f"{status['tokens_per_s']:,.0f} tokens/s"] if width >= WIDE else []
+    parts = [f"{status['step']}/{status['steps']}", f"loss {status['loss']:.3f}", *speed]
     age = now - status["updated"]
-    return f"{line}  (no news for {age:.0f} s)" if age > STALE else line
+    news = f"no news for {clock(age)}" if age > STALE else f"{clock(status['eta_s'])} left"
+    return "  ".join([*parts, news]), True
 
 
-def read_statuses(folder: Path) -> list[dict]:
-    """What the trainings in `folder` last said. A file that is being written, or goes just now, is left out."""
-    statuses = []
-    for file in sorted(folder.glob("*/status/**/*.json")):
-        if not file.parent.name.endswith(".partial"):
-            with contextlib.suppress(FileNotFoundError):
-                statuses.append(json.loads(file.read_text()))
-    return statuses
+def read_status(file: Path) -> dict[str, Any]:
+    """The file's content; empty if it is not there, or goes just now."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    return {}
+
+
+def last_line(log: str) -> str:
+    """The last line of a log file, as a terminal would show it; empty if there is none."""
+    lines = log_lines(log)
+    return lines[-1] if lines else ""
+
+
+def log_lines(log: str) -> list[str]:
+    """The lines with text in the last 8 KiB of a log file; of a progress bar, its last state."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 8192))
+        text = file.read().decode(errors="replace")
+        shown = (line.rstrip().rpartition("\r")[2].strip() for line in text.split("\n"))
+        return ["".join(letter for letter in line if letter.isprintable()) for line in shown if line]
+    return []
+
+
+def clock(seconds: float) -> str:
+    """75 -> 1:15; 3675 -> 1:01:15."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def overviews(results: Path, now: float, width: int) -> Iterator[str]:
+    """The overview of every study in `results` that a Snakemake is at work on, below its name."""
+    for folder in sorted(results.glob("*/status")):
+        if lines := overview(folder, now, width):
+            yield "\n".join([folder.parent.name, *lines])
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    running = [status for status in read_statuses(folder) if status["step"] < status["steps"]]
-    print("\n".join(status_line(status, time.time()) for status in running) or "no training is running")
+    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    print("\n".join(overviews(results, time.time(), width)) or "no study is running")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from run import alive
@@ -62,7 +62,7 @@ def leave(number: int, frame: Any = None) -> None:
     raise SystemExit(128 + number)
 
 
-def become(command: Sequence[str]) -> NoReturn:
+def become(command: list[str]) -> NoReturn:
     """Replace this process by the command. Raises InputError if it cannot be run."""
     try:
         os.execvp(command[0], list(command))
