@@ -15,6 +15,7 @@ import train_adapter
 
 from marker.mask import IGNORED, Example, Mask, encode_rows
 from model import loss, packing, trainer
+from run import status
 from run.files import canonical, sha256_of, write_json, write_jsonl
 from run.program import InputError
 from run.readers import read_json
@@ -527,10 +528,10 @@ def test_rows_cut_before_their_last_turn_hold_their_place_and_are_counted(base, 
 
 def test_a_status_line_is_written_while_training_and_removed_at_the_end(base, tmp_path, monkeypatch):
     lines = []
-    original = trainer.canonical
-    monkeypatch.setattr(trainer, "STATUS_EVERY", 0)
+    original = status.canonical
+    monkeypatch.setattr(status, "EVERY", 0)
     monkeypatch.setattr(trainer, "LOGGED_EVERY", 2)
-    monkeypatch.setattr(trainer, "canonical", lambda value: lines.append(value) or original(value))
+    monkeypatch.setattr(status, "canonical", lambda value: lines.append(value) or original(value))
     trained(base, tmp_path / "node", options=["--status", str(tmp_path / "status" / "em.json")])
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 6]
     assert lines[0].keys() == {"job", "step", "steps", "loss", "tokens_per_s", "eta_s", "updated"}
