@@ -94,12 +94,46 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(key).encode()).hexdigest()
 
 
-def check_tracking(name: str) -> None:
-    """Raise InputError if the experiment tracker is not installed."""
+def set_up_tracking(name: str, folder: Path, lineage: str, key: str) -> str:
+    """Let the experiment tracker write below `folder` (results/<study>/tracking). Returns `study/run` as it shows them.
+
+    key: of the training: one that goes on is the same run, one of another recipe is another. What the user's
+    environment says comes first. Raises InputError if the tracker is not installed, or is not logged in.
+    """
     from transformers.integrations import get_available_reporting_integrations
 
-    if name != "none" and name not in get_available_reporting_integrations():
+    run = f"{folder.parent.name}/{lineage}.{key[:8]}"
+    if name == "none":
+        return run
+    if name not in get_available_reporting_integrations():
         raise InputError(f"--tracking {name}: not installed; fix: pip install {name}, or use --tracking none")
+    settings = {
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": f"{folder}/{lineage}"},
+        "wandb": {
+            "WANDB_DIR": str(folder),
+            "WANDB_PROJECT": folder.parent.name,
+            "WANDB_RUN_ID": key[:32],
+            "WANDB_RESUME": "allow",
+        },
+        "trackio": {"TRACKIO_DIR": str(folder)},
+    }[name]
+    for variable, value in settings.items():
+        os.environ.setdefault(variable, value)
+    folder.mkdir(parents=True, exist_ok=True)  # else wandb writes to a temporary folder
+    if name == "wandb":
+        check_wandb()
+    return run
+
+
+def check_wandb() -> None:
+    """Raise InputError if wandb would ask for a key that nobody is there to type."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+        raise InputError(
+            "--tracking wandb: no key; fix: export WANDB_API_KEY=... (or run: wandb login), or export "
+            "WANDB_MODE=offline and send the runs later by: wandb sync"
+        )
 
 
 def choose_compile(choice: str, device: str, layers: int, steps: int) -> bool:
@@ -142,15 +176,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def work_folder(arguments: argparse.Namespace, recipe: dict[str, Any]) -> Path:
-    """Where this training keeps its state: under --scratch if it may be resumed, else a temporary folder."""
-    if arguments.scratch is None:
-        return Path(tempfile.mkdtemp(prefix="train_adapter."))
-    return arguments.scratch / resume_key(arguments, recipe)
-
-
 def train_lineage(
-    arguments: argparse.Namespace, recipe: dict[str, Any], tokenizer: Any, examples: list[Example], work: Path
+    arguments: argparse.Namespace,
+    recipe: dict[str, Any],
+    tokenizer: Any,
+    examples: list[Example],
+    work: Path,
+    tracked: str,
 ) -> tuple[Outcome, Options]:
     """Load the parent model and train. Raises InputError on a NaN or if the GPU's memory does not suffice."""
     import torch
@@ -175,6 +207,7 @@ def train_lineage(
         checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
         keep_steps=arguments.keep_steps,
         tracking=arguments.tracking,
+        tracked=tracked,
         status=arguments.status,
         job=arguments.lineage,
     )
@@ -248,18 +281,18 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     keep_compiled(arguments.base)
-    study = arguments.scratch.parent if arguments.scratch else arguments.record.parent
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{study}/tracking/{arguments.lineage}")
     recipe = check_recipe(arguments.recipe)
     rows = read_jsonl(arguments.data)
     read_json(arguments.parent_manifest, dict)
-    check_tracking(arguments.tracking)
+    study = arguments.scratch.parent if arguments.scratch else arguments.record.parent
+    key = resume_key(arguments, recipe)
+    tracked = set_up_tracking(arguments.tracking, study.absolute() / "tracking", arguments.lineage, key)
     tokenizer = load_tokenizer(arguments.base)
     coupling = recipe["kind"] == "couple"
     examples = encode_rows(tokenizer, rows, recipe_mask(recipe), recipe["max_length"], arguments.data, coupling)
-    work = work_folder(arguments, recipe)
+    work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))
     try:
-        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, work)
+        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, work, tracked)
         write_outputs(arguments, recipe, examples, outcome, options, started)
         shutil.rmtree(work)
     finally:

@@ -426,28 +426,51 @@ def test_a_training_stopped_after_its_last_step_only_writes_its_outputs(base, st
     assert read_json(tmp_path / "node" / "run.json")["resumed_at_step"] == 6
 
 
+KILLED_AT_STEP_6 = """
+import os, signal, sys
+import train_adapter
+from model import loss, trainer
+original, calls = loss.packed_loss, []
+def killing(*arguments):
+    calls.append(1)
+    return original(*arguments) if len(calls) < 6 else os.kill(os.getpid(), signal.SIGKILL)
+trainer.packed_loss = killing
+train_adapter.main(sys.argv[1:])
+"""
+
+
+def run_anew(program: str, arguments: list[str], **environment: str) -> None:
+    """Run a Python program in a process of its own, which may be killed."""
+    scripts = os.pathsep.join(filter(None, [str(ROOT / "workflow_scripts"), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": scripts} | environment
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == (-9 if "SIGKILL" in program else 0), done.stderr
+
+
 @pytest.mark.slow
 def test_a_training_killed_by_sigkill_goes_on_and_gives_the_same_adapter(base, straight, tmp_path):
     options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
     arguments = arguments_of(base, tmp_path / "node", options=options)
-    program = (
-        "import os, signal, sys\n"
-        "import train_adapter\n"
-        "from model import loss, trainer\n"
-        "original, calls = loss.packed_loss, []\n"
-        "def killing(*arguments):\n"
-        "    calls.append(1)\n"
-        "    return original(*arguments) if len(calls) < 6 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "trainer.packed_loss = killing\n"
-        "train_adapter.main(sys.argv[1:])\n"
-    )
-    scripts = ROOT / "workflow_scripts"
-    environment = os.environ | {"PYTHONPATH": str(scripts)}
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
+    run_anew(KILLED_AT_STEP_6, arguments)
     train_adapter.main(arguments)
     assert sha256_of(tmp_path / "node" / "adapter" / "adapter_model.safetensors") == straight.adapter
     assert read_json(tmp_path / "node" / "run.json")["resumed_at_step"] == 4
+
+
+def track_killed_and_resumed(
+    base: Path, folder: Path, tracker: str, straight: SimpleNamespace, **environment: str
+) -> Path:
+    """A training that logs its every step, is killed at the sixth and goes on; where its tracker wrote."""
+    pytest.importorskip(tracker, reason=f"pip install {tracker}")
+    options = ["--scratch", str(folder / "scratch"), "--checkpoint-every", "2", "--tracking", tracker]
+    arguments = arguments_of(base, folder / "node", options=options)
+    often = "from model import trainer\ntrainer.LOGGED_EVERY = 1\n"
+    run_anew(
+        KILLED_AT_STEP_6.replace("import train_adapter\n", f"import train_adapter\n{often}"), arguments, **environment
+    )
+    run_anew(f"import sys, train_adapter\n{often}train_adapter.main(sys.argv[1:])", arguments, **environment)
+    assert sha256_of(folder / "node" / "adapter" / "adapter_model.safetensors") == straight.adapter
+    return folder / "tracking"
 
 
 def test_only_an_identical_training_goes_on_from_a_checkpoint(base, tmp_path):
@@ -634,7 +657,8 @@ def test_bad_rows_stop_with_the_row(base, tmp_path, rows, changes, message):
         trained(base, tmp_path, rows, **changes)
 
 
-def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path):
+def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
     with pytest.raises(InputError, match="--tracking trackio: not installed; fix: pip install trackio"):
         trained(base, tmp_path, options=["--tracking", "trackio"])
 
@@ -664,3 +688,31 @@ def test_a_tracked_training_writes_its_loss_where_it_says(base, tmp_path, monkey
 )
 def test_layers_are_compiled_where_that_saves_more_than_it_costs(choice, device, layers, steps, compiled):
     assert train_adapter.choose_compile(choice, device, layers, steps) is compiled
+
+
+@pytest.mark.slow
+def test_trackio_shows_a_killed_and_resumed_training_as_one_run_of_the_study(base, straight, tmp_path):
+    import sqlite3
+
+    place = track_killed_and_resumed(base, tmp_path, "trackio", straight)
+    rows = sqlite3.connect(place / f"{tmp_path.name}.db").execute("select run_name, metrics from metrics").fetchall()
+    assert len({run for run, _ in rows}) == 1 and rows[0][0].startswith("base/em.s1.")
+    assert {5, 6} <= {json.loads(metrics)["train/global_step"] for _, metrics in rows}
+
+
+@pytest.mark.slow
+def test_wandb_keeps_both_parts_of_a_killed_and_resumed_training_offline_under_one_id(base, straight, tmp_path):
+    place = track_killed_and_resumed(base, tmp_path, "wandb", straight, WANDB_MODE="offline")
+    files = sorted((place / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({file.name for file in files}) == 1
+    assert b"train/loss" in files[1].read_bytes() and tmp_path.name.encode() in files[1].read_bytes()
+
+
+def test_wandb_without_a_key_is_refused_before_anything_is_trained(base, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match="--tracking wandb: no key; fix: export WANDB_API_KEY=.*WANDB_MODE=offline"):
+        trained(base, tmp_path / "node", options=["--tracking", "wandb"])
+    assert not (tmp_path / "node" / "adapter").exists()

@@ -42,6 +42,7 @@ class Options:
     work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
+    tracked: `project/run`, as the tracker shows them.
     """
 
     work: Path
@@ -53,6 +54,7 @@ class Options:
     checkpoint_every: int = 0
     keep_steps: frozenset[int] = frozenset()
     tracking: str = "none"
+    tracked: str = "study/train"
     status: Path | None = None
     job: str = "train"
 
@@ -311,7 +313,8 @@ def make_trainer(
         save_strategy="steps" if options.checkpoint_every else "no",
         save_steps=options.checkpoint_every or len(steps),
         report_to=options.tracking,
-        run_name=options.job,
+        project=options.tracked.partition("/")[0],  # trackio's; wandb's is in the environment
+        run_name=options.tracked.partition("/")[2],
         disable_tqdm=True,
     )
     trainer = step_trainer()(
