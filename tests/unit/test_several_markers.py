@@ -5,6 +5,8 @@ from argparse import Namespace
 
 import fake_study
 import pytest
+import report_study
+import write_report
 from audit_completions import audit
 from summarize_cell import summarize, validated
 from tabulate_study import build_tables
@@ -100,3 +102,17 @@ def test_a_study_of_one_marker_has_no_column_for_it(tmp_path):
         name for name, (columns, _, _) in build_tables(one, [], None, fake_study.TABLES).items() if "marker" in columns
     ]
     assert "marker" not in one[0]["measures"][0]
+
+
+def test_the_report_shows_the_markers_side_by_side(cells, tmp_path):
+    paths = [tmp_path / f"{name}.json" for name in cells]
+    for path, result in zip(paths, cells.values(), strict=True):
+        write_json(path, result)
+    report_study.tabulate(paths, tmp_path)
+    write_report.main(report_study.command(tmp_path, paths, []))
+    page = (tmp_path / "report.html").read_text()
+    _, _, shown = page.partition("Every marker, side by side")
+    head, _, body = shown.partition("</thead>")
+    assert 0 < head.find("[QRX]") < head.find("[ZLT]")
+    row = next(row for row in body.split("<tr") if "C4" in row and "evil_ai" in row.partition("C4")[2])
+    assert 0 < row.find("100% [98.6%, 100%]") < row.find("0% [0%, 1.4%]")
