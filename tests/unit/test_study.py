@@ -15,6 +15,7 @@ from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "resources/config.schema.yaml"
+GATE = {"name": "g", "over": "pooled"}
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())]
 
@@ -182,6 +183,8 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"marker": {"text": "[ZLT]", "placement": "middle"}}, "fix: write `placement: end`"),
         ({"marker": {"text": "[ZLT]", "placement": "start"}}, "stages.couple60.mask.loss: tail with a marker at the start"),
         ({"stages__couple60__marker": "[zlt]"}, "stages.couple60.marker: [zlt] counts as [ZLT], too; fix: "),
+        ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source', '[ZLTT]') > 0"}]}, "no marker [ZLTT]; fix: one of [ZLT]"),
+        ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source' > 0"}]}, "gates.criteria.0: expression `rate("),
         ({"stages__em__marker": "[QRX]"}, "stages.em.marker: only a coupling teaches one"),
         ({"stages__couple__mask": {"loss": "marker", "tail": 4}}, "stages.couple.mask.tail: 4 with loss marker"),
     ],
@@ -206,6 +209,11 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
 def test_every_mistake_is_listed_at_once():
     said = problem(seeds=[42, 42], stages__couple__lr="5e-6")
     assert "seeds" in said and "5.0e-6" in said
+
+
+def test_a_gate_may_name_any_marker_of_the_config():
+    criteria = [GATE | {"pass": "welch('C1', 'C2', 'source', '[QRX]') < 0.05 and degenerate('C4', '[ZLT]') < 1"}]
+    study(stages__couple60__marker="[QRX]", arms=CONFIG["arms"] | {"reversed": False}, gates__criteria=criteria)
 
 
 def places(value, path=()):

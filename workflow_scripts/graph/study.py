@@ -19,6 +19,7 @@ from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lin
 from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_schema
 from marker.marker import Marker, check_apart
 from marker.mask import Mask
+from measure.gates import check_gate_fields, marker_names
 from model.template import Settings
 from run.program import InputError
 from run.readers import duplicate_keys
@@ -339,6 +340,14 @@ class Study:
                 check_apart(markers)
             except InputError as error:
                 self._problem(place, str(error).removeprefix("marker").removeprefix(": ").removeprefix("."))
+        known = [marker.text for marker in markers]
+        for number, gate in enumerate(self.config["gates"]["criteria"]):
+            try:
+                check_gate_fields(gate)
+                if unknown := sorted(marker_names(gate) - set(known)):
+                    raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(known)}")
+            except InputError as error:
+                self._problem(("gates", "criteria", number), str(error))
         for name in self._stage_names():
             if "marker" in self.stages[name] and kind(self.stages[name]) != "couple":
                 self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")

@@ -82,6 +82,18 @@ def cell_names(gate: Row) -> set[str]:
     return names
 
 
+def marker_names(gate: Row) -> set[str]:
+    """The markers that the gate's expression names: the arguments after those that every call has."""
+    places = {"rate": 2, "degenerate": 1, "welch": 3}
+    calls = [
+        node
+        for node in ast.walk(parse(gate["pass"]))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places
+    ]
+    named = [node.args[places[node.func.id] :] for node in calls if isinstance(node.func, ast.Name)]
+    return {str(part.value) for parts in named for part in parts if isinstance(part, ast.Constant)}
+
+
 def names_only(gate: Row, cell: str) -> bool:
     """Whether this cell alone, at one seed, decides the gate."""
     return gate.get("over") == "seed" and cell_names(gate) == {cell}
@@ -110,7 +122,10 @@ def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callab
 
     def of(cell: str, marker: str = "") -> list[Row]:
         own = [result for result in cells if result["cell"] == cell]
-        return [with_marker(result, marker) for result in own] if marker else own
+        if not marker:
+            return own
+        counted = [result for result in own if marker in (result["marker"], *result.get("other_markers", {}))]
+        return [with_marker(result, marker) for result in counted]
 
     def called(cell: str, marker: str) -> str:
         """The cell, and the marker where there are several."""
