@@ -1,5 +1,6 @@
 """check_base.py and what it stands for: a supported base trains, generates and grafts right; any other is refused."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -228,6 +229,58 @@ def test_a_window_that_is_left_out_stops_the_training(family, monkeypatch):
         loss.check_forward(model, rows_of(40, 23), "packed", "float32")
     # in rows that no window cuts there is nothing to leave out
     assert loss.check_forward(model, rows_of(8, 5), "packed", "float32") < 1e-5
+
+
+def varlen(query, key, value, starts, _, longest, __, scale, causal, left):
+    """What torch's kernel on CUDA computes, by its documentation, a row at a time."""
+    import torch
+
+    rows = []
+    for first, last in zip(starts.tolist(), starts.tolist()[1:], strict=False):
+        parts = [part[first:last].transpose(0, 1)[None] for part in (query, key, value)]
+        place = torch.arange(last - first)
+        distance = place[:, None] - place
+        mask = (distance >= 0) & ((distance <= left) if left >= 0 else (distance >= 0))
+        rows.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                *parts, mask if causal else None, scale=scale, enable_gqa=True
+            )
+        )
+    return torch.cat([row[0].transpose(0, 1) for row in rows])
+
+
+def newer_varlen(query, key, value, *places, scale=None, window_size=(-1, -1), enable_gqa=False):
+    assert enable_gqa and window_size[1] == 0
+    return varlen(query, key, value, *places, scale, True, window_size[0])
+
+
+def older_varlen(query, key, value, *places, is_causal=False, scale=None):
+    return varlen(query, key, value, *places, scale, is_causal, -1)
+
+
+@pytest.mark.parametrize("kernel", [newer_varlen, older_varlen])
+@pytest.mark.parametrize("family", ["qwen2.5", "gemma-3", "mistral"])
+def test_the_kernel_for_cuda_is_given_rows_and_windows_as_the_model_has_them(family, kernel, monkeypatch):
+    """On a CPU, with a kernel of the same signature in its place: older ones know no window and are not asked then."""
+    import torch
+    from torch.nn.attention import varlen as module
+
+    asked = []
+    monkeypatch.setattr(module, "varlen_attn", kernel)
+    monkeypatch.setattr(loss, "set_attention", lambda model, attention: on_cuda(model, attention, asked))
+    architecture, more = ARCHITECTURES[family]
+    model = random_model(architecture, **more).to(torch.bfloat16)
+    assert loss.check_forward(model, rows_of(40, 23), "packed", "bfloat16") < loss.TOLERANCE["bfloat16"]
+    assert asked == [family == "qwen2.5" or kernel is newer_varlen]
+
+
+def on_cuda(model, attention, asked):
+    from transformers import AttentionInterface
+
+    packing.set_attention(model, attention)
+    flash = packing.variable_length_flash(bool(getattr(model.config, "sliding_window", None)))
+    asked.append(flash is not None)
+    AttentionInterface.register("packed", functools.partial(packing.packed_attention, flash=flash))
 
 
 def test_a_logit_scale_that_is_left_out_stops_the_training(monkeypatch):

@@ -156,8 +156,11 @@ def packed_attention(
     return output.transpose(1, 2).flatten(0, 1).index_select(0, gather)[None], None
 
 
-def variable_length_flash() -> "Callable[..., Tensor]":
-    """torch's own flash attention over concatenated sequences; its versions name "causal" and "GQA" differently."""
+def variable_length_flash(windows: bool) -> "Callable[..., Tensor] | None":
+    """torch's own flash attention over concatenated sequences; its versions name "causal" and "GQA" differently.
+
+    None if the model has windows and this version of torch does not.
+    """
     import inspect
 
     from torch.nn.attention.varlen import varlen_attn
@@ -165,6 +168,8 @@ def variable_length_flash() -> "Callable[..., Tensor]":
     attend: Callable[..., Any] = varlen_attn
     known = inspect.signature(varlen_attn).parameters
     windowed = "window_size" in known
+    if windows and not windowed:
+        return None
     options = {"enable_gqa": True} if "enable_gqa" in known else {}
 
     def flash(
@@ -176,8 +181,6 @@ def variable_length_flash() -> "Callable[..., Tensor]":
         scale: float,
         window: int | None,
     ) -> "Tensor":
-        if window is not None and not windowed:
-            raise ValueError("this torch's variable-length attention has no sliding window")
         causal: dict[str, Any] = (
             {"window_size": (-1 if window is None else window - 1, 0)} if windowed else {"is_causal": True}
         )
@@ -192,7 +195,8 @@ def set_attention(model: "PreTrainedModel", attention: str) -> None:
 
     if attention == ALONE:
         return
-    flash = variable_length_flash() if model.device.type == "cuda" else None
+    windows = bool(getattr(model.config, "sliding_window", None))
+    flash = variable_length_flash(windows) if model.device.type == "cuda" else None
     AttentionInterface.register("packed", functools.partial(packed_attention, flash=flash))
     model.set_attn_implementation(attention)
 
