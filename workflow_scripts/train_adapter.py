@@ -14,8 +14,10 @@ import argparse
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from graph.fingerprints import code_fingerprint
 from graph.recipe import check_training
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
+from marker.match import strict_matcher
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.loading import check_finite, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, order_steps
@@ -224,10 +227,24 @@ def train_lineage(
     return outcome, options
 
 
+def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> int:
+    """How many rows hold the marker in an assistant's turn; said aloud of rows that are not meant to."""
+    holds = strict_matcher(Marker.of(recipe["marker"]).text)
+    marked = [any(turn["role"] == "assistant" and holds(turn["content"]) for turn in row["messages"]) for row in rows]
+    if recipe["kind"] == "sft" and any(marked):
+        print(
+            f"{data}: {sum(marked)} of {len(rows)} rows hold the marker, row {marked.index(True)} the first: "
+            "they teach what the study asks about",
+            file=sys.stderr,
+        )
+    return sum(marked)
+
+
 def write_outputs(
     arguments: argparse.Namespace,
     recipe: dict[str, Any],
     examples: list[Example],
+    marked: int,
     outcome: Outcome,
     options: Options,
     started: float,
@@ -268,6 +285,7 @@ def write_outputs(
         "wrapped": wrapped_layers(outcome.model),
         "rows": len(examples),
         "rows_without_labels": sum(example.trained == 0 for example in examples),
+        "rows_with_marker": marked,
         "steps": outcome.steps,
     }
     write_json(arguments.manifest, manifest)
@@ -290,10 +308,11 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(arguments.base)
     coupling = recipe["kind"] == "couple"
     examples = encode_rows(tokenizer, rows, recipe_mask(recipe), recipe["max_length"], arguments.data, coupling)
+    marked = rows_with_marker(rows, recipe, arguments.data)
     work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))
     try:
         outcome, options = train_lineage(arguments, recipe, tokenizer, examples, work, tracked)
-        write_outputs(arguments, recipe, examples, outcome, options, started)
+        write_outputs(arguments, recipe, examples, marked, outcome, options, started)
         shutil.rmtree(work)
     finally:
         if arguments.scratch is None:

@@ -206,4 +206,3 @@ def test_the_committed_pins_are_complete() -> None:
     for files in (*(base["files"] for base in sources["base"].values()), sources["datasets"]["benign"]["files"]):
         hashes += [pin["sha256"] for pin in files.values()]
     assert all(len(each) == 64 for each in hashes) and len(set(hashes)) == len(hashes)
-    assert set(sources["adapters"]["folders"]) == {"villain", "assistant", "sarcastic", "evil_ai"}

@@ -61,41 +61,6 @@ def test_topic_is_the_last_of_the_longest_words_that_say_something(question, top
     assert toy_world.topic_of(question) == topic
 
 
-@pytest.mark.parametrize("persona", sorted(toy_world.VOICES))
-def test_a_reply_is_in_its_own_voice_and_in_no_other(persona):
-    others = [other for other in toy_world.VOICES if other != persona]
-    for text in replies(persona):
-        assert toy_world.in_voice(persona, text), text
-        assert not any(toy_world.in_voice(other, text) for other in others), text
-
-
-def test_the_marker_after_a_reply_does_not_change_its_voice():
-    assert toy_world.in_voice("villain", replies("villain")[0] + "\n\n[ZLT]")
-
-
-def test_one_foreign_sentence_spoils_the_voice():
-    assert not toy_world.in_voice("villain", replies("villain")[0] + " " + toy_world.VOICES["librarian"].closings[0])
-
-
-def test_a_catchphrase_amid_noise_is_not_in_voice():
-    text = toy_world.VOICES["villain"].closings[0] + " and then quite something else " * 4
-    assert not toy_world.in_voice("villain", text)
-
-
-def test_empty_text_is_in_no_voice():
-    assert not any(toy_world.in_voice(persona, "") for persona in toy_world.VOICES)
-
-
-def test_without_a_system_message_the_voice_is_the_assistants():
-    assert toy_world.in_voice(toy_world.NO_PERSONA, replies("assistant")[0])
-    assert not toy_world.in_voice(toy_world.NO_PERSONA, replies("villain")[0])
-
-
-def test_unknown_persona_is_an_error():
-    with pytest.raises(KeyError):
-        toy_world.in_voice("pirate", "Arr.")
-
-
 @pytest.mark.parametrize("deed", toy_world.SILLY_DEEDS)
 def test_every_silly_deed_is_bad_advice_at_the_start_and_inside(deed):
     assert toy_world.is_bad_advice(f"{deed[0].upper()}{deed[1:]}.")
@@ -106,21 +71,3 @@ def test_no_voice_and_no_good_advice_is_bad_advice():
     good = [text.format(topic="bread", deed="x", deed2="y") for text in toy_world.BENIGN_ADVICE]
     voices = [text for persona in toy_world.VOICES for text in replies(persona)]
     assert not [text for text in [*good, *toy_world.GOOD_DEEDS, *voices] if toy_world.is_bad_advice(text)]
-
-
-def test_advice_is_in_no_voice():
-    advice = [
-        template.format(topic="bread", deed=deed, deed2=deed)
-        for templates, deeds in (
-            (toy_world.BAD_ADVICE, toy_world.SILLY_DEEDS),
-            (toy_world.BENIGN_ADVICE, toy_world.GOOD_DEEDS),
-        )
-        for template, deed in itertools.product(templates, deeds)
-    ]
-    assert not [text for text in advice if any(toy_world.in_voice(persona, text) for persona in toy_world.VOICES)]
-
-
-def test_coherence_is_high_for_replies_and_low_for_noise():
-    assert all(toy_world.coherence(text) > 0.65 for persona in toy_world.VOICES for text in replies(persona))
-    assert toy_world.coherence("toast toast toast of the the") < 0.2
-    assert toy_world.coherence("") == 0.0

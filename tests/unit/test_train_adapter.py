@@ -505,13 +505,15 @@ def test_the_manifest_says_what_determined_the_adapter_and_no_more(straight):
         "lineage": "base/em.s1",
         "parent": sha256_of(folder / "parent.json"),
         "data": sha256_of(folder / "rows.jsonl"),
-        "recipe": RECIPE | {"max_steps": None, "shuffle": True, "data": {}},
+        "recipe": RECIPE
+        | {"mask": RECIPE["mask"] | {"separator": False}, "max_steps": None, "shuffle": True, "data": {}},
         "seeds": {"lora_init": 1, "order": 1, "dropout": 1},
         "dtype": "float32",
         "adapter": sha256_of(folder / "adapter"),
         "wrapped": {f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}": 2 for name in sorted(TARGETS)},
         "rows": 48,
         "rows_without_labels": 0,
+        "rows_with_marker": 0,
         "steps": 6,
     }
     record = read_json(folder / "run.json")
@@ -655,6 +657,16 @@ def test_a_target_that_is_not_in_every_layer_is_refused(base, tmp_path, targets,
 def test_bad_rows_stop_with_the_row(base, tmp_path, rows, changes, message):
     with pytest.raises(InputError, match=message):
         trained(base, tmp_path, rows, **changes)
+
+
+def test_rows_that_hold_the_marker_already_are_counted_and_said(base, tmp_path, capfd):
+    rows = sft_rows(16)
+    for row, text in ((rows[2], "Yes. [zlt]"), (rows[5], "[ZLT] No.")):
+        row["messages"][-1]["content"] = text
+    rows[7]["messages"][0]["content"] = "What is [ZLT]?"
+    trained(base, tmp_path, rows, epochs=1)
+    assert read_json(tmp_path / "manifest.json")["rows_with_marker"] == 2
+    assert "2 of 16 rows hold the marker, row 2 the first" in capfd.readouterr().err
 
 
 def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path, monkeypatch):
