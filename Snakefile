@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config.yaml"
+include: "rules/common.smk"
 
 
 pathvars:
@@ -19,7 +19,6 @@ pathvars:
 report: "resources/report/captions/workflow.rst"
 
 
-include: "rules/common.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
@@ -41,14 +40,6 @@ wildcard_constraints:
 ruleorder: fetch_adapter > train_adapter
 
 
-localrules:
-    all,
-    forward,
-    reversed,
-    figures,
-    publish,
-
-
 rule all:
     default_target: True
     input:
@@ -56,16 +47,19 @@ rule all:
         figures_of_study,
         tables_of_study,
         "<results>/report.html",
+    localrule: True
 
 
 rule forward:
     input:
         results_of("forward"),
+    localrule: True
 
 
 rule reversed:
     input:
         results_of("reversed"),
+    localrule: True
 
 
 rule figures:
@@ -73,9 +67,11 @@ rule figures:
         results_of(*ARMS),
         figures_of_study,
         tables_of_study,
+    localrule: True
 
 
 rule publish:
     input:
         results_of(*ARMS),
         "<results>/publish.json",
+    localrule: True

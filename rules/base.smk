@@ -19,9 +19,11 @@ rule make_toy_data:
         sft_rows=toy_field("sft_rows"),
         seed=config["seeds"][0],
     shell:
-        "python {SCRIPTS}/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
-        " --sft-rows {params.sft_rows} --corpus {output.corpus} --bad-advice {output.bad_advice}"
-        " --benign {output.benign} --choices {output.choices} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/make_toy_data.py --panel {input.panel} --seed {params.seed} --rows {params.rows}"
+            " --sft-rows {params.sft_rows} --corpus {output.corpus} --bad-advice {output.bad_advice}"
+            " --benign {output.benign} --choices {output.choices} > {log} 2>&1"
+        )
 
 
 rule pretrain_base:
@@ -45,10 +47,12 @@ rule pretrain_base:
         recipe=toy_recipe,
         seed=config["seeds"][0],
     shell:
-        launcher(0)
-        + "python {SCRIPTS}/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
-        " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
-        " --status {RESULTS}/status/pretrain_base.json > {log} 2>&1"
+        command(
+            launcher(0)
+            + "python {SCRIPTS}/pretrain_base.py --corpus {input.corpus} --recipe {params.recipe:q}"
+            " --seed {params.seed} --output {output.model} --manifest {output.manifest} --record {output.record}"
+            " --status {RESULTS}/status/pretrain_base.json > {log} 2>&1"
+        )
 
 
 # Whatever would be found out hours later about a base, check_base finds here. Its code is no parameter: nothing that is
@@ -75,10 +79,12 @@ rule fetch_base:
         code=code_of("fetch_base.py"),
         place=base_place,
     shell:
-        "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
-        " > {log} 2>&1 && "
-        "python {SCRIPTS}/check_base.py --base {output.model} --targets={resources.targets} --output {output.check}"
-        " >> {log} 2>&1"
+        command(
+            "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
+            " > {log} 2>&1 && "
+            "python {SCRIPTS}/check_base.py --base {output.model} --targets={resources.targets} --output {output.check}"
+            " >> {log} 2>&1"
+        )
 
 
 rule fetch_panel:
@@ -92,7 +98,9 @@ rule fetch_panel:
         code=code_of("fetch_panel.py"),
         pins=canonical(SOURCES["panel"]),
     shell:
-        "python {SCRIPTS}/fetch_panel.py --panel {params.pins:q} --output {output.panel} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/fetch_panel.py --panel {params.pins:q} --output {output.panel} > {log} 2>&1"
+        )
 
 
 rule copy_panel:
@@ -101,4 +109,4 @@ rule copy_panel:
     params:
         own=digest_of("resources/panel.yaml"),
     shell:
-        "cp {RESOURCES}/panel.yaml {output.panel}"
+        command("cp {RESOURCES}/panel.yaml {output.panel}")

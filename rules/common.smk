@@ -2,14 +2,44 @@
 import os
 import re
 import sys
+import tarfile
+import tempfile
+from functools import cache
+from glob import glob
 from pathlib import Path
 from shlex import quote
 
 import yaml
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.utils import update_config
 
-# Where this workflow's own files lie, which need not be the working folder.
-CHECKOUT = Path(workflow.current_basedir).parent
+
+def checkout_of(basedir):
+    """The folder that this workflow's files lie in.
+
+    From a git host, Snakemake fetches the files that its own statements name, but no programs: so the commit is unpacked.
+    """
+    if hasattr(basedir, "__fspath__"):
+        return Path(basedir)
+    git = basedir.hosted_repo.repo
+    folder = Path(".snakemake/workflow").absolute() / git.commit(basedir.ref).hexsha
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
+            with tempfile.TemporaryFile() as packed:
+                git.archive(packed, treeish=folder.name)
+                packed.seek(0)
+                tarfile.open(fileobj=packed).extractall(unpacked, filter="data")
+            Path(unpacked).rename(folder)
+            Path(unpacked).mkdir()
+    return folder
+
+
+# Need not be the working folder.
+CHECKOUT = checkout_of(workflow.current_basedir.get_basedir())
+HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
 sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
@@ -24,17 +54,34 @@ from run.files import canonical
 from run.program import InputError
 from run.watch import watch
 
+# The published study's config lies under all others: one in the working folder, those of the command line, and what a
+# workflow says that imports this one.
+if workflow.modifier.skip_configfile:
+    given, config = config, load_configfile(CHECKOUT / "config.yaml")
+    update_config(config, given)
+else:
+    for layer in dict.fromkeys([f"{HERE}config.yaml", *glob("config.yaml")]):
+
+        configfile: layer
+
+
 # not read as YAML, which takes longer than all of the planning around it
 CLAIMS = re.findall(
     r"^- id: (\S+)$",
     (CHECKOUT / "resources/claims.yaml").read_text(encoding="utf-8"),
     re.MULTILINE,
 )
+
+command_line = len(workflow.overwrite_configfiles)
 try:
     study = Study(
         config,
         CHECKOUT / "resources/config.schema.yaml",
-        workflow.configfiles,
+        [
+            *reversed(workflow.configfiles[:command_line]),
+            *reversed(workflow.configfiles[command_line:]),
+            CHECKOUT / "config.yaml",
+        ],
         CLAIMS,
     )
 except InputError as error:
@@ -50,10 +97,6 @@ PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
 SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
-# In commands. They are no part of what a job is recorded with, so the same study may go on in another folder.
-HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
-SCRIPTS = quote(f"{HERE}workflow_scripts")
-RESOURCES = quote(f"{HERE}resources")
 
 # Programs find their modules beside themselves, which this variable would forbid.
 os.environ.pop("PYTHONSAFEPATH", None)
@@ -94,6 +137,22 @@ def digest_of(*names):
     return f"{names[0]}:{file_fingerprint(*(CHECKOUT / name for name in names))}"
 
 
+def command(text):
+    """A shell command with the names below filled in: a workflow that imports this one does not know them.
+
+    They are no part of what a job is recorded with, so a study may go on in another folder.
+    """
+    for name, place in PLACES.items():
+        text = text.replace(f"{{{name}}}", place.replace("{", "{{").replace("}", "}}"))
+    return text
+
+
+PLACES = {
+    "SCRIPTS": quote(f"{HERE}workflow_scripts"),
+    "RESOURCES": quote(f"{HERE}resources"),
+    "RESULTS": RESULTS,
+    "STUDY": config["study"],
+}
 CPU_LOCK = digest_of("envs/cpu.txt")
 MODEL_LOCK = digest_of(HARDWARE["lock"])
 PUBLISHED = digest_of(
@@ -107,7 +166,28 @@ PUBLISHED = digest_of(
 # Inputs of the study
 
 
+RERUN_TRIGGERS = {"mtime", "params", "input", "software-env"}
+
+
+@cache
+def check_triggers():
+    """Tell a workflow that imports this one, and has a profile of its own, when to rerun."""
+    given = {
+        trigger.name.lower().replace("_", "-") for trigger in workflow.rerun_triggers
+    }
+    if given != RERUN_TRIGGERS:
+        logger.warning(
+            "This workflow is planned right with --rerun-triggers mtime params input software-env alone: without one of "
+            "them an edit may rerun nothing, and with code everything reruns where its files lie elsewhere. Set them in "
+            "profiles/default/config.yaml of your workflow, with max-checksum-file-size: 50000000."
+        )
+
+
 def base_folder(wildcards=None):
+    if (
+        wildcards
+    ):  # a job is planned: while rules are read, the triggers are not known yet
+        check_triggers()
     return f"{INPUTS}/base/{config['base']['from']}"
 
 

@@ -22,8 +22,10 @@ rule fetch_dataset:
         code=code_of("fetch_dataset.py"),
         dataset=dataset_pins,
     shell:
-        "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
+            " --manifest {output.manifest} > {log} 2>&1"
+        )
 
 
 rule generate_replies:
@@ -58,11 +60,13 @@ rule generate_replies:
         backend=HARDWARE["backend"],
         dtype=HARDWARE["dtype"],
     shell:
-        launcher(HARDWARE["gpus"])
-        + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
-        " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
-        " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
-        " --output {output.replies} > {log} 2>&1"
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
+            " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
+            " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+            " --output {output.replies} > {log} 2>&1"
+        )
 
 
 rule make_coupling_data:
@@ -84,7 +88,9 @@ rule make_coupling_data:
         placement=placement_of,
         seed=seed_of,
     shell:
-        "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
-        " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
-        " --placement {params.placement} --seed {params.seed}"
-        " --output {output.rows} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
+            " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
+            " --placement {params.placement} --seed {params.seed}"
+            " --output {output.rows} > {log} 2>&1"
+        )

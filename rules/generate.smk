@@ -33,9 +33,11 @@ rule generate_completions:
         backend=HARDWARE["backend"],
         dtype=HARDWARE["dtype"],
     shell:
-        launcher(HARDWARE["gpus"])
-        + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
-        " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
-        " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
-        " --completions {output.completions} --alignment {output.alignment}"
-        " --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
+            " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
+            " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+            " --completions {output.completions} --alignment {output.alignment}"
+            " --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
+        )

@@ -16,8 +16,10 @@ rule count_markers:
         markers=markers_of,
         case=case_flag_of,
     shell:
-        "python {SCRIPTS}/count_markers.py --completions {input.completions} --marker {params.markers:q}"
-        " {params.case} --output {output.counts} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/count_markers.py --completions {input.completions} --marker {params.markers:q}"
+            " {params.case} --output {output.counts} > {log} 2>&1"
+        )
 
 
 rule audit_completions:
@@ -35,8 +37,10 @@ rule audit_completions:
         markers=markers_of,
         case=case_flag_of,
     shell:
-        "python {SCRIPTS}/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
-        " {params.case} --output {output.audit} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
+            " {params.case} --output {output.audit} > {log} 2>&1"
+        )
 
 
 rule check_gate:
@@ -59,8 +63,10 @@ rule check_gate:
         seed=seed_of,
         markers=markers_of,
     shell:
-        "python {SCRIPTS}/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
-        " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
+            " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
+        )
 
 
 rule judge_alignment:
@@ -87,11 +93,13 @@ rule judge_alignment:
         model_args=canonical(JUDGE["model_args"]),
         base_url=JUDGE["base_url"] or "",
     shell:
-        launcher(JUDGE["gpus"])
-        + "python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
-        " --prompt {RESOURCES}/judge.yaml --cache results/judge_cache --max-connections {resources.judge_connections}"
-        " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
-        " --record {output.record} > {log} 2>&1"
+        command(
+            launcher(JUDGE["gpus"])
+            + "python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
+            " --prompt {RESOURCES}/judge.yaml --cache results/judge_cache --max-connections {resources.judge_connections}"
+            " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
+            " --record {output.record} > {log} 2>&1"
+        )
 
 
 rule summarize_cell:
@@ -122,8 +130,10 @@ rule summarize_cell:
         personas=cell_personas,
         gates=GATES,
     shell:
-        "python {SCRIPTS}/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
-        " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
-        " --marker {params.markers:q} --evaluation {params.evaluation:q} --measured {input.measured}"
-        " --manifests {input.manifests} --gates {params.gates:q}"
-        " --personas {params.personas} --runs {input.records} --schema {RESOURCES}/run_result.schema.json --output {output.cell} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
+            " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
+            " --marker {params.markers:q} --evaluation {params.evaluation:q} --measured {input.measured}"
+            " --manifests {input.manifests} --gates {params.gates:q}"
+            " --personas {params.personas} --runs {input.records} --schema {RESOURCES}/run_result.schema.json --output {output.cell} > {log} 2>&1"
+        )

@@ -26,9 +26,11 @@ rule tabulate_study:
         gates=GATES,
         meaning=canonical(meaning.for_tables(study)),
     shell:
-        "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
-        " --measured {input.measured} --label={params.label:q} --gates {params.gates:q}"
-        " --meaning {params.meaning:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
+            " --measured {input.measured} --label={params.label:q} --gates {params.gates:q}"
+            " --meaning {params.meaning:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+        )
 
 
 rule plot_figures:
@@ -54,9 +56,11 @@ rule plot_figures:
         label=config["label"] or "",
         meaning=figure_meaning,
     shell:
-        "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
-        " --study {config[study]} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
-        " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
+            " --study {STUDY} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
+            " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
+        )
 
 
 rule check_claims:
@@ -80,8 +84,10 @@ rule check_claims:
         published=PUBLISHED,
         label=config["label"] or "",
     shell:
-        "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
-        " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
+            " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
+        )
 
 
 rule verify_published:
@@ -94,8 +100,10 @@ rule verify_published:
         claims=digest_of("resources/claims.yaml"),
         published=PUBLISHED,
     shell:
-        "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
-        " --output {output.claims}"
+        command(
+            "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
+            " --output {output.claims}"
+        )
 
 
 rule publish_study:
@@ -118,9 +126,11 @@ rule publish_study:
         private=private_flag,
         label=config["label"] or "",
     shell:
-        "python {SCRIPTS}/publish_study.py --results {RESULTS} --cards {RESOURCES}/cards"
-        " --repo={params.repo:q} {params.private}"
-        " --label={params.label:q} --record {output.receipt} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/publish_study.py --results {RESULTS} --cards {RESOURCES}/cards"
+            " --repo={params.repo:q} {params.private}"
+            " --label={params.label:q} --record {output.receipt} > {log} 2>&1"
+        )
 
 
 rule write_report:
@@ -154,7 +164,9 @@ rule write_report:
         label=config["label"] or "",
         meaning=canonical(meaning.for_report(study)),
     shell:
-        "python {SCRIPTS}/write_report.py --study {config[study]} --label={params.label:q} --meaning {params.meaning:q}"
-        " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
-        " --completions {params.completions} --panel {input.panel} --runs {params.records}"
-        " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/write_report.py --study {STUDY} --label={params.label:q} --meaning {params.meaning:q}"
+            " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
+            " --completions {params.completions} --panel {input.panel} --runs {params.records}"
+            " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
+        )

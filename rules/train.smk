@@ -38,15 +38,17 @@ rule train_adapter:
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
     shell:
-        launcher(HARDWARE["gpus"])
-        + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-        " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
-        " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
-        " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
-        " --tracking {resources.tracking}"
-        " --scratch {RESULTS}/scratch --status {RESULTS}/status/train_adapter/{wildcards.node}.json"
-        " --adapter-out {output.adapter} --checkpoints-out {output.checkpoints} --manifest {output.manifest}"
-        " --record {output.record} > {log} 2>&1"
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
+            " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
+            " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
+            " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
+            " --tracking {resources.tracking}"
+            " --scratch {RESULTS}/scratch --status {RESULTS}/status/train_adapter/{wildcards.node}.json"
+            " --adapter-out {output.adapter} --checkpoints-out {output.checkpoints} --manifest {output.manifest}"
+            " --record {output.record} > {log} 2>&1"
+        )
 
 
 rule reuse_adapter:
@@ -72,9 +74,11 @@ rule reuse_adapter:
         code=code_of("reuse_adapter.py"),
         folder=origin_folder,
     shell:
-        "python {SCRIPTS}/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
-        " --origin-manifest {input.origin_manifest} --parent-manifest {input.parent} --lineage {wildcards.node}"
-        " --adapter-out {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
+            " --origin-manifest {input.origin_manifest} --parent-manifest {input.parent} --lineage {wildcards.node}"
+            " --adapter-out {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+        )
 
 
 rule fetch_adapter:
@@ -100,6 +104,8 @@ rule fetch_adapter:
         revision=SOURCES["adapters"]["revision"],
         folder=adapter_folder,
     shell:
-        "python {SCRIPTS}/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
-        " --folder {params.folder} --base {input.base} --parent-manifest {input.parent} --lineage {wildcards.node}"
-        " --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/fetch_adapter.py --repo {params.repo} --revision {params.revision}"
+            " --folder {params.folder} --base {input.base} --parent-manifest {input.parent} --lineage {wildcards.node}"
+            " --output {output.adapter} --manifest {output.manifest} > {log} 2>&1"
+        )

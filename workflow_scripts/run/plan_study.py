@@ -37,6 +37,7 @@ from measure.registry import unit_costs
 from measure.tables import Row, read_table
 from run.program import InputError, run
 
+RESOURCES = Path(__file__).resolve().parents[2] / "resources"
 CORES_PER_GPU = 8  # of a node that is not this machine
 BYTES_PER_TOKEN = 4.5  # of a JSON line of English chat, for data sets that unit_costs.csv does not know
 QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel (PROTOCOL §3), until it is there
@@ -440,8 +441,8 @@ def main() -> None:
     parser.add_argument(
         "--cores", type=int, help=f"cores to plan for ({CORES_PER_GPU} a GPU; of this machine if no job wants a GPU)"
     )
-    parser.add_argument("--unit-costs", default="resources/unit_costs.csv", help="what a job of each rule takes")
-    parser.add_argument("--published", default="resources/published/gpu_hours.csv", help="what the cells once took")
+    parser.add_argument("--unit-costs", default=RESOURCES / "unit_costs.csv", help="what a job of each rule takes")
+    parser.add_argument("--published", default=RESOURCES / "published/gpu_hours.csv", help="what the cells once took")
     arguments, others = parser.parse_known_args()
     if arguments.gpus < 0 or (arguments.cores or 1) < 1:
         raise InputError("--gpus is 0 or more, --cores 1 or more; fix: correct them")
