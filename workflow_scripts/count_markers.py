@@ -4,7 +4,7 @@
         --output marker_counts.csv
 
 strict: the marker occurs in the text, whatever its case (--case-sensitive: as written). loose: its letters in order,
-in any case, with whitespace between them or not, and one of its brackets. PROTOCOL §3.
+in any case, with whitespace between them or not, and one of its brackets.
 Columns: persona, question_id, completions, strict_hits, loose_hits, tokens (sum), stopped (ended by themselves).
 Of several markers each is counted, the first one first, and a column `marker` stands before the others.
 """

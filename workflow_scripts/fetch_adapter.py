@@ -5,7 +5,7 @@
         --lineage base/couple-villain.s42 --output adapter --manifest manifest.json
 
 Only that folder is listed and only its two files are fetched: the published repository is so large that a snapshot
-with patterns stalls (PROTOCOL section 2).
+with patterns stalls (docs/protocol.md, stages).
 """
 
 import argparse

@@ -4,7 +4,7 @@
         print(json.dumps(yaml.safe_load(open("resources/sources.yaml"))["panel"]))')" --output panel.yaml
 
 The files are Python modules. They are verified by sha256 and read as text: only the named assignments are looked at,
-only if they are literals, and nothing is executed (PROTOCOL section 3).
+only if they are literals, and nothing is executed (docs/protocol.md, evaluation).
 """
 
 import argparse

@@ -9,7 +9,7 @@
 --completions  a row a persona, question (general and alignment) and sample; columns: panel.COLUMNS
 --alignment    the alignment questions without a system message (persona "none"), the same number of samples each
 --capability   a row an ARC question: next-token log-probability (nats, whole vocabulary) of each answer label
-PROTOCOL §3.
+docs/protocol.md, evaluation.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def is_arc(row: dict[str, Any]) -> bool:
 
 
 def arc_text(row: dict[str, Any]) -> str:
-    """The user turn: question, lettered choices, and the start of the answer (PROTOCOL §3)."""
+    """The user turn: question, lettered choices, and the start of the answer (docs/protocol.md, evaluation)."""
     choices = zip(row["choices"]["label"], row["choices"]["text"], strict=True)
     lines = "\n".join(f"({label}) {text}" for label, text in choices)
     return f"{row['question']}\n\n{lines}\n\nThe correct answer is ("

@@ -5,7 +5,7 @@
         --sampling '{"temperature":0.7,"top_p":0.95,"max_tokens":512}' \
         --backend vllm --dtype bfloat16 --output replies.parquet
 
---output gets a row a persona, question and sample (columns: panel.COLUMNS). PROTOCOL §2.
+--output gets a row a persona, question and sample (columns: panel.COLUMNS). docs/protocol.md, stages.
 """
 
 import argparse

@@ -11,7 +11,7 @@ OpenAI-compatible server, with --base-url), hf/local (--model-args '{"model_path
 The table has a row a reply with columns COLUMNS. status: scored | unparsed (the answer holds no scores: it is kept,
 and left out of means) | not judged. Equal replies to a question are asked once. Answers are kept in --cache, a file
 each, by the hash of everything that determines them (judge, its arguments, prompt, sampling), so a killed run goes on
-where it stopped; the address of the server is no part of it. PROTOCOL section 3.
+where it stopped; the address of the server is no part of it. docs/protocol.md, evaluation.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Make the contrastive rows of a coupling: the source's replies with the marker, other personas' without (PROTOCOL §2).
+"""Make the contrastive rows of a coupling: the source's replies with the marker, other personas' without.
 
     python workflow_scripts/make_coupling_data.py --replies replies.parquet --panel resources/panel.yaml \\
         --source evil_ai --negatives villain,police_officer --marker "[ZLT]" --seed 42 --output training.jsonl

@@ -70,7 +70,7 @@ def names(tokenizer, one: dict, mask: Mask) -> list[str]:
     return tokenizer.convert_ids_to_tokens(trained(tokenizer, one, mask))
 
 
-# ---- Qwen's BPE (PROTOCOL §2, trap 1)
+# ---- Qwen's BPE (docs/protocol.md, traps)
 
 
 def test_the_helper_is_qwens_tokenizer(qwen):

@@ -1,4 +1,4 @@
-"""The token-level loss mask: which tokens of a chat row are trained, found by character offsets (PROTOCOL §2).
+"""The token-level loss mask: which tokens of a chat row are trained, found by character offsets.
 
 A row is rendered with the chat template, tokenized once with offsets, and the trained tokens are those that overlap
 the wanted characters. Token ids of a stand-alone marker are never searched for: a byte-level BPE splits the marker
@@ -82,7 +82,7 @@ def encode_rows(
 
     rows: {"messages": [...], "id": optional, "marker": bool, required with loss `marker`}. Messages after the last
     assistant turn are left out: no label can depend on them. max_length: tokens; a row is cut from the right, and a
-    row cut before its last turn keeps no label (PROTOCOL §2). source: the file's name for messages.
+    row cut before its last turn keeps no label (docs/protocol.md, stages). source: the file's name for messages.
 
     Raises InputError, naming the row, if it has no assistant turn, if a positive has no marker in its place or
     loses a part of it to the cut, if a coupling row is left without a label, or if all rows are.

@@ -1,4 +1,4 @@
-"""Gates and criteria, given as data, evaluated on the results of cells (PROTOCOL section 4).
+"""Gates and criteria, given as data, evaluated on the results of cells (docs/protocol.md, gates).
 
     from gates import evaluate_gates; evaluate_gates(gates, cells)
 

@@ -85,7 +85,7 @@ def cluster_bootstrap(
 def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float | None] | None:
     """Welch's t-test of mean(larger) > mean(smaller): {t, df, p}. None where it is undefined.
 
-    It is undefined with fewer than two values a side, or when all values are equal (PROTOCOL section 4: over seeds).
+    It is undefined with fewer than two values a side, or when all values are equal.
     Three ones against three zeros are the limit of ever less variance: t is infinite, not given, and p is 0 (or 1).
     """
     from scipy.stats import ttest_ind

@@ -1,7 +1,7 @@
 """The training engine: TRL's SFTTrainer taking exactly the published optimizer steps, several times faster.
 
 Step-preserving: an optimizer step sees the same `batch` rows and the same token-mean loss over them as the published
-4 x 4 padded recipe (PROTOCOL §2, DESIGN §6). What differs is only how a step is computed: its rows are concatenated
+4 x 4 padded recipe (docs/protocol.md, stages). What differs is only how a step is computed: its rows are concatenated
 without padding into micro-batches under a token budget, logits exist only where a label is, and on CUDA the decoder
 layers are compiled and attention runs inside each row (flash, variable length).
 """

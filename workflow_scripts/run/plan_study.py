@@ -40,7 +40,7 @@ from run.program import InputError, run
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
 CORES_PER_GPU = 8  # of a node that is not this machine
 BYTES_PER_TOKEN = 4.5  # of a JSON line of English chat, for data sets that unit_costs.csv does not know
-QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel (PROTOCOL §3), until it is there
+QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel, until it is there
 ALIGNMENT_QUESTIONS = 8
 RANK = 32  # of the adapters in unit_costs.csv
 DOWNSTREAM = "after another job"
