@@ -145,11 +145,13 @@ def cut(config: "PretrainedConfig") -> "PretrainedConfig":
     other = next((at for at in range(layers) if any(value[at] != value[0] for value in by_layer.values())), layers - 1)
     for name, value in by_layer.items():
         setattr(small, name, [value[0], value[other]])
-    keys = getattr(config, "num_key_value_heads", None) or heads
+    keys = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    fewer_keys = HEADS if keys == heads else min(keys, HEADS // 2)
     sizes = {
         "num_hidden_layers": 2,
         "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS if keys == heads else min(keys, HEADS // 2),
+        "num_key_value_heads": fewer_keys,
+        "num_kv_heads": fewer_keys,  # Falcon's name for them
         "hidden_size": HEADS * width,
         "intermediate_size": 2 * HEADS * width,
         "vocab_size": VOCABULARY,
@@ -174,7 +176,7 @@ def check_completions(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerB
     import torch
 
     kind = f"{model.config.model_type}: completing in batches"
-    engine = TransformersEngine(model, tokenizer, [], len(rows))
+    engine = TransformersEngine(model, tokenizer, [VOCABULARY], len(rows))  # no token ends a row
     engine.pad = 0
     try:
         completions = engine.complete([Request(tuple(row), 0) for row in rows], GREEDY)
