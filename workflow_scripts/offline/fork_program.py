@@ -49,9 +49,9 @@ SERVER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
-    # Of the two threads of pretraining, the one that is done sleeps. If it spun, as it would by default for a
-    # millisecond and at every operation, it would take from the other what a busy machine leaves.
-    "OMP_WAIT_POLICY": "passive",
+    # Two threads of pretraining meet at every operation. The one that is done looks for the other as long as this
+    # (some microseconds), then sleeps: by default, 300,000 looks, it takes from the other what a busy machine leaves.
+    "GOMP_SPINCOUNT": "1000",
 }
 PATIENCE = 120.0  # [s] for a server to listen
 
