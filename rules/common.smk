@@ -91,6 +91,19 @@ RESULTS = f"results/{config['study']}"
 MODELS = f"{RESULTS}/models"
 INPUTS = f"{RESULTS}/inputs"
 HARDWARE = config["hardware"]
+# How model jobs compute, as options of their programs
+TRAINING = f"--attention {HARDWARE['attention']} --compile {HARDWARE['compile']}" + (
+    " --gradient-checkpointing" if HARDWARE["gradient_checkpointing"] else ""
+)
+ENGINE = (
+    f"--gpu-memory-utilization {HARDWARE['gpu_memory_utilization']}"
+    + (" --enforce-eager" if HARDWARE["enforce_eager"] else "")
+    + (
+        f" --max-sequences {HARDWARE['max_sequences']}"
+        if HARDWARE["max_sequences"]
+        else ""
+    )
+)
 JUDGE = config["judge"]
 JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]

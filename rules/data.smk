@@ -50,6 +50,8 @@ rule generate_replies:
         mem_mb=HARDWARE["mem_mb"],
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
+        # a resource, because it changes time and memory but no result
+        engine=ENGINE,
     params:
         code=code_of("generate_replies.py"),
         lock=MODEL_LOCK,
@@ -65,6 +67,7 @@ rule generate_replies:
             + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+            " {resources.engine}"
             " --output {output.replies} > {log} 2>&1"
         )
 

@@ -23,6 +23,8 @@ rule generate_completions:
         mem_mb=HARDWARE["mem_mb"],
         disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
+        # a resource, because it changes time and memory but no result
+        engine=ENGINE,
     params:
         code=code_of("generate_completions.py"),
         lock=MODEL_LOCK,
@@ -38,6 +40,7 @@ rule generate_completions:
             + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
+            " {resources.engine}"
             " --completions {output.completions} --alignment {output.alignment}"
             " --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
         )

@@ -29,6 +29,7 @@ rule train_adapter:
         # resources, because they change time and memory but no result: editing them reruns nothing
         micro_batch_tokens=HARDWARE["micro_batch_tokens"],
         checkpoint_every=HARDWARE["checkpoint_every"],
+        computing=TRAINING,
         tracking=config["tracking"],
     params:
         code=code_of("train_adapter.py"),
@@ -44,7 +45,7 @@ rule train_adapter:
             " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
             " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
-            " --tracking {resources.tracking}"
+            " {resources.computing} --tracking {resources.tracking}"
             " --scratch {RESULTS}/scratch --status {RESULTS}/status/train_adapter/{wildcards.node}.json"
             " --adapter-out {output.adapter} --checkpoints-out {output.checkpoints} --manifest {output.manifest}"
             " --record {output.record} > {log} 2>&1"

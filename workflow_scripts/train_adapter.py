@@ -141,7 +141,7 @@ def check_wandb() -> None:
 
 def choose_compile(choice: str, device: str, layers: int, steps: int) -> bool:
     """Whether to compile the decoder layers: `auto` does so on CUDA where it saves more than it costs."""
-    return choice == "on" or (choice == "auto" and device == "cuda" and steps * layers * SAVED > COST)
+    return choice == "always" or (choice == "auto" and device == "cuda" and steps * layers * SAVED > COST)
 
 
 def step_numbers(text: str) -> frozenset[int]:
@@ -165,7 +165,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
     parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
-    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the decoder layers")
+    parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="the decoder layers")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--keep-steps", type=step_numbers, default=frozenset(), help="such as 1,3,5,10")
     parser.add_argument("--checkpoint-every", type=int, default=0, help="steps between resumable states; 0: none")

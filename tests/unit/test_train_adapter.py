@@ -694,8 +694,8 @@ def test_a_tracked_training_writes_its_loss_where_it_says(base, tmp_path, monkey
         ("auto", "cuda", 28, 5, False),  # cut short
         ("auto", "cuda", 3, 760, False),  # the offline study's
         ("auto", "cpu", 28, 760, False),
-        ("on", "cpu", 3, 5, True),
-        ("off", "cuda", 28, 760, False),
+        ("always", "cpu", 3, 5, True),
+        ("never", "cuda", 28, 760, False),
     ],
 )
 def test_layers_are_compiled_where_that_saves_more_than_it_costs(choice, device, layers, steps, compiled):
