@@ -72,6 +72,7 @@ CLAIMS = re.findall(
     re.MULTILINE,
 )
 
+SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
 command_line = len(workflow.overwrite_configfiles)
 try:
     study = Study(
@@ -83,6 +84,7 @@ try:
             CHECKOUT / "config.yaml",
         ],
         CLAIMS,
+        {name: pins["rows"] for name, pins in SOURCES["datasets"].items()},
     )
 except InputError as error:
     raise WorkflowError(f"the config has errors:\n{error}") from None
@@ -109,7 +111,6 @@ JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
-SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
 
 # Programs find their modules beside themselves, which this variable would forbid.
 os.environ.pop("PYTHONSAFEPATH", None)

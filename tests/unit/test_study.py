@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph import meaning
+from graph.recipe import merged
 from graph.study import Study
 from run.program import InputError
 
@@ -32,7 +33,7 @@ def study(**changes):
             del place[key]
         else:
             place[key] = value
-    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS)
+    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, {"em": 6000, "benign": 6000})
 
 
 def problem(**changes):
@@ -132,9 +133,8 @@ def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
 
 def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
     def seconds(sources):
-        built = study(
-            sources=[f"p{n}" for n in range(sources)], seeds=[42], cells={"C1": CONFIG["cells"]["C1"]}, contrasts=[]
-        )
+        changes = {"cells": {"C1": CONFIG["cells"]["C1"]}, "contrasts": [], "arms": {"forward": True}, "figures": {}}
+        built = study(sources=[f"p{n}" for n in range(sources)], seeds=[42], **changes)
         started = time.process_time()
         asked = [built.personas_of(cell.lineage)[-1] for cell in built.cells]
         assert asked == built.config["sources"]
@@ -352,3 +352,31 @@ def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():
 def test_the_schema_and_the_program_know_the_same_figures():
     known = yaml.safe_load(SCHEMA.read_text())["properties"]["figures"]["properties"]
     assert list(known) == list(plot_figures.FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hardware__dtype": "float16"}, "hardware.dtype: 'float16' is not one of float32, bfloat16"),
+        ({"stages__couple__data__negatives": 0}, "stages.couple.data.negatives: 0 is less than the minimum of 1"),
+        ({"marker": "🦊"}, "marker: '🦊' has no letters to be counted by"),
+        ({"marker": "-x"}, "marker: '-x' looks like an option"),
+        ({"marker": "  "}, "marker: empty"),
+        ({"seeds": [4294967296]}, "seeds.0: 4294967296 is greater than the maximum of 4294967295"),
+        ({"evaluations__main__temperature": 200}, "evaluations.main.temperature: 200 is greater than the maximum"),
+        ({"study": ".."}, "study: '..' does not match"),
+        ({"personas": [False, "assistant"]}, "YAML reads yes, no, on and off as False; fix: write the word in quotes"),
+        ({"arms": {"forward": True, "typo": True}}, "arms.typo: no cell belongs to it; fix: one of forward, reversed"),
+        ({"arms__forward": False, "arms__reversed": False}, "arms: no cell is left; fix: switch one on"),
+        ({"arms__dose": True, "cells__dose_em__steps": [1, 376]}, "em@376.s42: em ends after step 375; fix: steps of at most 375"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_the_programs_would_refuse_is_refused_when_planning(changes, said):
+    assert said in problem(**changes)
+
+
+def test_the_steps_of_the_offline_studys_dose_arm_are_steps_of_its_stages():
+    config = merged(CONFIG, yaml.safe_load((ROOT / "profiles/tiny/study.yaml").read_text()))
+    config["arms"] = dict.fromkeys(config["arms"], True)
+    assert {cell.name for cell in Study(config, SCHEMA).cells if cell.arm == "dose"} >= {"dose_em_1", "dose_benign_80"}

@@ -33,10 +33,10 @@ class Data(Part):
 
     origin: str = Field(alias="from")
     samples: Count = Absent
-    temperature: Annotated[float, Field(ge=0)] = Absent
+    temperature: Annotated[float, Field(ge=0, le=100)] = Absent
     top_p: Annotated[float, Field(gt=0, le=1)] = Absent
     max_tokens: Count = Absent
-    negatives: Annotated[int, Field(ge=0)] = Absent
+    negatives: Count = Absent
 
 
 class Loss(Part):

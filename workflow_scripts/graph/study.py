@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import difflib
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,6 +56,8 @@ class Study:
 
     config: the merged config mapping. files: the YAML files it was merged from, the strongest first, to name lines.
     schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any.
+    pinned_rows: how many rows the Hub's data
+    sets have.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Study:
         schema: str | Path,
         files: Sequence[str | Path] = (),
         claims: Sequence[str] | None = None,
+        pinned_rows: Mapping[str, int] | None = None,
     ) -> None:
         self.config = config
+        self._pinned_rows = pinned_rows or {}
         self._problems = [
             f"{file}: line {line}: {key} is there twice; fix: rename or delete one"
             for file in files
@@ -313,6 +318,9 @@ class Study:
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
             )
+        last = self._last_step(stage)
+        if word.step and last and word.step > last:
+            raise InputError(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
         if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
         try:
@@ -352,6 +360,14 @@ class Study:
             if "marker" in self.stages[name] and kind(self.stages[name]) != "couple":
                 self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")
 
+    def _last_step(self, stage: Mapping[str, Any]) -> int | None:
+        """The number of optimizer steps of a stage, or None where its rows are not known yet."""
+        name = stage["data"]["from"]
+        origin = self.config["datasets"].get(name, {}).get("from")
+        known = {"toy": self.config["base"]["toy"].get("sft_rows"), "hub": self._pinned_rows.get(name)}
+        rows = known.get(origin)
+        return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
+
     def _check_names(self) -> None:
         times = Counter(cell.key for cell in self.cells)
         for key in sorted(key for key, count in times.items() if count > 1):
@@ -385,6 +401,12 @@ class Study:
     def _check_meanings(self, claims: Sequence[str] | None) -> None:
         """What says something of cells names cells, arms and claims that are there."""
         rows, arms = self.config["cells"], self.config["arms"]
+        used = dict.fromkeys(row["arm"] for row in rows.values())
+        if not self.cells:
+            self._problem(("arms",), f"no cell is left; fix: switch one on, such as {next(iter(used))}: true")
+        for arm, on in arms.items():
+            if on and arm not in used:
+                self._problem(("arms", arm), f"no cell belongs to it; fix: {closest(arm, used)}, or delete it")
         for name, row in rows.items():
             if row["arm"] == "forward" and "second_stage" not in row:
                 why = "does not say whether the cell is one after a second stage, which are counted together"
@@ -470,6 +492,8 @@ def explain(error: Any) -> str:
         return f"unknown key {', '.join(unknown)}; fix: {fix}"
     if isinstance(value, datetime.date):
         return f'YAML reads {value} as a day, not as text; fix: write `{key}: "{value}"`'
+    if error.validator == "type" and isinstance(value, bool) and error.validator_value == "string":
+        return f"YAML reads yes, no, on and off as {value}; fix: write the word in quotes, or choose another"
     if error.validator == "type" and isinstance(value, str):
         if re.fullmatch(r"[0-9]+e[-+]?[0-9]+", value, re.IGNORECASE):
             digits, exponent = re.split("e", value, flags=re.IGNORECASE)
