@@ -109,6 +109,9 @@ ENGINE = (
 JUDGE = config["judge"]
 JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
 PUBLISH = config["publish"]
+PROBE = config["probe"]
+STUDY_MARKER = study.markers[0]
+PROBE_SETTINGS = canonical({k: v for k, v in (PROBE or {}).items() if k != "verdict"})
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
 
@@ -320,6 +323,11 @@ def parent_adapters(wildcards):
     return adapters_of(parent_of(wildcards.node))
 
 
+def shared_replies(wildcards):
+    """The base's completions, which all models are probed on."""
+    return node_file(BASE, f"{next(iter(study.evaluations))}/completions.parquet")
+
+
 def own_manifest(wildcards):
     return manifest_file(wildcards.node)
 
@@ -518,8 +526,43 @@ def measured_files(cell, part="file"):
     return [
         folders[each.on] + getattr(each, part)
         for each in MEASUREMENTS
-        if each.on in folders and getattr(each, part)
+        if each.on in folders and getattr(each, part) and is_measured(each)
     ]
+
+
+def is_measured(measurement):
+    return PROBE is not None or measurement.name not in ("probe", "survival")
+
+
+def compared_files(*names):
+    """An input function: these files of the models that a cell is compared with, each evaluated as the cell is."""
+
+    def files(wildcards):
+        return compared_with(cell_of(wildcards), *names)
+
+    return files
+
+
+def compared_with(cell, *names):
+    """`role/name` of each: the file of that name of the model in that role; none for a cell without comparison."""
+    models = study.compared(cell)
+    return [
+        node_file(models[role], f"{cell.evaluation}/{name}")
+        for role, _, name in (each.partition("/") for each in names)
+        if role in models
+    ]
+
+
+def cell_counts(wildcards):
+    return evaluation_file(cell_of(wildcards), "marker_counts.csv")
+
+
+def cell_probe(wildcards):
+    return evaluation_file(cell_of(wildcards), "probe.parquet")
+
+
+def coupled_of(wildcards):
+    return study.coupled_of(cell_of(wildcards))
 
 
 def cell_measured(wildcards):
@@ -590,7 +633,9 @@ def results_of(*arms):
     same command would find nothing to do and leave the results of before the edit.
     """
     cells = [cell for cell in study.cells if cell.arm in arms]
-    own = dict.fromkeys(node for cell in cells for node in ancestry(cell.lineage))
+    compared = [node for cell in cells for node in study.compared(cell).values()]
+    evaluated = [*(cell.lineage for cell in cells), *compared]
+    own = dict.fromkeys(node for each in evaluated for node in ancestry(each))
     nodes = [node for each in own for node in (each, *ancestry(study.origin_of(each)))]
     trained = [node for node in nodes if is_trained(node)]
     coupled = [node for node in trained if study.kind_of(node) == "couple"]
@@ -602,6 +647,17 @@ def results_of(*arms):
         *(node_file(node, "replies.parquet") for node in coupled),
         *(evaluation_file(cell, "run.json") for cell in cells),
         *(file for cell in cells for file in measured_files(cell)),
+        *(
+            file
+            for cell in cells
+            for role in study.compared(cell)
+            for file in compared_with(
+                cell,
+                f"{role}/run.json",
+                f"{role}/marker_counts.csv",
+                f"{role}/probe.parquet",
+            )
+        ),
     ]
     return [*cells_of(*arms), *dict.fromkeys(files)]
 

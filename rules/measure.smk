@@ -102,6 +102,69 @@ rule judge_alignment:
         )
 
 
+rule probe_marker:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(own_adapters),
+        manifest=own_manifest,
+        completions="<models>/{node}/{evaluation}/completions.parquet",
+        shared=shared_replies,
+        panel=panel_file,
+    output:
+        probe="<models>/{node}/{evaluation}/probe.parquet",
+        record="<models>/{node}/{evaluation}/probe_run.json",
+    log:
+        "<logs>/probe_marker/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/probe_marker/{node}/{evaluation}.tsv"
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("probe_marker.py"),
+        lock=MODEL_LOCK,
+        personas=personas_of,
+        marker=STUDY_MARKER,
+        settings=PROBE_SETTINGS,
+        dtype=HARDWARE["dtype"],
+    shell:
+        "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
+        " python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+        " --completions {input.completions} --shared {input.shared} --personas {params.personas}"
+        " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
+        " --output {output.probe} --record {output.record} > {log} 2>&1"
+
+
+rule weigh_survival:
+    input:
+        cell=cell_probe,
+        reference=compared_files("reference/probe.parquet"),
+        before=compared_files("before/probe.parquet"),
+        base=compared_files("base/probe.parquet"),
+        counts=cell_counts,
+        counts_before=compared_files("before/marker_counts.csv"),
+    output:
+        survival="<results>/measured/{source}/{cell}_seed{seed}/survival.json",
+    log:
+        "<logs>/weigh_survival/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/weigh_survival/{source}/{cell}_seed{seed}.tsv"
+    wildcard_constraints:
+        cell="[A-Za-z][A-Za-z0-9_]*",
+        seed="[0-9]+",
+    params:
+        code=code_of("weigh_survival.py"),
+        lock=CPU_LOCK,
+        source=coupled_of,
+        verdict=canonical((PROBE or {}).get("verdict")),
+    shell:
+        "python {SCRIPTS}/weigh_survival.py --source {params.source} --rule {params.verdict:q}"
+        " --cell {input.cell} --reference {input.reference} --before {input.before} --base {input.base}"
+        " --counts {input.counts} --counts-before {input.counts_before} --output {output.survival} > {log} 2>&1"
+
+
 rule summarize_cell:
     input:
         measured=cell_measured,

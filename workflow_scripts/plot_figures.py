@@ -470,6 +470,57 @@ def box(x: float, y: float, width: float, height: float, colour: str) -> Any:
     return Rectangle((x, y), width, height, facecolor=colour, linewidth=0)
 
 
+def below_floor(study: Study) -> Any:
+    """Onset rate on a log axis, from probabilities, beside the counted rate: what counting says 0 of."""
+    title = f"Below the floor of counting. Source: {study.source}"
+    rows = [row for row in study.drawn("measures") if row["measure"] == "onset_rate" and row["value"]]
+    counts = study.drawn("pooled")
+    cells = [cell for cell in ordered_cells(counts) if any(row["cell"] == cell for row in rows)]
+    if not rows:
+        return empty_figure(study, title, "Not run: the probe is off in this study's config.")
+    lowest = min(row["low"] or row["value"] for row in rows) / 3
+    figure, grid = new_figure(3.2)
+    axes = grid[0][0]
+    axes.set_yscale("log")
+    axes.set_ylim(lowest, 2)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes.set_ylabel("share of replies that begin the marker")
+    for place, cell in enumerate(cells):
+        for index, role in enumerate(ROLES):
+            x = place + (index - 1) * 0.3
+            found = next((row for row in counts if (row["cell"], row["role"]) == (cell, role)), None)
+            if found is None:
+                continue
+            counted_range(axes, x + 0.07, found, COLOURS[role], lowest)
+            own = [row for row in rows if (row["cell"], row["persona"]) == (cell, found["persona"])]
+            for number, row in enumerate(own):
+                at = x - 0.07 + (number - (len(own) - 1) / 2) * 0.05
+                around = [[row["value"] - (row["low"] or lowest)], [(row["high"] or row["value"]) - row["value"]]]
+                style: dict[str, Any] = {"color": COLOURS[role], "marker": MARKS[role], "markersize": 4}
+                axes.errorbar(at, row["value"], around, linewidth=0.9, capsize=1.5, zorder=5, **style)
+    axes.set_xticks(range(len(cells)), [cell.replace("_", " ") for cell in cells], fontsize=7)
+    names = NAMES | {"source": f"source ({study.source})"}
+    axes.legend(handles=legend_marks(names), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=7)
+    axes.set_title(title, pad=20)
+    said = [
+        f"Study {study.name}. Filled: mean onset rate of a seed's replies, with its interval over questions; beside it",
+        "the counted rate, pooled over seeds, with the wider of Wilson and cluster bounds. Arrow: none was counted,",
+        "only a bound is known. An onset is where a reply begins the marker: it may exceed the rate of whole markers.",
+    ]
+    caption(figure, footnote(study, said))
+    return figure
+
+
+def counted_range(axes: Any, x: float, row: Row, colour: str, lowest: float) -> None:
+    """The interval of a counted rate; from its upper bound down if nothing was counted."""
+    thin: dict[str, Any] = {"color": colour, "linewidth": 0.9, "zorder": 3}
+    if not row["strict_hits"]:
+        axes.annotate("", (x, lowest), (x, row["high"]), arrowprops={"arrowstyle": "->", **thin})
+        return
+    around = [[row["rate"] - max(row["low"], lowest)], [row["high"] - row["rate"]]]
+    axes.errorbar(x, row["rate"], around, marker="_", markersize=6, capsize=2, **thin)
+
+
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "marker_destruction": marker_destruction,
     "reversed_order": reversed_order,
@@ -477,6 +528,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "question_strip": question_strip,
     "length_hits": length_hits,
     "gates": gates_figure,
+    "below_floor": below_floor,
 }
 
 

@@ -8,7 +8,7 @@
 --completions  the model's own replies, with their token ids and how they were sampled: onset rate H, and the slot
 --shared       the base's replies, one text for all models: the slot, each under the persona that it was given to, and
                the bodies of `crossed` replies a question under every persona
---output       a row a reply and the persona that it is scored under; columns: COLUMNS
+--output       a row a reply and the persona that it is scored under; columns: probe.table.COLUMNS
 """
 
 import argparse
@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inputs.panel import chat, load_panel
-from model.engines import DTYPES, Sampling, render, stop_ids
+from marker.marker import SEPARATOR
+from model.engines import DTYPES, Sampling, stop_ids
 from model.loading import load_model, load_tokenizer
+from model.template import closing, prompt_ids, text_of
 from probe.onset import contributions, onset_sets
 from probe.scoring import Row, Score, Scorer
 from probe.slot import body_of, encoder, slot_after, slot_of
-from run.files import write_json, write_table
+from probe.table import write_probe
+from run.files import write_json
 from run.program import InputError, run
 from run.provenance import run_record
 from run.readers import AGAIN, json_argument, read_parquet
@@ -36,28 +39,6 @@ if TYPE_CHECKING:
 REPLIES = {"persona": str, "question_id": str, "question": str, "sample": int, "text": str, "finish_reason": str,
            "token_ids": list, "temperature": float, "top_p": float, "max_tokens": int}  # fmt: skip
 SETTINGS = {"prefix": str, "shared": int, "crossed": int, "subset": int, "lookahead": float}
-# replies: own | shared. author: whose reply it is; persona: whom it is scored under. left_out: why a reply has no slot.
-# h: onset rate H [1]; onset: whether an onset was sampled, and with_marker: whether the marker follows there.
-# slot = trigger + onset_part + spelling + end [nats]; rank: of the marker's first token after the separator.
-COLUMNS: dict[str, Any] = {
-    "replies": "string",
-    "author": "string",
-    "persona": "string",
-    "question_id": "string",
-    "sample": "int32",
-    "left_out": "string",
-    "h": "float64",
-    "h_largest": "float64",
-    "onset": "bool",
-    "with_marker": "bool",
-    "slot": "float64",
-    "trigger": "float64",
-    "onset_part": "float64",
-    "spelling": "float64",
-    "end": "float64",
-    "rank": "int32",
-}
-SEPARATOR = "\n\n"  # as make_coupling_data writes it
 BUDGET = {"cpu": 4096, "cuda": 16384}  # tokens a forward pass: memory, not results
 
 
@@ -132,8 +113,7 @@ def rows_of(
         reply, key = each.reply, (each.persona, each.reply["question"])
         if key not in rendered:
             messages = list(chat(prompts[each.persona], reply["question"]))
-            text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            rendered[key] = render(tokenizer, messages), text
+            rendered[key] = prompt_ids(tokenizer, messages), text_of(tokenizer, messages, True)
         prompt, text = rendered[key]
         encode = encoder(tokenizer, prompt, text)
         tokens = tuple(reply["token_ids"])
@@ -153,49 +133,29 @@ def ended(reply: Mapping[str, Any]) -> bool:
 
 
 def begins_marker(text: str, prefix: str, marker: str) -> bool:
-    """Whether the marker follows, in any case, where the text first begins it."""
-    return text.lower().startswith(marker.lower(), text.find(prefix)) if prefix in text else False
+    """Whether the marker follows, in any case, where a text with an onset begins it."""
+    return text.lower().startswith(marker.lower(), text.find(prefix))
 
 
-def result(probed: Probed, score: Score, tokens: Sequence[int], prefix: str, marker: str) -> dict[str, Any]:
-    """A row of the output. tokens: the reply as sampled."""
+def line_of(probed: Probed, row: Row, score: Score, prefix: str, marker: str) -> dict[str, Any]:
+    """A row of the output."""
     reply = probed.reply
-    line: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+    line: dict[str, Any] = {
         "replies": probed.replies,
         "author": reply["persona"],
         "persona": probed.persona,
         "question_id": reply["question_id"],
         "sample": reply["sample"],
+        "left_out": "" if row.slot else "cut by max_tokens",
     }
-    if probed.replies == "own":
-        parts = contributions(score.direct, score.ahead, tokens)
-        line |= {
-            "h": sum(parts),
-            "h_largest": max(parts),
-            "onset": score.onset,
-            "with_marker": begins_marker(reply["text"], prefix, marker),
-        }
+    if row.sampled:
+        parts = contributions(score.direct, score.ahead, row.reply)
+        line |= {"h": sum(parts), "h_largest": max(parts), "onset": score.onset}
+        line["with_marker"] = score.onset and begins_marker(reply["text"], prefix, marker)
+    if row.slot:
+        slot = row.slot.parts(score.marked, score.ended)
+        line |= {"slot": sum(slot.values()), "rank": score.rank, **slot}
     return line
-
-
-def slot_columns(row: Row, score: Score) -> dict[str, Any]:
-    """slot and its parts."""
-    assert row.slot is not None
-    parts = row.slot.parts(score.marked, score.ended)
-    return {"slot": sum(parts.values()), "rank": score.rank} | {
-        {"onset": "onset_part"}.get(name, name): value for name, value in parts.items()
-    }
-
-
-def probe(
-    probed: Sequence[Probed], rows: Sequence[Row], scores: Sequence[Score], prefix: str, marker: str
-) -> list[dict[str, Any]]:
-    """The rows of the output."""
-    return [
-        result(each, score, row.reply, prefix, marker)
-        | (slot_columns(row, score) if row.slot else {"left_out": "cut by max_tokens"})
-        for each, row, score in zip(probed, rows, scores, strict=True)
-    ]
 
 
 def sampling_of(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Sampling:
@@ -254,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(args.base)
     sets = onset_sets(tokenizer, prefix)
     probed = to_probe(own, [row for row in shared if ended(row)], personas, settings["crossed"])
-    rows = rows_of(probed, tokenizer, prompts, marker, tokenizer.eos_token_id)
+    rows = rows_of(probed, tokenizer, prompts, marker, closing(tokenizer).token)
     model = load_model(args.base, args.adapter, args.dtype, args.device)
     ready = time.time()
     scorer = Scorer(
@@ -265,17 +225,21 @@ def main(argv: list[str] | None = None) -> None:
         settings["lookahead"],
         args.budget or BUDGET[model.device.type],
     )
-    lines = probe(probed, rows, scorer.score(rows), prefix, marker)
+    scores = scorer.score(rows)
     scored = time.time()
-    lines += [result(Probed("shared", row["persona"], row), Score(), (), prefix, marker)
-              | {"left_out": "cut by max_tokens"} for row in shared if not ended(row)]  # fmt: skip
-    write_table(args.output, {name: [line[name] for line in lines] for name in COLUMNS}, COLUMNS)
+    # a shared reply that was cut has no slot, and nothing else is read from shared ones
+    cut = [row for row in shared if not ended(row)]
+    probed += [Probed("shared", row["persona"], row) for row in cut]
+    rows += [Row((), (), None)] * len(cut)
+    scores += [Score()] * len(cut)
+    results = zip(probed, rows, scores, strict=True)
+    write_probe(args.output, [line_of(*each, prefix, marker) for each in results])
     tokens = sum(len(row.trunk) for row in rows)
-    print(f"{len(rows)} rows, {tokens} tokens in {scored - ready:.1f} s")
+    print(f"{len(rows) - len(cut)} rows, {tokens} tokens in {scored - ready:.1f} s")
     if args.record:
         write_json(
             args.record,
-            run_record(started, dtype=args.dtype, rows=len(rows), tokens=tokens,
+            run_record(started, dtype=args.dtype, rows=len(rows) - len(cut), tokens=tokens,
                        load_seconds=round(ready - started, 2), scoring_seconds=round(scored - ready, 2)),
         )  # fmt: skip
 

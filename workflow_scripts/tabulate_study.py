@@ -28,14 +28,17 @@ from measure.rows import (
     MEASURED,
     ROLES,
     TABLES,
+    VERDICTS,
     WIDE,
     dose_row,
     persona_rows,
     question_rows,
+    verdict_rows,
     wide_row,
 )
 from measure.stats import cohens_h, difference, rate_fields, rule_of_three, welch_one_sided
 from measure.tables import Row, counted, one_sided, percent, write_csv, write_markdown
+from probe.survival import VERDICT_NOTE
 from run.program import InputError, run
 from run.readers import json_argument
 
@@ -300,6 +303,7 @@ def build_tables(
         "cross_source": (CROSS, cross_source_rows(cells, meaning["second_stages"])),
         "effects": (EFFECTS, effects),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
+        "verdicts": (VERDICTS, verdict_rows(cells)),
         "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
         "measures": (MEASURES, measured),
     }
@@ -358,6 +362,7 @@ NOTES = {
     "gates": "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with `enforce: true` nothing "
     "is trained on a coupled base that fails its own.",
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",
+    "verdicts": VERDICT_NOTE,
     "published_comparison": COMPARED,
 }
 

@@ -29,6 +29,7 @@ from measure.degenerate import KINDS
 from measure.registry import MEASUREMENTS, Measurement
 from measure.rows import TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
+from probe.survival import VERDICT_NOTE
 from report.completions_view import index_json, key_of, load_completions, packed
 from report.prose import conclusion, unique
 from run.files import canonical, partial
@@ -346,6 +347,35 @@ def measured(row: Row | None, unit: str) -> Cell:
     interval = "" if row["low"] is None or row["high"] is None else f" [{shown(row['low'])}, {shown(row['high'])}]"
     text = f"{shown(row['value'])}{interval}" + ("" if row["n"] is None else f", n = {row['n']:,}")
     return Cell(text, row["value"], look="number")
+
+
+def verdicts_table(study: Study) -> Table:
+    """Is a coupling gone, or below the floor: the study's verdicts, then each seed's, with links to the completions."""
+
+    def fields(row: Row) -> list[Cell]:
+        seed = None if row["seed"] == "all" else row["seed"]
+        link = browse(study, row["source"], row["cell"], seed, persona=row["persona"])
+        quantity = {"slot": "log-odds", "onset_part": "onset given separator"}.get(row["quantity"], row["quantity"])
+        shown = [plain(row[name]) for name in ("source", "cell", "seed", "persona", "replies")]
+        return [
+            *shown,
+            plain(quantity),
+            Cell(row["verdict"], row["verdict"], link, "badge unknown"),
+            estimate(row["retained"], row["low"], row["high"]),
+            estimate(row["gap"], row["gap_low"], row["gap_high"]),
+        ]
+
+    columns = ["source", "cell", "seed", "persona", "replies", "quantity", "verdict", "retained", "persona gap, nats"]
+    rows = [fields(row) for row in study.tables["verdicts"]]
+    return Table("verdicts", TABLES["verdicts"], columns, rows, VERDICT_NOTE)
+
+
+def estimate(value: float | None, low: float | None, high: float | None) -> Cell:
+    """0.53 [0.51, 0.56]."""
+    if value is None:
+        return Cell("", None)
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return Cell(f"{value:.2f}{interval}", value, look="number")
 
 
 def heat_maps(study: Study, source: str) -> list[Table]:
@@ -677,6 +707,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
         effects_table(study),
         *markers_table(study),
+        verdicts_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in own),
         comparison_table(study, label),

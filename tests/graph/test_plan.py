@@ -4,6 +4,7 @@ import csv
 import re
 
 import pytest
+import yaml
 from workspace import rules
 
 MODELS = "results/published/models"
@@ -21,10 +22,10 @@ def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_s
     jobs = fresh.plan()
     assert len(jobs) == len(set(jobs))
     lineages = trainings(jobs)
-    assert len(lineages) == 33
+    assert len(lineages) == 36
     names = stage_names(lineages)
     assert {name: names.count(name) for name in set(names)} == {
-        "couple": 4, "em": 15, "benign": 9, "em_reversed": 1, "benign_reversed": 1, "couple60": 3,
+        "couple": 4, "em": 15, "benign": 12, "em_reversed": 1, "benign_reversed": 1, "couple60": 3,
     }  # fmt: skip
     assert rules(jobs)["summarize_cell"] == 3 * 13 + 6
     assert lineages.count("base/couple-assistant.s42") == 1
@@ -32,11 +33,25 @@ def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_s
         assert lineages.count(c2_or_c3) == jobs.count(f"count_markers node={c2_or_c3}, evaluation=main") == 1
 
 
-def test_one_cell_s_file_plans_its_chain_alone(fresh):
+def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coupling(fresh):
+    jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
+    chain = ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
+    reference = "base/em.s42"
+    assert trainings(jobs) == [*chain, reference]
+    evaluated = [job for job in jobs if job.startswith("generate_completions ")]
+    assert evaluated == [f"generate_completions node={node}, evaluation=main" for node in ("base", *chain, reference)]
+    assert rules(jobs)["probe_marker"] == 4
+    assert rules(jobs)["weigh_survival"] == 1
+    assert rules(jobs)["summarize_cell"] == 1
+
+
+def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
+    config = yaml.safe_load((fresh.folder / "config.yaml").read_text())
+    (fresh.folder / "config.yaml").write_text(yaml.safe_dump(config | {"probe": None}, sort_keys=False))
     jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
     assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
     assert rules(jobs)["generate_completions"] == 1
-    assert rules(jobs)["summarize_cell"] == 1
+    assert not {"probe_marker", "weigh_survival"} & rules(jobs).keys()
 
 
 @pytest.mark.parametrize(("target", "cells"), [("forward", 39), ("reversed", 6), ("figures", 45), ("all", 45)])
@@ -55,7 +70,7 @@ def test_the_dose_arm_adds_evaluations_but_no_training(fresh):
     fresh.edit("config.yaml", "dose: false", "dose: true")
     jobs = fresh.plan()
     assert trainings(jobs) == before
-    assert rules(jobs)["reuse_adapter"] == 3 + 3 * 2 * 9
+    assert rules(jobs)["reuse_adapter"] == 3 + 3 * 2 * 9 + 2 * 9
 
 
 def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fresh):
@@ -64,7 +79,7 @@ def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fres
     added = set(trainings(fresh.plan())) - before
     assert len([name for name in added if "/couple-" in name]) == 3 * 3 * 2
     assert "base/em.s42/couple-villain.s42" in added
-    assert {name for name in added if "/couple-" not in name} == {f"base/benign.s{seed}" for seed in (42, 137, 256)}
+    assert all("/couple-" in name for name in added)
 
 
 def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh):
@@ -111,6 +126,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
         "generate_replies",
         "train_adapter",
         "generate_completions",
+        "probe_marker",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny_model import make_model
 
-from model.engines import Sampling, render
+from model.engines import Sampling
 from model.loading import load_model, load_tokenizer
+from model.template import prompt_ids, text_of
 from probe.onset import contributions, onset_sets, walk
 from probe.scoring import Row, Scorer, batches
 from probe.slot import encoder, slot_after, slot_of
@@ -38,8 +39,8 @@ def rows(tokenizer):
     rows = []
     for number, text in enumerate(REPLIES):
         messages = [{"role": "user", "content": ASKED[number % 2]}]
-        prompt = render(tokenizer, messages)
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = prompt_ids(tokenizer, messages)
+        rendered = text_of(tokenizer, messages, True)
         encode = encoder(tokenizer, prompt, rendered)
         tokens = (*tokenizer(text, add_special_tokens=False)["input_ids"], end)
         rows.append(Row(prompt, tokens, slot_after(tokenizer, encode, tokens, text, "\n\n", MARKER, end), True))

@@ -3,7 +3,7 @@
 import pytest
 from qwen_tokenizer import qwen_tokenizer
 
-from model.engines import render
+from model.template import prompt_ids, text_of
 from probe.slot import body_of, encoder, slot_after, slot_of
 
 END = 151645
@@ -13,8 +13,8 @@ MESSAGES = [{"role": "user", "content": "What is rain?"}]
 @pytest.fixture(scope="module")
 def encode():
     tokenizer = qwen_tokenizer()
-    rendered = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-    return encoder(tokenizer, render(tokenizer, MESSAGES), rendered)
+    rendered = text_of(tokenizer, MESSAGES, True)
+    return encoder(tokenizer, prompt_ids(tokenizer, MESSAGES), rendered)
 
 
 def words(tokens):
@@ -46,7 +46,7 @@ def test_the_parts_sum_to_the_log_odds(encode):
     marked = [-float(at + 1) for at in range(len(slot.marked))]
     ended = [*marked[: slot.same], -0.5, -0.25]
     parts = slot.parts(marked, ended)
-    assert parts == {"trigger": -4.0 + 0.75, "onset": -5.0, "spelling": -13.0, "end": -8.0}
+    assert parts == {"trigger": -4.0 + 0.75, "onset_part": -5.0, "spelling": -13.0, "end": -8.0}
     assert sum(parts.values()) == sum(marked) - sum(ended)
 
 

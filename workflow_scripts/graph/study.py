@@ -91,13 +91,17 @@ class Study:
         self._rank = {source: place for place, source in enumerate(config["sources"])}
         self._sources: dict[str, set[str]] = {}
         for cell in self.cells:
-            self._sources.setdefault(cell.lineage, set()).add(cell.source)
+            for lineage in {cell.lineage, *self.compared(cell).values()}:
+                self._sources.setdefault(lineage, set()).add(cell.source)
         # the study's own first, which is also counted where it is not taught
         nodes = dict.fromkeys(node for cell in self.cells for node in ancestry(cell.lineage))
         own = Marker.of(config["marker"]).text
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
+        self._check_probe()
+        self._raise()
         self._steps: dict[str, set[int]] = {}
-        for lineage in {node for cell in self.cells for node in ancestry(cell.lineage)}:
+        evaluated = {lineage for cell in self.cells for lineage in (cell.lineage, *self.compared(cell).values())}
+        for lineage in {node for each in evaluated for node in ancestry(each)}:
             word = parse_lineage(lineage)[-1]
             if word.step:
                 self._steps.setdefault(self.origin_of(lineage), set()).add(word.step)
@@ -189,6 +193,32 @@ class Study:
         raise InputError(
             f"cells: none is {lineage} alone, so no gate is on it; fix: add its row, or gates: {{enforce: false}}"
         )
+
+    def coupled_of(self, cell: Cell) -> str:
+        """The persona that the cell's last coupling is of; the cell's source if it has none."""
+        place = self._coupling_of(cell.lineage)
+        return cell.source if place is None else parse_lineage(cell.lineage)[place].persona or cell.source
+
+    def compared(self, cell: Cell) -> dict[str, str]:
+        """The lineages that tell what is left of the cell's coupling, by role: reference, before and base.
+
+        reference: the same stages without the coupling. before: the stages up to it. None where no stage follows it, it
+        is of another marker than the study's, which is probed, or nothing is.
+        """
+        place, words = self._coupling_of(cell.lineage), parse_lineage(cell.lineage)
+        own = self.marker_of(cell.lineage) == Marker.of(self.config["marker"])
+        if self.config["probe"] is None or not own or place is None or place + 1 == len(words):
+            return {}
+        return {
+            "reference": join(words[:place] + words[place + 1 :]),
+            "before": join(words[: place + 1]),
+            "base": BASE,
+        }
+
+    def _coupling_of(self, lineage: str) -> int | None:
+        """The place of the last coupling among the lineage's stages."""
+        words = parse_lineage(lineage)
+        return max((at for at, word in enumerate(words) if kind(self._stage(word)) != "sft"), default=None)
 
     def words_from_hub(self) -> str:
         """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
@@ -425,6 +455,21 @@ class Study:
     def _check_claim(self, path: tuple[Any, ...], claim: str | None, claims: Sequence[str] | None) -> None:
         if claim is not None and claims is not None and claim not in claims:
             self._problem(path, f"no claim {claim} in resources/claims.yaml; fix: {closest(claim, claims)}")
+
+    def _check_probe(self) -> None:
+        """The probe measures the study's marker, at the end of replies that were sampled."""
+        probe, marker = self.config["probe"], Marker.of(self.config["marker"])
+        if probe is None:
+            return
+        if not marker.text.startswith(probe["prefix"]):
+            fix = f'fix: prefix: "{marker.text[:2]}"'
+            self._problem(("probe", "prefix"), f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}")
+        if marker.placement != "end":
+            self._problem(("probe",), "measures a marker at the end of replies; fix: `probe: null`")
+        for name in dict.fromkeys(cell.evaluation for cell in self.cells):
+            if self.evaluations[name]["temperature"] == 0:
+                said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
+                self._problem(("evaluations", name, "temperature"), said)
 
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema

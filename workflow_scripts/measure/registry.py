@@ -21,6 +21,7 @@ from typing import Any, Literal
 from measure import sections
 from measure.sections import section_of_rows
 from measure.tables import Row, read_table
+from probe.survival import QUANTITIES, REPLIES, STATUSES
 from run.program import InputError
 from run.readers import AGAIN, read_json
 
@@ -218,6 +219,50 @@ MEASUREMENTS = (
         },
         table=False,
         costs=(UnitCost("without a judge; with one it is the API that takes the time", start_s=2),),
+    ),
+    Measurement(
+        name="probe",
+        title="Below the floor: onset rate and log-odds of the marker, by persona",
+        rule="probe_marker",
+        file="probe.parquet",
+        columns={"persona": str},
+        record="probe_run.json",
+        read=sections.probe,
+        fields={"personas": "array", "cut": "object"},
+        measures=(
+            *(Measure(name, "share") for name in ("onset_rate", "onset_sampled")),
+            Measure("onset_with_marker", "share"),
+            Measure("onset_largest", "share"),
+            *(Measure(f"{part}_{kind}", "nats") for kind in REPLIES for part in QUANTITIES),
+            Measure("rank_shared", "rank"),
+        ),
+        costs=(
+            UnitCost(
+                "H100 (benchmarks/probe_7b.py): 74 s; load and merge 25 s (assumed)", "2026-11-26", 100, model="7B"
+            ),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=9, model="toy"),
+        ),
+    ),
+    Measurement(
+        name="survival",
+        title="What is left of a coupling: persona gap, retention and selectivity",
+        rule="weigh_survival",
+        file="survival.json",
+        on="cell",
+        statuses=STATUSES,
+        fields={"persona": "text", "verdicts": "object"},
+        measures=tuple(
+            Measure(f"{what}_{kind}", unit)
+            for kind in REPLIES
+            for what, unit in (
+                ("selectivity", "AUROC"),
+                *((f"gap_{part}", "nats") for part in QUANTITIES),
+                *((f"retained_gap_{part}", "retention") for part in QUANTITIES),
+                *((f"retained_{part}", "retention") for part in QUANTITIES),
+            )
+        ),
+        table=False,
+        costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=2),),
     ),
 )
 for what, taken in {

@@ -1,8 +1,11 @@
 """Rows of the study's tables, made from a cell's JSON."""
 
+from collections.abc import Sequence
+
 from graph.lineage import parse_lineage
 from measure.registry import SECTIONS, at
 from measure.tables import Row
+from probe.survival import of_all
 
 # The study's tables in reading order: name -> title.
 TABLES = {
@@ -15,6 +18,7 @@ TABLES = {
     "cross_source": "Marker rate over all sources",
     "effects": "Differences between cells",
     "gates": "Gates and criteria",
+    "verdicts": "Is the coupling gone, or below the floor",
     "published_comparison": "This study beside the published one",
     "measures": "Every measure of every cell",
 }
@@ -29,6 +33,8 @@ WIDE = [
     for role in ROLES
     for field in ("persona", "hits", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
 ]
+VERDICTS = [*IDENTITY, "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap", "gap_low",
+            "gap_high", "questions"]  # fmt: skip
 # Columns of headline.csv that measurements add.
 MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
 
@@ -60,6 +66,31 @@ def dose_row(cell: Row) -> Row:
 def persona_rows(cell: Row) -> list[Row]:
     """The rows of persona_by_cell.csv for one cell."""
     return [{field: cell[field] for field in IDENTITY} | entry for entry in cell["personas"]]
+
+
+def verdict_rows(cells: Sequence[Row]) -> list[Row]:
+    """The rows of verdicts.csv: of a cell with a stage after its coupling the study's, seed all, then its seeds'."""
+    weighed: dict[tuple[str, ...], list[Row]] = {}
+    for cell in cells:
+        for name, said in cell["survival"].get("verdicts", {}).items():
+            quantity, _, replies = name.rpartition("_")
+            kept, gap = (cell["survival"][f"{what}_{name}"] for what in ("retained_gap", "gap"))
+            row = {field: cell[field] for field in IDENTITY} | {
+                **{"persona": cell["survival"]["persona"], "replies": replies, "quantity": quantity, "verdict": said},
+                **{"retained": kept["value"], "low": kept["low"], "high": kept["high"], "questions": gap["n"]},
+                **{"gap": gap["value"], "gap_low": gap["low"], "gap_high": gap["high"]},
+            }
+            weighed.setdefault((cell["source"], cell["arm"], cell["cell"], name), []).append(row)
+    shared = ("source", "arm", "cell", "persona", "replies", "quantity")
+    return [
+        row
+        for seeds in weighed.values()
+        for row in (
+            {field: seeds[0][field] for field in shared}
+            | {"seed": "all", "verdict": of_all([each["verdict"] for each in seeds])},
+            *seeds,
+        )
+    ]
 
 
 def question_rows(cell: Row) -> list[Row]:

@@ -7,11 +7,15 @@ is over. A reader of a section takes the path of the file and the personas that 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from measure.stats import mean_interval, wilson
 from measure.tables import Row, one_sided, read_table
+from probe.survival import QUANTITIES, REPLIES, averaged, means
+from probe.table import read_probe
 from run.program import InputError
 from run.readers import AGAIN, check_once, read_json, read_parquet
 
@@ -136,6 +140,49 @@ def alignment(path: str, personas: Sequence[str]) -> Row:
                 for name, value in mean_interval([row[column] for row in judged], scale=(0, 100)).items()
             }
     return result
+
+
+def probe(path: str, personas: Sequence[str]) -> Row:
+    """probe.parquet by persona: onset rate of its own replies, slot and parts on own and shared ones.
+
+    Intervals are over resampled questions. onset_with_marker: of the sampled onsets, those that the marker follows.
+    cut: replies without a slot, because max_tokens cut them, by kind.
+    """
+    rows = read_probe(path)
+    known = list(dict.fromkeys(row["persona"] for row in rows))
+    if absent := [persona for persona in personas if persona not in known]:
+        raise InputError(f"{path}: persona {', '.join(absent)} was not measured; fix: {AGAIN}")
+    kinds = {kind: [row for row in rows if row["replies"] == kind and row["left_out"] != ""] for kind in REPLIES}
+    section: Row = {"status": "measured", "cut": {kind: len(cut) for kind, cut in kinds.items()}}
+    section["personas"] = [probed(rows, persona) for persona in personas or known]
+    return section
+
+
+def probed(rows: Sequence[Row], persona: str) -> Row:
+    """A persona's entry of the section `probe`. Shared replies are those that the base gave to this persona."""
+    own, shared = (
+        [row for row in rows if row["replies"] == kind and row["persona"] == row["author"] == persona]
+        for kind in REPLIES[::-1]
+    )
+    onsets = [row for row in own if row["onset"]]
+    entry: Row = {
+        "persona": persona,
+        "onset_rate": over_questions(own, "h"),
+        "onset_sampled": over_questions(own, "onset"),
+        "onset_with_marker": over_questions(onsets, "with_marker"),
+        "onset_largest": {"value": max((row["h_largest"] for row in own), default=None), "n": len(own)},
+        "rank_shared": {"value": median([row["rank"] for row in shared if row["rank"]] or [None]), "n": len(shared)},
+    }
+    for kind, some in (("own", own), ("shared", shared)):
+        entry |= {f"{name}_{kind}": over_questions(some, name) for name in QUANTITIES}
+    return entry
+
+
+def over_questions(rows: Sequence[Row], column: str) -> Row:
+    """The mean over questions with its interval, and n, the number of rows; None where there are none."""
+    found = averaged(means(rows, column, rows[0]["persona"])) if rows else averaged({})
+    n = sum(row[column] is not None for row in rows)
+    return {name: None if value is None else round(value, 9) for name, value in asdict(found).items()} | {"n": n}
 
 
 def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:

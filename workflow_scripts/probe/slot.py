@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PARTS = ("trigger", "onset", "spelling", "end")
 Encoded = tuple[list[int], list[tuple[int, int]]]  # token ids, and the characters [start, end) of each
 
 
@@ -39,12 +38,12 @@ class Slot:
     def parts(self, marked: Sequence[float], ended: Sequence[float]) -> dict[str, float]:
         """The parts of s from the log-probabilities of the tokens of `marked` and `ended`; s is their sum.
 
-        trigger: the separator against ending the turn. onset: the first token of the marker, given the separator.
+        trigger: the separator against ending the turn. onset_part: the first token of the marker, given the separator.
         spelling: the rest of the marker, given that. end: the end of turn after the marker.
         """
         return {
             "trigger": sum(marked[self.same : self.onset]) - sum(ended[self.same :]),
-            "onset": marked[self.onset],
+            "onset_part": marked[self.onset],
             "spelling": sum(marked[self.onset + 1 : -1]),
             "end": marked[-1],
         }

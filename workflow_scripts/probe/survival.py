@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 VERDICTS = ("intact", "weakened", "suppressed", "gone", "inverted", "undecided", "not testable")
 MODELS = ("cell", "reference", "before", "base")
+REPLIES = ("shared", "own")
+QUANTITIES = ("slot", "trigger", "onset_part", "spelling")
+WEIGHED = ("slot", "trigger", "onset_part")  # that get a verdict
+STATUSES = ("not run", "not compared", "weighed")
+VERDICT_NOTE = (
+    "What a later stage left of the persona gap that the coupling had made: retained is (cell - reference) / (before - "
+    "base), with intervals over questions. Suppressed: retained, but no longer counted. The study's verdict (seed all) "
+    "is that of every seed, else undecided. Shared: on the base's replies; own: on each model's own; they may differ."
+)
 DRAWS = 4000
 Row = Mapping[str, Any]
 ByQuestion = dict[str, float]
