@@ -635,6 +635,7 @@ def results_of(*arms):
     cells = [cell for cell in study.cells if cell.arm in arms]
     compared = [node for cell in cells for node in study.compared(cell).values()]
     evaluated = [*(cell.lineage for cell in cells), *compared]
+    first = next(iter(study.evaluations))
     own = dict.fromkeys(node for each in evaluated for node in ancestry(each))
     nodes = [node for each in own for node in (each, *ancestry(study.origin_of(each)))]
     trained = [node for node in nodes if is_trained(node)]
@@ -647,6 +648,7 @@ def results_of(*arms):
         *(node_file(node, "replies.parquet") for node in coupled),
         *(evaluation_file(cell, "run.json") for cell in cells),
         *(file for cell in cells for file in measured_files(cell)),
+        node_file(BASE, f"{first}/run.json"),
         *(
             file
             for cell in cells

@@ -43,9 +43,31 @@ rule audit_completions:
         )
 
 
+rule check_replies:
+    input:
+        completions="<models>/{node}/{evaluation}/completions.parquet",
+        base=shared_replies,
+    output:
+        replies="<models>/{node}/{evaluation}/replies.json",
+    log:
+        "<logs>/check_replies/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/check_replies/{node}/{evaluation}.tsv"
+    params:
+        code=code_of("check_replies.py"),
+        lock=CPU_LOCK,
+        markers=markers_of,
+    shell:
+        command(
+            "python {SCRIPTS}/check_replies.py --completions {input.completions} --base {input.base}"
+            " --marker {params.markers:q} --output {output.replies} > {log} 2>&1"
+        )
+
+
 rule check_gate:
     input:
         counts="<models>/{node}/{evaluation}/marker_counts.csv",
+        replies="<models>/{node}/{evaluation}/replies.json",
     output:
         gate="<models>/{node}/{evaluation}/gate.json",
     log:
@@ -65,7 +87,7 @@ rule check_gate:
     shell:
         command(
             "python {SCRIPTS}/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
-            " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --enforce --output {output.gate} > {log} 2>&1"
+            " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --replies {input.replies} --enforce --output {output.gate} > {log} 2>&1"
         )
 
 
@@ -130,11 +152,13 @@ rule probe_marker:
         settings=PROBE_SETTINGS,
         dtype=HARDWARE["dtype"],
     shell:
-        "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
-        " python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
-        " --completions {input.completions} --shared {input.shared} --personas {params.personas}"
-        " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
-        " --output {output.probe} --record {output.record} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
+            " python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            " --completions {input.completions} --shared {input.shared} --personas {params.personas}"
+            " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
+            " --output {output.probe} --record {output.record} > {log} 2>&1"
+        )
 
 
 rule weigh_survival:
@@ -160,9 +184,11 @@ rule weigh_survival:
         source=coupled_of,
         verdict=canonical((PROBE or {}).get("verdict")),
     shell:
-        "python {SCRIPTS}/weigh_survival.py --source {params.source} --rule {params.verdict:q}"
-        " --cell {input.cell} --reference {input.reference} --before {input.before} --base {input.base}"
-        " --counts {input.counts} --counts-before {input.counts_before} --output {output.survival} > {log} 2>&1"
+        command(
+            "python {SCRIPTS}/weigh_survival.py --source {params.source} --rule {params.verdict:q}"
+            " --cell {input.cell} --reference {input.reference} --before {input.before} --base {input.base}"
+            " --counts {input.counts} --counts-before {input.counts_before} --output {output.survival} > {log} 2>&1"
+        )
 
 
 rule summarize_cell:

@@ -16,10 +16,12 @@ from measure.gates import PASS, evaluate_gates, names_only
 from measure.tables import Row
 from run.files import write_json
 from run.program import InputError, run
-from run.readers import json_argument
+from run.readers import json_argument, read_json
 
 
-def outcomes(gates: list[Row], cell: str, source: str, seed: int, markers: list[str], counts: str) -> list[Row]:
+def outcomes(
+    gates: list[Row], cell: str, source: str, seed: int, markers: list[str], counts: str, replies: str
+) -> list[Row]:
     """The rows of evaluate_gates for the gates that this cell alone decides. Raises InputError when there is none.
 
     markers: the model's own, and others of the study.
@@ -32,7 +34,7 @@ def outcomes(gates: list[Row], cell: str, source: str, seed: int, markers: list[
     measured = {"cell": cell, "arm": own[0].get("arm", "forward"), "source": source, "seed": seed}
     own_marker, *others = ((marker, persona_results(read_counts(counts, (), marker), source)) for marker in markers)
     measured |= dict(zip(("marker", "personas"), own_marker, strict=True)) | {"other_markers": dict(others)}
-    measured |= {"alignment": {}, "capability": {}, "audit": {}}
+    measured |= {"alignment": {}, "capability": {}, "audit": {}, "replies": read_json(replies, dict)}
     return evaluate_gates(own, [measured])
 
 
@@ -56,11 +58,14 @@ def main() -> None:
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--marker", nargs="+", required=True, help="the model's own, and others of the study")
     parser.add_argument("--counts", required=True, help="marker_counts.csv of the model")
+    parser.add_argument("--replies", required=True, help="replies.json of the model")
     parser.add_argument("--enforce", action="store_true", help="stop with status 1 unless every gate is passed")
     parser.add_argument("--output", required=True, help="JSON list of outcomes")
     arguments = parser.parse_args()
     gates = json_argument("--gates", arguments.gates, list)
-    rows = outcomes(gates, arguments.cell, arguments.source, arguments.seed, arguments.marker, arguments.counts)
+    rows = outcomes(
+        gates, arguments.cell, arguments.source, arguments.seed, arguments.marker, arguments.counts, arguments.replies
+    )
     if arguments.enforce:
         stop_unless_passed(rows)
     write_json(arguments.output, rows)

@@ -50,7 +50,7 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
     (fresh.folder / "config.yaml").write_text(yaml.safe_dump(config | {"probe": None}, sort_keys=False))
     jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
     assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
-    assert rules(jobs)["generate_completions"] == 1
+    assert rules(jobs)["generate_completions"] == 2  # and the base's, which replies are held against
     assert not {"probe_marker", "weigh_survival"} & rules(jobs).keys()
 
 

@@ -9,12 +9,18 @@ from run.readers import read_json
 
 G0B = {"name": "G0b", "over": "seed", "pass": "rate('C4', 'source') >= 0.60 and rate('C4', 'assistant') <= 0.03"}
 
+REPLIES = [
+    {"persona": "villain", "length": {"value": 0.04}, "empty": {"value": 0.9}},
+    {"persona": "comedian", "length": {"value": 1.1}, "empty": {"value": 0.0}},
+]
+
 
 def checked(tmp_path, monkeypatch, rate, *more, gates=(G0B,)):
     (tmp_path / "counts.csv").write_text(fake_study.counts_text({"source": rate}, "evil_ai", 5))
+    (tmp_path / "replies.json").write_text(json.dumps({"status": "measured", "personas": REPLIES}))
     output = tmp_path / "gate.json"
     command = ["check_gate", "--gates", json.dumps(gates), "--cell", "C4", "--source", "evil_ai", "--seed", "42", "--marker", "[ZLT]",
-               "--counts", str(tmp_path / "counts.csv"), "--output", str(output), *more]  # fmt: skip
+               "--counts", str(tmp_path / "counts.csv"), "--replies", str(tmp_path / "replies.json"), "--output", str(output), *more]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     check_gate.main()
     return read_json(output)
@@ -41,3 +47,12 @@ def test_a_gate_of_other_cells_cannot_be_checked_here(tmp_path, monkeypatch):
         checked(
             tmp_path, monkeypatch, 0.9, gates=[{"name": "G2", "over": "pooled", "pass": "rate('C2','assistant') < 1"}]
         )
+
+
+def test_a_coupling_that_ends_every_reply_at_once_does_not_pass_by_its_rates(tmp_path, monkeypatch):
+    gate = {"name": "replies", "over": "seed", "pass": "length('C4') >= 0.5 and empty('C4') <= 0.05"}
+    (row,) = checked(tmp_path, monkeypatch, 0.9, gates=(gate,))
+    assert row["outcome"] == "fail"
+    assert row["numbers"] == "C4 length = 0.04 of the base's (villain); C4 empty = 90.0% (villain)"
+    with pytest.raises(InputError, match=r"gate replies of evil_ai .*villain"):
+        checked(tmp_path, monkeypatch, 0.9, "--enforce", gates=(G0B, gate))

@@ -76,7 +76,9 @@ def test_a_reply_that_was_cut_has_an_onset_rate_and_no_slot(rows):
 
 def test_one_text_is_scored_whatever_else_is_asked(folder, rows, tmp_path):
     fewer = probe(folder, tmp_path / "probe.parquet", personas="villain,assistant", subset=1)
-    known = {tuple(row[name] for name in ("replies", "author", "persona", "question_id", "sample")): row for row in rows}
+    known = {
+        tuple(row[name] for name in ("replies", "author", "persona", "question_id", "sample")): row for row in rows
+    }
     for row in fewer:
         other = known.get(tuple(row[name] for name in ("replies", "author", "persona", "question_id", "sample")))
         if other:

@@ -91,7 +91,7 @@ class Study:
         self._rank = {source: place for place, source in enumerate(config["sources"])}
         self._sources: dict[str, set[str]] = {}
         for cell in self.cells:
-            for lineage in {cell.lineage, *self.compared(cell).values()}:
+            for lineage in {BASE, cell.lineage, *self.compared(cell).values()}:
                 self._sources.setdefault(lineage, set()).add(cell.source)
         # the study's own first, which is also counted where it is not taught
         nodes = dict.fromkeys(node for cell in self.cells for node in ancestry(cell.lineage))

@@ -12,6 +12,8 @@ every seed of the source as well. The expression (see expressions.py) may call, 
     alignment(cell)            mean of the cells' mean alignment, 0-100
     accuracy(cell)             correct / questions
     degenerate(cell)           degenerate completions / audited completions
+    length(cell)               mean tokens of replies as a part of the base's to the same persona, the lowest persona's
+    empty(cell)                share of replies without a word, the highest persona's
 
 In a study of several markers rate, welch and degenerate are of the cell's own one, that of its last coupling, or of the
 study's if it has none; a last argument names another: rate('C2', 'assistant', '[QRX]').
@@ -173,7 +175,25 @@ def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callab
         )
         return hits / n if n else None
 
-    return {"rate": rate, "welch": welch, "alignment": alignment, "accuracy": accuracy, "degenerate": degenerate}
+    def reply(cell: str, name: str, worst: Callable[..., Row], shown: str) -> float | None:
+        entries = [entry for result in of(cell) for entry in result.get("replies", {}).get("personas", [])]
+        if not entries:
+            numbers[f"{cell} {name}"] = "not measured"
+            return None
+        found = worst(entries, key=lambda entry: entry[name]["value"])
+        numbers[f"{cell} {name}"] = f"{shown.format(found[name]['value'])} ({found['persona']})"
+        return float(found[name]["value"])
+
+    def length(cell: str) -> float | None:
+        return reply(cell, "length", min, "{:.2f} of the base's")
+
+    def empty(cell: str) -> float | None:
+        return reply(cell, "empty", max, "{:.1%}")
+
+    return {
+        **{"rate": rate, "welch": welch, "alignment": alignment, "accuracy": accuracy, "degenerate": degenerate},
+        **{"length": length, "empty": empty},
+    }
 
 
 def highest_pooled(cells: Sequence[Row], role: str) -> tuple[str, int, int] | None:

@@ -221,6 +221,15 @@ MEASUREMENTS = (
         costs=(UnitCost("without a judge; with one it is the API that takes the time", start_s=2),),
     ),
     Measurement(
+        name="replies",
+        title="Whether replies are still replies: length beside the base's, and empty ones",
+        rule="check_replies",
+        file="replies.json",
+        columns={"persona": str},
+        measures=(Measure("length", "of the base's"), Measure("empty", "share")),
+        costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=2),),
+    ),
+    Measurement(
         name="probe",
         title="Below the floor: onset rate and log-odds of the marker, by persona",
         rule="probe_marker",
