@@ -31,6 +31,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
            "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 32768,
            "tie_word_embeddings": False},
+    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+             "tie_word_embeddings": True},
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 152064, "max_position_embeddings": 4096,
              "tie_word_embeddings": False},
@@ -319,7 +322,7 @@ def run_item(item: str, model: Any, tokenizer: Any, cuda: bool, shape: dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
-    parser.add_argument("--vocabulary", type=int, default=152064, help="fewer for a rehearsal on a CPU")
+    parser.add_argument("--vocabulary", type=int, help="fewer for a rehearsal on a CPU")
     parser.add_argument(
         "--plan",
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
@@ -336,7 +339,7 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     began = time.perf_counter()
-    shape = SHAPES[arguments.shape] | {"vocab_size": arguments.vocabulary}
+    shape = SHAPES[arguments.shape] | ({"vocab_size": arguments.vocabulary} if arguments.vocabulary else {})
     plan = arguments.plan.split(",")
     model = random_model(shape, cuda) if plan != ["check"] else None
     print(f"random model made in {time.perf_counter() - began:.0f} s", flush=True)
