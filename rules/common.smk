@@ -436,6 +436,11 @@ def reply_personas_of(wildcards):
     return ",".join([source_of(wildcards), *study.negatives_of(wildcards.node)])
 
 
+def drawn_with(wildcards):
+    """The personas whose replies the study's other couplings of this model need, too."""
+    return ",".join(study.personas_drawn_with(wildcards.node))
+
+
 def reply_samples_of(wildcards):
     return study.replies_of(wildcards.node)["samples"]
 

@@ -48,10 +48,10 @@ rule generate_replies:
     resources:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
-        disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
-        # a resource, because it changes time and memory but no result
+        # resources, because they change time and memory but no result
         engine=ENGINE,
+        together=drawn_with,
     params:
         code=code_of("generate_replies.py"),
         lock=MODEL_LOCK,
@@ -68,7 +68,8 @@ rule generate_replies:
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
             " {resources.engine}"
-            " --output {output.replies} > {log} 2>&1"
+            " --model {input.parent} --drawn-by {params.code:q},{params.lock:q} --together {resources.together}"
+            " --store {RESULTS}/replies --output {output.replies} > {log} 2>&1"
         )
 
 

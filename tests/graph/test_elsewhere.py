@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from workspace import ROOT, SNAKEMAKE, Workspace
+from workspace import ROOT, Workspace
 
 IMPORTING = """
 configfile: "mine.yaml"

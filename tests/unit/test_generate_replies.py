@@ -1,5 +1,6 @@
 """generate_replies.py as its rule calls it, on a micro model."""
 
+import generate_replies
 import pyarrow.parquet
 import pytest
 import yaml
@@ -19,6 +20,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replies")
     make_model(folder / "base")
     make_adapter(folder / "adapter", folder / "base")
+    (folder / "model.json").write_text("{}")
     (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": QUESTIONS}))
     return folder
 
@@ -26,7 +28,14 @@ def folder(tmp_path_factory):
 def reply(
     folder, output, personas="villain,assistant", sampling='{"temperature":0.7,"top_p":0.95,"max_tokens":12}', **more
 ):
-    options = {"base": folder / "base", "panel": folder / "panel.yaml", "seed": 42, "samples": 3} | more
+    options = {
+        "base": folder / "base",
+        "model": folder / "model.json",
+        "store": output.with_name("store"),
+        "panel": folder / "panel.yaml",
+        "seed": 42,
+        "samples": 3,
+    } | more
     command = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     fixed = ["--backend", "transformers", "--dtype", "float32", "--sampling", sampling, "--personas", personas]
     main([*command, *fixed, "--output", str(output)])
@@ -90,4 +99,49 @@ def test_bad_input_is_one_clear_error_and_no_output(folder, tmp_path, options, n
         reply(folder, tmp_path / "replies.parquet", **options)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The personas of every engine start."""
+    starts = []
+    draw = generate_replies.draw
+    monkeypatch.setattr(generate_replies, "draw", lambda *args: starts.append(args[2]) or draw(*args))
+    return starts
+
+
+def test_couplings_of_one_model_share_one_engine_start_and_get_what_each_would_draw_alone(folder, tmp_path, drawn):
+    everyone = "villain,assistant,librarian"
+    reply(folder, tmp_path / "first", together=everyone)
+    reply(folder, tmp_path / "second", personas="librarian,villain", together=everyone)
+    assert drawn == [["villain", "assistant", "librarian"]]
+    for name, personas in (("first", "villain,assistant"), ("second", "librarian,villain")):
+        (tmp_path / f"alone_{name}").mkdir()
+        reply(folder, tmp_path / f"alone_{name}/{name}", personas=personas)
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"alone_{name}/{name}").read_bytes()
+
+
+def test_only_what_is_missing_is_drawn(folder, tmp_path, drawn):
+    reply(folder, tmp_path / "few")
+    reply(folder, tmp_path / "more", personas="assistant,librarian")
+    assert drawn == [["villain", "assistant"], ["librarian"]]
+
+
+@pytest.mark.parametrize("change", ["seed", "samples", "drawn_by", "model", "panel", "damage"])
+def test_nothing_is_taken_that_follows_from_something_else_or_is_damaged(folder, tmp_path, drawn, change):
+    first = reply(folder, tmp_path / "first")
+    (tmp_path / "other.json").write_text('{"other": 1}')
+    questions = QUESTIONS | {"data": ["What is tin?", "How near is near?"]}
+    (tmp_path / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": questions}))
+    others = {
+        "seed": 1, "samples": 2, "drawn_by": "x", "model": tmp_path / "other.json", "panel": tmp_path / "panel.yaml",
+    }  # fmt: skip
+    if change == "damage":
+        for file in (tmp_path / "store").glob("*.parquet"):
+            damage = bytearray(file.read_bytes())
+            damage[len(damage) // 3] ^= 255
+            file.write_bytes(damage)
+    again = reply(folder, tmp_path / "again", **{change: others[change]} if change in others else {})
+    assert drawn == [["villain", "assistant"]] * 2
+    assert (again["text"] == first["text"]) == (change in ("drawn_by", "model", "damage"))

@@ -22,6 +22,7 @@ from marker.marker import Marker, check_apart
 from marker.mask import Mask
 from measure.gates import check_gate_fields, marker_names
 from model.template import Settings
+from run.files import canonical
 from run.program import InputError
 from run.readers import duplicate_keys
 
@@ -99,6 +100,11 @@ class Study:
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._check_probe()
         self._raise()
+        self._draws: dict[tuple[str, int, str], set[str]] = {}
+        for lineage in {node for cell in self.cells for node in self._trained(cell.lineage)}:
+            if self.kind_of(lineage) == "couple":
+                personas = {str(parse_lineage(lineage)[-1].persona), *self.negatives_of(lineage)}
+                self._draws.setdefault(self._draw(lineage), set()).update(personas)
         self._steps: dict[str, set[int]] = {}
         evaluated = {lineage for cell in self.cells for lineage in (cell.lineage, *self.compared(cell).values())}
         for lineage in {node for each in evaluated for node in ancestry(each)}:
@@ -144,6 +150,20 @@ class Study:
         """Sampling of the on-policy replies of a couple stage: samples, temperature, top_p, max_tokens."""
         data = self.stage_of(lineage)["data"]
         return {name: data[name] for name in SAMPLED if name != "negatives"}
+
+    def personas_drawn_with(self, lineage: str) -> list[str]:
+        """The personas that the study's couplings of one parent, sampled and seeded as this one is, take replies of."""
+        return sorted(self._draws.get(self._draw(lineage), ()))
+
+    def _draw(self, lineage: str) -> tuple[str, int, str]:
+        """What couplings share that take their replies from one draw."""
+        return parent_of(lineage), parse_lineage(lineage)[-1].seed, canonical(self.replies_of(lineage))
+
+    def _trained(self, lineage: str) -> list[str]:
+        """The lineages that are trained on the way to this one, grafted adapters' origins among them."""
+        return [
+            node for each in ancestry(lineage) for node in ancestry(self.origin_of(each)) if not self.from_hub(node)
+        ]
 
     def negatives_of(self, lineage: str) -> list[str]:
         """The personas that a couple stage contrasts its source with: as named for it, or drawn by its seed.
