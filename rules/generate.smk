@@ -21,7 +21,6 @@ rule generate_completions:
     resources:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
-        disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
         # a resource, because it changes time and memory but no result
         engine=ENGINE,

@@ -24,7 +24,6 @@ rule train_adapter:
     resources:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
-        disk_mb=HARDWARE["disk_mb"],
         runtime=HARDWARE["runtime"],
         # resources, because they change time and memory but no result: editing them reruns nothing
         micro_batch_tokens=HARDWARE["micro_batch_tokens"],

@@ -272,8 +272,6 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
         answered = options_of(makers[options["--completions"][0]].command)
         tokens_k = completions("generate_completions", answered) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule == "train_adapter" else 1)
-    if job.rule in QUESTIONS and not options.get("--adapter"):
-        scratch = 0.0  # without adapters there is nothing to merge
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
     return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
 
@@ -493,7 +491,7 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         f"- wall time on {machine}: {clock(when.seconds)} (no less than {clock(even)}, all of them always busy, "
         f"and {clock(longest_chain(parents, costs))}, the longest chain)",
         f"- disk: {gigabytes(sum(cost.disk for cost in costs))} stay; {gigabytes(when.peak)} at the peak, of which "
-        f"{gigabytes(when.peak_scratch)} while jobs run (merged copies for vLLM)",
+        f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)",
     ]
     if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
         sums.append(f"- not counted, as unit_costs.csv lacks them: {', '.join(unknown)}")
