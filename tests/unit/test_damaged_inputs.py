@@ -75,6 +75,8 @@ def fewer_layers(data: bytes) -> bytes:
 
 # Of a model folder. Its other files may be missing: what they would say is then said elsewhere, or not at all.
 CONFIG = only(JSON, "missing", "empty", "cut", "random", "Latin-1", "a list", "deep")
+# what is there without looking at tensors, some of which nobody asks for
+HEADER = but(WEIGHTS, "NaN", "a tensor less", "a tensor more", "another shape")
 MODEL = {
     "base/config.json": CONFIG | {"no heads": without("num_attention_heads"), "a layer less": content(fewer_layers)},
     "base/generation_config.json": but(CONFIG, "missing"),
@@ -119,7 +121,7 @@ PROGRAMS = {
         # its tensors are looked at when it is loaded
         {
             "base/config.json": CONFIG,
-            "base/model.safetensors": but(WEIGHTS, "NaN", "a tensor less", "a tensor more", "another shape"),
+            "base/model.safetensors": HEADER,
         },
         "base m",
     ),
@@ -157,7 +159,8 @@ PROGRAMS = {
     "reuse_adapter": Program(
         f"--base @base --origin @{NODE}/adapter --origin-manifest @{NODE}/manifest.json --parent-manifest @parent.json"
         " --lineage base/x.s1 --adapter-out @out/adapter --manifest @out/m",
-        ADAPTER | {"parent.json": JSON, "base/config.json": CONFIG | {"no size": without("hidden_size")}},
+        # of the base it reads the weights' headers alone
+        ADAPTER | {"parent.json": JSON, "base/model.safetensors": HEADER},
         "adapter m",
     ),
     "count_markers": Program(
@@ -244,7 +247,7 @@ PROGRAMS = {
     ),
     "publish_study": Program(
         # it takes what is there
-        "--results @ --repo me/x --dry-run",
+        f"--results @ --cards {ROOT}/resources/cards --repo me/x --dry-run",
         {CELL: but(JSON, "missing")} | {name: but(damages, "missing") for name, damages in ADAPTER.items()},
         "",
     ),
