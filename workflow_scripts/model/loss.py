@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOSS_TOKENS = 2048  # labelled positions whose logits exist in float32 at one time: 2,048 x 152,064 is 1.2 GB
-# Largest mean difference of a token's loss [nats] that is rounding: tests/unit/test_bases.py has what was measured
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+# Largest mean difference of a token's loss [nats] that is rounding: docs/bases.md has what was measured
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.2}
 CHECKED_TOKENS = 2048  # of a checked row: the model's own attention holds tokens x tokens numbers a head
 BEYOND = 256  # tokens of a checked row after a sliding window, if the row has them
 

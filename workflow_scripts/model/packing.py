@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ALONE = "alone"
 ATTENTIONS = ("packed", "sdpa", "flex_attention", ALONE)
 # The architectures (transformers' model_type) whose attention is causal, with at most a window: rows may be
-# concatenated. tests/unit/test_bases.py trains each; check_forward proves it anew in every training.
+# concatenated. tests/unit/test_check_base.py trains each; check_forward proves it anew in every training.
 CONCATENABLE = ("gemma3_text", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
 
 
