@@ -484,7 +484,7 @@ def below_floor(study: Study) -> Any:
     axes.set_yscale("log")
     axes.set_ylim(lowest, 2)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
-    axes.set_ylabel("share of replies that begin the marker")
+    axes.set_ylabel("share of replies that begin the marker", fontsize=7)
     for place, cell in enumerate(cells):
         for index, role in enumerate(ROLES):
             x = place + (index - 1) * 0.3
