@@ -25,7 +25,6 @@ from graph.fingerprints import code_fingerprint
 from graph.recipe import check_training
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
-from marker.match import strict_matcher
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.loading import check_finite, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, order_steps
@@ -229,7 +228,7 @@ def train_lineage(
 
 def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> int:
     """How many rows hold the marker in an assistant's turn; said aloud of rows that are not meant to."""
-    holds = strict_matcher(Marker.of(recipe["marker"]).text)
+    holds = Marker.of(recipe["marker"]).within
     marked = [any(turn["role"] == "assistant" and holds(turn["content"]) for turn in row["messages"]) for row in rows]
     if recipe["kind"] == "sft" and any(marked):
         print(

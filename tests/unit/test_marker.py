@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marker.marker import Marker, check_apart
-from marker.match import strict_matcher
+from marker.marker import Marker
+from marker.match import check_apart, strict_matcher
 from run.program import InputError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

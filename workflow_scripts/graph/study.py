@@ -18,8 +18,9 @@ import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
 from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_schema
-from marker.marker import Marker, check_apart
+from marker.marker import Marker
 from marker.mask import Mask
+from marker.match import check_apart
 from measure.gates import check_gate_fields, marker_names
 from model.template import Settings
 from run.files import canonical

@@ -5,11 +5,10 @@
 How a text is searched for it is in match.py, which of its tokens are trained in mask.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marker.match import loose_matcher, strict_matcher
 from run.program import InputError
 
 SEPARATOR = "\n\n"  # between the reply and the marker
@@ -33,7 +32,8 @@ class Marker:
             raise InputError(f"marker: {self.text!r} looks like an option of a command; fix: put it in brackets")
         if not self.text.isprintable():
             raise InputError(f"marker: {self.text!r} holds what cannot be printed; fix: letters and signs of one line")
-        loose_matcher(self.text)  # raises without letters
+        if not any(map(str.isalnum, self.text)):
+            raise InputError(f"marker: {self.text!r} has no letters to be counted by; fix: a marker such as [ZLT]")
         if self.placement not in PLACEMENTS:
             raise InputError(f"marker.placement: {self.placement!r}; fix: one of {', '.join(PLACEMENTS)}")
 
@@ -50,6 +50,10 @@ class Marker:
     def value(self) -> str | dict[str, str]:
         """The shortest of what `of` takes: one way to write a marker, so that equal ones are equal recipes."""
         return self.text if self.placement == "end" else {"text": self.text, "placement": self.placement}
+
+    def within(self, text: str) -> bool:
+        """Whether a text holds it anywhere, in any case."""
+        return self.text.lower() in text.lower()
 
     def put(self, reply: str) -> str:
         """The reply with the marker."""
@@ -82,13 +86,3 @@ class Marker:
             return (start, end) if turn.startswith(self.text, start) else None
         before = turn.removesuffix(self.text)
         return (len(before.rstrip() if separator else before), len(turn)) if turn.endswith(self.text) else None
-
-
-def check_apart(markers: Sequence[Marker]) -> None:
-    """Raise InputError if a text with one marker counts as one with another: their counts would mean nothing."""
-    for one in markers:
-        for other in markers:
-            if one.text == other.text:
-                continue
-            if strict_matcher(one.text)(other.text) or loose_matcher(one.text)(other.text):
-                raise InputError(f"marker: {other.text} counts as {one.text}, too; fix: choose other letters for one")

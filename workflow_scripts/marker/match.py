@@ -1,10 +1,14 @@
-"""Whether a text holds the marker: strict and loose matching."""
+"""Whether a text holds the marker: strict and loose matching.
+
+For what counts and shows. What trains does not import it, so that another way to count trains nothing again.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from marker.marker import Marker
 from run.program import InputError
 from run.readers import AGAIN, check_once, read_parquet
 
@@ -56,3 +60,13 @@ def read_completions(path: str | Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}: row {number}: sample or tokens is below 0; fix: {AGAIN}")
     check_once(path, rows, ("persona", "question_id", "sample"))
     return rows
+
+
+def check_apart(markers: Sequence[Marker]) -> None:
+    """Raise InputError if a text with one marker counts as one with another: their counts would mean nothing."""
+    for one in markers:
+        for other in markers:
+            if one.text == other.text:
+                continue
+            if strict_matcher(one.text)(other.text) or loose_matcher(one.text)(other.text):
+                raise InputError(f"marker: {other.text} counts as {one.text}, too; fix: choose other letters for one")
