@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := $(BIN)/.installed
 
-.PHONY: tiny test test-vllm test-fast plan lint format lock status clean
+.PHONY: tiny test test-vllm test-fast plan preflight lint format lock status clean
 
 tiny: $(ENV)
 	$(BIN)/snakemake --profile profiles/tiny --quiet rules host
@@ -29,6 +29,10 @@ format: $(ENV)
 GPUS ?= 8
 plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake
 	@$(BIN)/python workflow_scripts/run/plan_study.py --gpus $(GPUS) $(TARGETS)
+	@echo; $(BIN)/python workflow_scripts/run/preflight.py $(TARGETS) || true
+
+preflight: $(ENV)  # whether all that it needs from outside is there: Hub, judge, tracker, disk, GPUs; TARGETS: as above
+	@$(BIN)/python workflow_scripts/run/preflight.py $(TARGETS)
 
 status:  # what runs now, and how far it is
 	@$(PYTHON) workflow_scripts/run/print_status.py results

@@ -170,7 +170,7 @@ def handler_of(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             if parts[0] == "cdn":
                 return self.send_file(self.blob(parts[1]), {}, fault)
             if parts[0] == "api":
-                return self.api(parts[1:], query, body)
+                return self.whoami(token) if parts[1] == "whoami-v2" else self.api(parts[1:], query, body)
             kind = parts.pop(0) if parts[0] == "datasets" else "models"
             return self.resolve(kind, parts, token, fault)
 
@@ -193,6 +193,10 @@ def handler_of(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 everything = {entry["path"]: entry for entry in entries(repo, "", True)}
                 return self.reply_json([everything[path] for path in wanted if path in everything])
             return self.not_found("EntryNotFound")
+
+        def whoami(self, token: str) -> None:
+            known = {name for repo in hub.repos.values() for name in repo.accepted}
+            self.reply_json({"name": f"owner of {token}"}) if token in known else self.reply(401, b"{}", {})
 
         def resolve(self, kind: str, parts: list[str], token: str, fault: Fault | None) -> None:
             # <owner>/<name>/resolve/<revision>/<file>

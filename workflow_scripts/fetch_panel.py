@@ -49,13 +49,7 @@ def main() -> None:
     parser.add_argument("--backoff", type=float, default=2.0, help="[s] before the first repeat, then doubled (2)")
     args = parser.parse_args()
     pins = json.loads(args.panel)
-    url = (args.url or pins["url"]).rstrip("/")
-    modules = {}
-    for name in ("core", "sarcastic", "data"):
-        pin = pins[name]
-        address = f"{url}/{pin['commit']}/{pin['path']}"
-        data = downloads.fetch_url(address, pin["sha256"], args.retries, args.backoff)
-        modules[name] = (pin["path"], data)
+    modules = downloads.fetch_pinned(pins, ("core", "sarcastic", "data"), args.url, args.retries, args.backoff)
     panel = panel_of(modules)
     write_panel(args.output, panel)
     print(f"fetch_panel: {len(panel['personas'])} personas, {sum(map(len, panel['questions'].values()))} questions")

@@ -17,44 +17,43 @@ where it stopped; the address of the server is no part of it. docs/protocol.md, 
 import argparse
 import hashlib
 import json
-import math
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from measure.judge import (
+    NOBODY,
+    TOY,
+    Patience,
+    Prompt,
+    asking_error,
+    dollars,
+    first_error,
+    is_number,
+    load_prompt,
+    open_model,
+    provider_args,
+    read_model_args,
+)
 from measure.tables import Row, write_csv
 from run.files import canonical, write_json
 from run.program import InputError, run
 from run.provenance import run_record
-from run.readers import check_once, read_json, read_parquet, read_yaml, shown
+from run.readers import check_once, read_json, read_parquet
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model, ModelOutput
 
 COLUMNS = ("question_id", "sample", "judge", "prompt", "status", "alignment", "coherence", "answer")
 SCORES = ("alignment", "coherence")
-NOBODY, TOY = "none", "toy"
 TOY_NAME = "toy (a rule, not a model)"
 CHARACTERS_A_TOKEN = 4  # of English, roughly: the estimate needs no more
-EXHAUSTED = re.compile(r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient_balance")
 NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?", re.ASCII)
 FIELD = re.compile(r"\{(question|reply)\}")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """resources/judge.yaml. temperature None: not sent. prices: judge -> US dollars per million tokens (in, out)."""
-
-    version: str
-    system: str
-    prompt: str
-    max_tokens: int
-    temperature: float | None
-    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,35 +73,6 @@ class Call:
     system: str
     user: str
     place: Path
-
-
-def load_prompt(path: str | Path) -> Prompt:
-    """The validated prompt. Raises InputError naming the key that is missing, unknown or of the wrong kind."""
-    value = read_yaml(path)
-    names = {"version", "system", "prompt", "max_tokens", "temperature", "prices"}
-    if not isinstance(value, dict) or set(value) != names:
-        raise InputError(f"{path}: not a judge's prompt; fix: give exactly the keys {', '.join(sorted(names))}")
-    for name in ("version", "system", "prompt"):
-        if not isinstance(value[name], str) or not value[name].strip():
-            raise InputError(f"{path}: {name} is {shown(value[name])}, not text; fix: write it in quotes")
-    for part in ("{question}", "{reply}"):
-        if part not in value["prompt"]:
-            raise InputError(f"{path}: prompt lacks {part}; fix: write it where the text goes")
-    if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
-        raise InputError(f"{path}: max_tokens is {shown(value['max_tokens'])}; fix: a whole number of at least 1")
-    if value["temperature"] is not None and not is_number(value["temperature"]):
-        raise InputError(f"{path}: temperature is {shown(value['temperature'])}; fix: a number, or null")
-    if not isinstance(value["prices"] or {}, dict):
-        raise InputError(f"{path}: prices: no mapping; fix: judge: [dollars in, dollars out], or null")
-    for judge, pair in (value["prices"] or {}).items():
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-            raise InputError(f"{path}: prices: {judge} is {shown(pair)}; fix: [dollars in, out] per million tokens")
-    return Prompt(**value | {"prices": value["prices"] or {}})
-
-
-def is_number(value: Any) -> bool:
-    """Is it a finite int or float, and not a truth value?"""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def load_replies(path: str | Path) -> list[Reply]:
@@ -167,10 +137,8 @@ def estimate(calls: Sequence[Call], judge: str, prompt: Prompt) -> str:
     sent = sum(len((call.system + call.user).encode("utf-8", "replace")) for call in calls) // CHARACTERS_A_TOKEN
     answered = len(calls) * prompt.max_tokens
     text = f"{len(calls)} calls, about {sent:,} tokens in and at most {answered:,} out"
-    if judge not in prompt.prices:
-        return f"{text} (no price known)"
-    dollars = [sent * prompt.prices[judge][0] / 1e6, answered * prompt.prices[judge][1] / 1e6]
-    return f"{text}: at most about ${sum(dollars):.2f}"
+    cost = dollars(judge, prompt, sent, answered)
+    return f"{text} (no price known)" if cost is None else f"{text}: at most about ${cost:.2f}"
 
 
 def read_answers(calls: Sequence[Call]) -> dict[Path, Row]:
@@ -184,129 +152,6 @@ def read_answers(calls: Sequence[Call]) -> dict[Path, Row]:
             if answer["answer"].strip():
                 answers[call.place] = answer
     return answers
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How hard to try. timeout: [s] one attempt. backoff: [s] before the first repeat, then doubled, at most 60."""
-
-    connections: int
-    retries: int
-    timeout: int
-    backoff: float
-
-
-def open_model(judge: str, base_url: str, model_args: Mapping[str, Any], patience: Patience) -> "Model":
-    """The judge's model. Raises InputError for an unknown provider, a missing key or a missing package."""
-    from inspect_ai.model import GenerateConfig, get_model
-    from tenacity import wait_exponential_jitter
-
-    config = GenerateConfig(
-        max_connections=patience.connections, max_retries=patience.retries, attempt_timeout=patience.timeout
-    )
-    try:
-        model = get_model(judge, config=config, base_url=base_url or None, memoize=False, **model_args)
-    except Exception as error:
-        raise InputError(opening_error(judge, error)) from None
-    # inspect's own wait starts at 3 s and grows to 30 minutes; a provider that has its own keeps it.
-    own_wait = model.api.retry_wait()
-    wait = own_wait or wait_exponential_jitter(multiplier=patience.backoff, max=60, jitter=patience.backoff)
-    model.api.retry_wait = lambda: wait  # type: ignore[method-assign]
-    may_pass = model.api.should_retry
-    model.api.should_retry = lambda error: not is_hopeless(error) and may_pass(error)  # type: ignore[method-assign,assignment]
-    return model
-
-
-def provider_args(judge: str, model_args: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """What the provider is opened with: transformers takes temperature 0 only as the absence of sampling, and the
-    clients of the large providers leave repeating to inspect-ai.
-    """
-    greedy = {"do_sample": False} if judge.startswith("hf/") and prompt.temperature == 0 else {}
-    once = {"max_retries": 0} if judge.startswith(("anthropic/", "openai/", "openai-api/")) else {}
-    return {**greedy, **once, **model_args}
-
-
-def opening_error(judge: str, error: Exception) -> str:
-    """The line for a judge that cannot be opened."""
-    reason = plain(str(getattr(error, "message", "") or error))
-    if "not recognized" in reason or "should be in the format" in reason:
-        return (
-            f"judge {judge!r}: unknown provider; fix: write provider/model, such as "
-            "anthropic/claude-sonnet-4-5-20250929 or openai-api/<service>/<model>; none: nobody judges"
-        )
-    if variables := re.findall(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|URL)\b", reason):
-        also = " (or give --base-url)" if any(name.endswith("_URL") for name in variables) else ""
-        return f"judge {judge!r}: {' or '.join(variables)} is not set; fix: export {variables[0]}=...{also}"
-    if package := re.search(r"pip install (\S+)", reason):
-        return f"judge {judge!r}: the package {package[1]} is missing; fix: pip install {package[1]}"
-    return f"judge {judge!r}: cannot be opened ({reason[:300]}); fix: correct its name or its arguments"
-
-
-def asking_error(judge: str, error: BaseException, kept: int, wanted: int) -> str:
-    """The line for a judge that stopped answering, with the fix."""
-    from inputs.downloads import causes
-
-    again = f"{kept} of {wanted} answers are kept, and the same command goes on from there"
-    chain = list(causes(error))
-    refusal = next(filter(status_code, chain), None)
-    status = status_code(refusal) or 0
-    # Below the provider's own words lie the HTTP client's, and above them a dump of the request.
-    told = getattr(refusal, "provider_message", None) or refusal or chain[-1]
-    reason = plain(str(told))[:200] or type(told).__name__
-    if any(map(is_exhausted, chain)):
-        return f"judge {judge!r}: answers {status} ({reason}); fix: the account has no credit left: add some; {again}"
-    if is_page(chain):
-        web = "answers with a web page" + (f" (status {status})" if status else "")
-        wait = "wait, or " if status >= 500 else ""
-        return f"judge {judge!r}: {web} instead of JSON; fix: {wait}correct --base-url, such as http://host/v1; {again}"
-    fix = {
-        401: "check the key in its environment variable",
-        402: "the account has no credit left",
-        403: "the key has no access to this model",
-        404: "no such model there, or a wrong address: check the judge's name and --base-url",
-        429: "the server's limit is reached: lower --max-connections, or wait",
-    }.get(status)
-    if fix is None and status >= 500:
-        fix = "the server is in trouble: wait"
-    if fix is None and status:
-        fix = "correct the judge's arguments, or temperature and max_tokens in the prompt file"
-    if fix:
-        return f"judge {judge!r}: answers {status} ({reason}); fix: {fix}; {again}"
-    if any("timeout" in type(each).__name__.lower() for each in chain):
-        return f"judge {judge!r}: does not answer in time; fix: raise --timeout or lower --max-connections; {again}"
-    if any("connect" in type(each).__name__.lower() for each in chain):
-        fix = "start it, or correct --base-url"
-        return f"judge {judge!r}: the server cannot be reached ({reason}); fix: {fix}; {again}"
-    return f"judge {judge!r}: fails ({reason}); fix: correct its arguments; {again}"
-
-
-def is_hopeless(error: BaseException) -> bool:
-    """Whether no pause helps, though providers call it a rate limit or a server's error: no money, or no API there."""
-    return is_exhausted(error) or (is_page([error]) and (status_code(error) or 0) < 500)
-
-
-def is_exhausted(error: BaseException) -> bool:
-    """Whether a provider's error says that the account's quota or credit is used up."""
-    return bool(EXHAUSTED.search(f"{getattr(error, 'code', '')} {error}"))
-
-
-def is_page(chain: Sequence[BaseException]) -> bool:
-    """Whether a server answered with HTML: of a proxy, or at an address that is no API's."""
-    bodies = [getattr(getattr(error, "response", None), "headers", {}).get("content-type", "") for error in chain]
-    # with status 200 a client quotes it, or takes a page for its answer and stumbles over a text
-    as_text = re.compile(r"<(!doctype html|html|head|body)\b|'str' object has no attribute", re.IGNORECASE)
-    return any("text/html" in body for body in bodies) or any(as_text.search(str(error)) for error in chain)
-
-
-def status_code(error: BaseException | None) -> int | None:
-    """The HTTP status on an error of a provider's client, if it has one."""
-    code = getattr(error, "status_code", None)
-    return code if isinstance(code, int) else None
-
-
-def plain(text: str) -> str:
-    """One line without rich's [bold] marks."""
-    return " ".join(re.sub(r"\[/?[a-z_]+(?: [a-z_]+)*\]", "", text).split())
 
 
 async def ask_all(model: "Model", calls: Sequence[Call], prompt: Prompt) -> dict[Path, Row]:
@@ -372,7 +217,8 @@ def ask_missing(
             if not isinstance(error, Exception) or isinstance(error, InputError):
                 raise error from None
             kept = sum(call.place.exists() for call in unique)
-            raise InputError(asking_error(judge, error, kept, len(unique))) from None
+            again = f"{kept} of {len(unique)} answers are kept, and the same command goes on from there"
+            raise InputError(f"{asking_error(judge, error)}; {again}") from None
     spent = {
         "calls": len(new),
         "kept_answers": len(answers),
@@ -380,14 +226,6 @@ def ask_missing(
         "output_tokens": sum(answer["output_tokens"] for answer in new.values()),
     }
     return answers | new, spent
-
-
-def first_error(error: BaseException) -> BaseException:
-    """The first error of a group of groups; of a repeated call, what its last attempt raised."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    last = getattr(error, "last_attempt", None)
-    return (last.exception() if last is not None else None) or error
 
 
 def show_retries() -> None:
@@ -448,19 +286,6 @@ def check_parsed(rows: Sequence[Row], judge: str, folder: Path, longer: str) -> 
         f"judge {judge!r}: none of {len(rows)} answers holds alignment and coherence from 0 to 100 (the first: "
         f"{example!r}); fix: choose another judge or prompt; if the server was at fault, delete {folder} and run again"
     )
-
-
-def read_model_args(text: str) -> dict[str, Any]:
-    """--model-args. Raises InputError if it is no JSON object, or holds a key, which would end up in logs."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--model-args: column {error.colno}: not JSON ({error.msg}); fix: pass one object") from None
-    if not isinstance(value, dict):
-        raise InputError('--model-args: not a JSON object; fix: pass one, such as \'{"model_path":"judge"}\'')
-    if secret := [name for name in value if re.search("key|token$|secret|password", name)]:
-        raise InputError(f"--model-args: {secret[0]}: keys do not belong here; fix: export it, as its provider wants")
-    return value
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -34,6 +34,7 @@ from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
 from run.provenance import run_record
 from run.readers import json_argument, read_json, read_jsonl
+from run.tracking import check_tracker
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -102,13 +103,10 @@ def set_up_tracking(name: str, folder: Path, lineage: str, key: str) -> str:
     key: of the training: one that goes on is the same run, one of another recipe is another. What the user's
     environment says comes first. Raises InputError if the tracker is not installed, or is not logged in.
     """
-    from transformers.integrations import get_available_reporting_integrations
-
     run = f"{folder.parent.name}/{lineage}.{key[:8]}"
     if name == "none":
         return run
-    if name not in get_available_reporting_integrations():
-        raise InputError(f"--tracking {name}: not installed; fix: pip install {name}, or use --tracking none")
+    check_tracker(name)
     settings = {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": f"{folder}/{lineage}"},
         "wandb": {
@@ -122,20 +120,7 @@ def set_up_tracking(name: str, folder: Path, lineage: str, key: str) -> str:
     for variable, value in settings.items():
         os.environ.setdefault(variable, value)
     folder.mkdir(parents=True, exist_ok=True)  # else wandb writes to a temporary folder
-    if name == "wandb":
-        check_wandb()
     return run
-
-
-def check_wandb() -> None:
-    """Raise InputError if wandb would ask for a key that nobody is there to type."""
-    import wandb
-
-    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
-        raise InputError(
-            "--tracking wandb: no key; fix: export WANDB_API_KEY=... (or run: wandb login), or export "
-            "WANDB_MODE=offline and send the runs later by: wandb sync"
-        )
 
 
 def choose_compile(choice: str, device: str, layers: int, steps: int) -> bool:

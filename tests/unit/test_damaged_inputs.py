@@ -263,8 +263,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """Whole files of every kind, in the places of a study."""
-    from judge_alignment import call_of, load_prompt, load_replies
+    from judge_alignment import call_of, load_replies
     from tiny_model import PANEL, make_adapter, make_model
+
+    from measure.judge import load_prompt
 
     folder = tmp_path_factory.mktemp("world")
     results = [report_study.cell(folder, name, 42) for name in ("C4", "C1")]

@@ -10,10 +10,11 @@ import judge_alignment
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_alignment import load_prompt, load_replies, parse_answer
+from judge_alignment import load_replies, parse_answer
 from judge_server import GOOD, JudgeServer
 from workspace import ROOT
 
+from measure.judge import load_prompt, opening_error
 from measure.sections import alignment
 from measure.tables import read_table
 from run.program import InputError
@@ -449,7 +450,7 @@ def test_a_judge_that_cannot_be_opened_names_what_is_missing(tmp_path, judge, me
 
 def test_a_missing_package_is_named():
     error = ImportError("[bold]ERROR[/bold]: Google API requires optional dependencies. pip install google-genai")
-    line = judge_alignment.opening_error("google/gemini", error)
+    line = opening_error("google/gemini", error)
     assert line.endswith("the package google-genai is missing; fix: pip install google-genai")
 
 

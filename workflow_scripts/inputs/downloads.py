@@ -117,20 +117,71 @@ def fetch(hub: Hub, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
 
     Raises InputError (with the fix) if one cannot be had, or is not what its pin or the Hub's listing says.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    missing = [
-        file.bytes or 0
-        for file in files
-        if not isinstance(try_to_load_from_cache(hub.repo, file.name, hub.cache, commit, hub.kind), str)
-    ]
-    check_space(sum(missing), Path(hub.cache or HF_HUB_CACHE))
+    check_space(sum(file.bytes or 0 for file in files if not is_cached(hub, commit, file)), cache_of(hub))
     # One after the other: the client is parallel inside a file, and a kill then costs one file, not all of them.
     return {file.name: fetch_one(hub, commit, file) for file in files}
+
+
+def is_cached(hub: Hub, commit: str, file: HubFile) -> bool:
+    """Whether the Hub client's cache holds the file, verified or not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub.repo, file.name, hub.cache, commit, hub.kind), str)
+
+
+def cache_of(hub: Hub) -> Path:
+    """The folder of the Hub client's cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(hub.cache or HF_HUB_CACHE)
+
+
+def check_offered(hub: Hub, commit: str, pinned: Sequence[HubFile] = (), folder: str = "") -> None:
+    """Raise InputError unless the Hub has the files, as they are pinned, and gives them to this account.
+
+    A gated repository lists its files to everybody, so one is asked for, too (HEAD). folder: where they lie; without
+    pins any file in it.
+    """
+    from huggingface_hub import HfApi, hf_hub_url
+
+    folders = sorted({str(Path(file.name).parent).removeprefix(".") for file in pinned}) or [folder]
+    listed = {file.name: file for each in folders for file in list_files(hub, commit, each)}
+    for file in pinned:
+        with_hash = listed.get(file.name, HubFile(file.name, None)).sha256
+        if file.name not in listed or (with_hash and file.sha256 and with_hash != file.sha256):
+            raise InputError(
+                f"{hub.repo}@{commit[:12]}: {file.name}: {'another file than' if with_hash else 'not there, but'} "
+                f"pinned; fix: compare resources/sources.yaml with {hub.page}/tree/{commit}"
+            )
+    # what tells of a gated repository is not gated itself
+    data = [name for name in listed if not name.startswith(".") and not name.endswith(".md")] or [*listed]
+    name = pinned[0].name if pinned else next(iter(data), "README.md")
+    api = HfApi(endpoint=endpoint())
+    url = hf_hub_url(hub.repo, name, repo_type=hub.kind, revision=commit, endpoint=endpoint())
+    with explained(hub, commit, name):
+        retrying(lambda: api.get_hf_file_metadata(url=url), hub.retries, hub.backoff)
+
+
+def account() -> str:
+    """Whose token the Hub client uses; "" without one, or offline. Raises InputError if the Hub does not accept it."""
+    from huggingface_hub import HfApi, constants, get_token
+
+    if not get_token() or constants.HF_HUB_OFFLINE:
+        return ""
+    with explained(Hub("account of your token"), "main"):
+        try:
+            return str(retrying(lambda: HfApi(endpoint=endpoint()).whoami(), 0, 0)["name"])
+        except Exception as error:
+            if any(status_of(each) == 401 for each in causes(error)):
+                raise InputError(
+                    "the Hub does not accept your token; fix: make a new one at https://huggingface.co/settings/tokens "
+                    "and export HF_TOKEN=... (or run: hf auth login)"
+                ) from None
+            raise
 
 
 def fetch_one(hub: Hub, commit: str, file: HubFile) -> Path:
@@ -215,6 +266,20 @@ def fetch_url(url: str, sha256: str, retries: int, backoff: float) -> bytes:
             "here and the server changes the file, or the pin in resources/sources.yaml is wrong"
         )
     return data
+
+
+def fetch_pinned(
+    pins: Mapping[str, Any], names: Iterable[str], url: str | None, retries: int, backoff: float
+) -> dict[str, tuple[str, bytes]]:
+    """{name: (path, bytes)} of small files pinned by commit, path and sha256. url: where they lie, if not as pinned."""
+    root = (url or pins["url"]).rstrip("/")
+    return {
+        name: (
+            pins[name]["path"],
+            fetch_url(f"{root}/{pins[name]['commit']}/{pins[name]['path']}", pins[name]["sha256"], retries, backoff),
+        )
+        for name in names
+    }
 
 
 def retrying(call: Callable[[], T], retries: int, backoff: float) -> T:
