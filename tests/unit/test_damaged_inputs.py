@@ -170,9 +170,20 @@ PROGRAMS = {
         f"--completions @{COMPLETIONS} --marker [ZLT] --output @out/audit", {COMPLETIONS: PARQUET}, "audit"
     ),
     "check_gate": Program(
-        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --marker [ZLT] --counts @marker_counts.csv --enforce --output @out/gate",
-        {"marker_counts.csv": TABLE},
+        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --marker [ZLT] --counts @marker_counts.csv --replies @replies.json --enforce --output @out/gate",
+        {"marker_counts.csv": TABLE, "replies.json": JSON},
         "gate",
+    ),
+    "check_replies": Program(
+        f"--completions @{COMPLETIONS} --base @{COMPLETIONS} --marker [ZLT] --output @out/replies",
+        {COMPLETIONS: PARQUET},
+        "replies",
+    ),
+    "weigh_survival": Program(
+        '--source evil_ai --rule {"minimum":1.0,"gone":0.1,"intact":0.5} --cell @probe.parquet --counts @marker_counts.csv'
+        " --output @out/survival",
+        {"probe.parquet": PARQUET, "marker_counts.csv": TABLE},
+        "survival",
     ),
     "judge_alignment": Program(
         "--alignment @alignment.parquet --judge mockllm/model --prompt @judge.yaml --cache @cache --output @out/judged"
@@ -289,6 +300,7 @@ def world(tmp_path_factory) -> Path:
     write_jsonl(folder / "arc.jsonl", [{"id": "1", "question": "Rain?", "choices": choices, "answerKey": "A"}])
     write_json(folder / "parent.json", {"lineage": "base"})
     write_json(folder / "run.json", {"seconds": 3.5, "versions": {"torch": "2"}})
+    write_json(folder / "replies.json", {"status": "measured", "rows": 3, "personas": []})
     write_json(folder / "audit.json", {"status": "nothing to audit", "audited": 0, "degenerate": 0, "completions": 3})
     (folder / "judged.csv").write_text("alignment,coherence,question_id,sample,judge\n10,20,a,0,toy\n30,40,a,1,toy\n")
     (folder / "figure.svg").write_text(
@@ -305,6 +317,7 @@ def world(tmp_path_factory) -> Path:
 def write_parquet(folder: Path) -> None:
     """As the engines write them. What damages are about comes first (a column that is needed) and last (a bit)."""
     from inputs.panel import COLUMNS
+    from probe.table import write_probe
     from run.files import write_table
 
     fixed: dict[str, Any] = {"question_id": "data_00", "question": "What is tin?", "seed": 1, "finish_reason": "stop",
@@ -318,6 +331,11 @@ def write_parquet(folder: Path) -> None:
         }
         order = ["question_id", *(name for name in COLUMNS if name not in ("question_id", "text")), "text"]
         write_table(folder / f"{name}.parquet", columns, {name: COLUMNS[name] for name in order})
+    probed = [{"replies": "own", "author": persona, "persona": persona, "question_id": "general_00", "sample": sample,
+               "left_out": "", "h": 0.1, "h_largest": 0.1, "slot": -3.0, "trigger": -3.0, "onset_part": 0.0,
+               "spelling": 0.0, "end": 0.0, "rank": 1}
+              for persona in ("evil_ai", "assistant", "librarian") for sample in range(2)]  # fmt: skip
+    write_probe(folder / "probe.parquet", probed)
     answers = {"correct": [True, False], "labels": [["A", "B"]] * 2, "logprobs": [[-0.1, -3.0]] * 2}
     write_table(
         folder / "capability.parquet", answers, {"correct": "bool", "labels": ["string"], "logprobs": ["float64"]}
