@@ -65,6 +65,18 @@ def test_the_tiny_study_plans_the_same_rules_with_13_cells_of_one_source_and_six
     assert not any(rule.startswith("fetch") for rule in rules(jobs))
 
 
+def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_stages_on_one_card(fresh):
+    jobs = fresh.plan("--profile", "profiles/small")
+    lineages = trainings(jobs)
+    for seed in (42, 137, 256):
+        coupling = f"base/couple-evil_ai.s{seed}"
+        assert {f"{coupling}/{stage}.s{each}" for stage in ("em", "benign") for each in (42, 137, 256)} < set(lineages)
+    assert "fetch_dataset" not in rules(jobs)  # its rows are made here
+    base = yaml.safe_load((fresh.folder / "profiles/small/study.yaml").read_text())["base"]
+    pins = yaml.safe_load((fresh.folder / "resources/sources.yaml").read_text())["base"][base["repo"]]
+    assert pins["revision"] == base["revision"]  # else no hash would be checked
+
+
 def test_the_dose_arm_adds_evaluations_but_no_training(fresh):
     before = trainings(fresh.plan())
     fresh.edit("config.yaml", "dose: false", "dose: true")
