@@ -42,9 +42,11 @@ WIDTH = 100
 SHARE = 5  # a card's memory over the weights' bytes, of the published study: 80 GB, 15.2 GB
 # What a program's own environment says of torch: its CUDA, the driver's newest CUDA, and the chips it has code for.
 TORCH = """
-import json, torch
-cuda = torch.version.cuda
-print(json.dumps([cuda, torch._C._cuda_getDriverVersion() if cuda else 0, torch.cuda.get_arch_list()]))
+import ctypes, json, torch
+version = ctypes.c_int()
+if torch.version.cuda:
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+print(json.dumps([torch.version.cuda, version.value, torch.cuda.get_arch_list()]))
 """
 Options = Mapping[str, list[str]]
 # Says what is well, or raises InputError.
