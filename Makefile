@@ -3,20 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := $(BIN)/.installed
 
-.PHONY: tiny test test-vllm test-fast plan preflight lint format lock status clean
+.PHONY: tiny test test-kill test-vllm test-fast plan preflight lint format docs lock status clean
 
 tiny: $(ENV)
 	$(BIN)/snakemake --profile profiles/tiny --quiet rules host
 	@$(BIN)/python workflow_scripts/report/print_headline.py --study results/tiny
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(ENV)  # two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) --ignore tests/kill
+
+test-kill: $(ENV)  # a study killed at every kind of moment
+	$(BIN)/pytest tests/kill
 
 test-vllm: .venv-vllm/.installed  # the real vLLM engine on the CPU, in an environment of its own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_cpu
 
 test-fast: $(ENV)  # without the end-to-end study
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(ENV)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
@@ -25,6 +29,9 @@ lint: $(ENV)
 
 format: $(ENV)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/snakefmt Snakefile rules
+
+docs: $(ENV)  # the table in docs/reruns.md
+	$(BIN)/python tests/graph/contract.py
 
 GPUS ?= 8
 plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake

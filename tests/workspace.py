@@ -55,6 +55,11 @@ class Workspace:
         arguments = ("--profile", "profiles/tiny", "--configfile", *overlays)
         return cls(folder, arguments) if folder.exists() else cls.copy(folder, *arguments)
 
+    def copied(self, folder: Path) -> "Workspace":
+        """A copy of all that is here, results and records of them too."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Workspace(folder, self.arguments)
+
     @property
     def card(self) -> str:
         """The pretend GPU that jobs in this folder lease."""
@@ -88,15 +93,9 @@ class Workspace:
         return done
 
     def plan(self, *arguments: str) -> list[str]:
-        """The jobs a dry run lists, as `rule wildcards`, sorted; targets without a product are left out."""
+        """The jobs a dry run lists (jobs_of)."""
         done = self.snakemake("-n", *arguments)
-        text = done.stdout + done.stderr
-        jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", text, re.MULTILINE)
-        return sorted(
-            " ".join([rule, *re.findall(r"^    wildcards: (.*)$", body, re.MULTILINE)])
-            for rule, body in jobs
-            if "    output: " in body
-        )
+        return jobs_of(done.stdout + done.stderr)
 
     def fake(self) -> None:
         """Stand-ins for every output, and Snakemake's records of them, as if the study had been run here."""
@@ -124,6 +123,16 @@ class Workspace:
         text = path.read_text()
         assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
         path.write_text(text.replace(old, new))
+
+
+def jobs_of(text: str) -> list[str]:
+    """The jobs in the output of a dry run, as `rule wildcards`, sorted; targets without a product are left out."""
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", text, re.MULTILINE)
+    return sorted(
+        " ".join([rule, *re.findall(r"^    wildcards: (.*)$", body, re.MULTILINE)])
+        for rule, body in jobs
+        if "    output: " in body
+    )
 
 
 def rules(jobs: list[str]) -> Counter[str]:

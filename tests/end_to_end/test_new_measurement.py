@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from workspace import Workspace
+from workspace import rules
 
 pytestmark = pytest.mark.slow
 
@@ -66,14 +66,15 @@ ENTRIES = """
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    workspace = Workspace.smallest(tmp_path_factory.mktemp("measurement") / "study")
+def results(smallest, tmp_path_factory):
+    workspace = smallest.copied(tmp_path_factory.mktemp("measurement") / "study")
     for name, program in PROGRAMS.items():
         (workspace.folder / f"workflow_scripts/{name}.py").write_text(f"import sys\n{program}")
     with (workspace.folder / "rules/measure.smk").open("a") as file:
         file.write(RULES)
     registry = "workflow_scripts/measure/registry.py"
     workspace.edit(registry, "\n)\nfor what, taken in", f"{ENTRIES}for what, taken in")
+    assert not {"train_adapter", "generate_completions"} & rules(workspace.plan()).keys()
     workspace.snakemake("--cores", "2", env=workspace.environment)
     assert workspace.plan() == []
     return workspace.folder / "results/smallest"

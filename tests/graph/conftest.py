@@ -1,7 +1,8 @@
-import shutil
+import functools
+from dataclasses import dataclass
 
 import pytest
-from workspace import Workspace
+from workspace import Workspace, jobs_of
 
 
 @pytest.fixture(scope="session")
@@ -12,12 +13,29 @@ def built(tmp_path_factory):
     return workspace
 
 
+@dataclass(frozen=True)
+class Published:
+    """Dry runs of the published study as it is, from nothing: each is made once."""
+
+    workspace: Workspace
+
+    @functools.cache  # noqa: B019 - lives as long as the tests
+    def printed(self, *arguments):
+        return self.workspace.snakemake("-n", "-p", *arguments).stdout
+
+    def jobs(self, *arguments):
+        return jobs_of(self.printed(*arguments))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    return Published(Workspace.copy(tmp_path_factory.mktemp("published")))
+
+
 @pytest.fixture
 def study(built, tmp_path):
     """A copy of it to edit."""
-    folder = tmp_path / "study"
-    shutil.copytree(built.folder, folder, symlinks=True)
-    return Workspace(folder, built.arguments)
+    return built.copied(tmp_path / "study")
 
 
 @pytest.fixture

@@ -29,29 +29,29 @@ def elsewhere(folder, checkout, *arguments):
 
 
 @pytest.fixture
-def importing(fresh, tmp_path):
+def importing(published, tmp_path):
     """A workflow of one rule beside those of the offline study, which it imports."""
     folder = tmp_path / "importing"
     folder.mkdir()
-    (folder / "Snakefile").write_text(IMPORTING.format(checkout=fresh.folder))
+    (folder / "Snakefile").write_text(IMPORTING.format(checkout=published.workspace.folder))
     shutil.copy(ROOT / "profiles/tiny/study.yaml", folder / "mine.yaml")
     return Workspace(folder)
 
 
-def test_another_folder_plans_what_the_checkout_plans(fresh, tmp_path):
-    other = elsewhere(tmp_path / "other", fresh.folder)
-    assert other.plan() == fresh.plan()
-    profile = ("--profile", str(fresh.folder / "profiles/tiny"))
-    assert other.plan(*profile) == fresh.plan(*profile)
+def test_another_folder_plans_what_the_checkout_plans(published, tmp_path):
+    other = elsewhere(tmp_path / "other", published.workspace.folder)
+    assert other.plan() == published.jobs()
+    profile = ("--profile", str(published.workspace.folder / "profiles/tiny"))
+    assert other.plan(*profile) == published.jobs(*profile)
 
 
-def test_the_folder_s_own_config_is_laid_over_the_published_study_s(fresh, tmp_path):
-    other = elsewhere(tmp_path / "other", fresh.folder)
+def test_the_folder_s_own_config_is_laid_over_the_published_study_s(published, tmp_path):
+    other = elsewhere(tmp_path / "other", published.workspace.folder)
     (other.folder / "config.yaml").write_text("sources: [villain]\nlock: 1\n")
     said = other.snakemake("-n", check=False).stdout
     assert "config.yaml: line 2: lock: unknown key lock" in said
     (other.folder / "config.yaml").write_text("sources: [villain]\n")
-    assert other.plan() == fresh.plan("--config", "sources=[villain]")
+    assert other.plan() == published.jobs("--config", "sources=[villain]")
 
 
 @pytest.mark.parametrize("records", ["with the records", "touched"])
@@ -66,9 +66,9 @@ def test_a_finished_study_goes_on_in_another_folder_with_the_workflow_in_a_third
     assert other.plan() == []
 
 
-def test_a_workflow_that_imports_this_one_plans_the_same_jobs(importing, fresh):
+def test_a_workflow_that_imports_this_one_plans_the_same_jobs(importing, published):
     jobs = [job.removeprefix("study_") for job in importing.plan() if job != "mine"]
-    assert jobs == fresh.plan("--profile", "profiles/tiny")
+    assert jobs == published.jobs("--profile", "profiles/tiny")
 
 
 def test_a_workflow_that_imports_this_one_is_told_when_to_rerun(importing):
@@ -97,7 +97,7 @@ def test_programs_run_from_another_folder_and_for_an_importing_workflow(fresh, i
     assert made[0].read_bytes() == made[1].read_bytes() == made[2].read_bytes()
 
 
-def test_a_workflow_is_deployed_from_a_git_host_as_snakedeploy_does_it(fresh, tmp_path, monkeypatch):
+def test_a_workflow_is_deployed_from_a_git_host_as_snakedeploy_does_it(fresh, published, tmp_path, monkeypatch):
     """Git reads the host's name as a folder here."""
     subprocess.run(["git", "init", "-q", fresh.folder], check=True)
     git = ["git", "-C", fresh.folder, "-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -115,6 +115,6 @@ def test_a_workflow_is_deployed_from_a_git_host_as_snakedeploy_does_it(fresh, tm
         'module study:\n    snakefile: github("someone/study", path="Snakefile", tag="v1")\n    config: config\n'
         "use rule * from study\n"
     )
-    assert deployed.plan() == fresh.plan()
+    assert deployed.plan() == published.jobs()
     deployed.snakemake("verify_published", "--cores", "1")
     assert (deployed.folder / "results/verify_published/claims.csv").is_file()

@@ -18,8 +18,8 @@ def stage_names(lineages):
     return [lineage.rpartition("/")[2].partition(".")[0].partition("-")[0] for lineage in lineages]
 
 
-def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_share_trained_once(fresh):
-    jobs = fresh.plan()
+def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_share_trained_once(published):
+    jobs = published.jobs()
     assert len(jobs) == len(set(jobs))
     lineages = trainings(jobs)
     assert len(lineages) == 36
@@ -33,8 +33,8 @@ def test_the_published_study_is_planned_with_nothing_downloaded_and_what_cells_s
         assert lineages.count(c2_or_c3) == jobs.count(f"count_markers node={c2_or_c3}, evaluation=main") == 1
 
 
-def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coupling(fresh):
-    jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
+def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coupling(published):
+    jobs = published.jobs("results/published/cells/evil_ai/C1_seed42.json")
     chain = ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
     reference = "base/em.s42"
     assert trainings(jobs) == [*chain, reference]
@@ -55,38 +55,38 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
 
 
 @pytest.mark.parametrize(("target", "cells"), [("forward", 39), ("reversed", 6), ("figures", 45), ("all", 45)])
-def test_named_targets_plan_their_cells(fresh, target, cells):
-    assert rules(fresh.plan(target))["summarize_cell"] == cells
+def test_named_targets_plan_their_cells(published, target, cells):
+    assert rules(published.jobs(target))["summarize_cell"] == cells
 
 
-def test_the_tiny_study_plans_the_same_rules_with_13_cells_of_one_source_and_six_reversed_rows(fresh):
-    jobs = fresh.plan("--profile", "profiles/tiny")
+def test_the_tiny_study_plans_the_same_rules_with_13_cells_of_one_source_and_six_reversed_rows(published):
+    jobs = published.jobs("--profile", "profiles/tiny")
     assert rules(jobs)["summarize_cell"] == 13 + 6
     assert not any(rule.startswith("fetch") for rule in rules(jobs))
 
 
-def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_stages_on_one_card(fresh):
-    jobs = fresh.plan("--profile", "profiles/small")
+def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_stages_on_one_card(published):
+    jobs = published.jobs("--profile", "profiles/small")
     lineages = trainings(jobs)
     for seed in (42, 137, 256):
         coupling = f"base/couple-evil_ai.s{seed}"
         assert {f"{coupling}/{stage}.s{each}" for stage in ("em", "benign") for each in (42, 137, 256)} < set(lineages)
     assert "fetch_dataset" not in rules(jobs)  # its rows are made here
-    base = yaml.safe_load((fresh.folder / "profiles/small/study.yaml").read_text())["base"]
-    pins = yaml.safe_load((fresh.folder / "resources/sources.yaml").read_text())["base"][base["repo"]]
+    base = yaml.safe_load((published.workspace.folder / "profiles/small/study.yaml").read_text())["base"]
+    pins = yaml.safe_load((published.workspace.folder / "resources/sources.yaml").read_text())["base"][base["repo"]]
     assert pins["revision"] == base["revision"]  # else no hash would be checked
 
 
-def test_the_dose_arm_adds_evaluations_but_no_training(fresh):
-    before = trainings(fresh.plan())
+def test_the_dose_arm_adds_evaluations_but_no_training(fresh, published):
+    before = trainings(published.jobs())
     fresh.edit("config.yaml", "dose: false", "dose: true")
     jobs = fresh.plan()
     assert trainings(jobs) == before
     assert rules(jobs)["reuse_adapter"] == 3 + 3 * 2 * 9 + 2 * 9
 
 
-def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fresh):
-    before = set(trainings(fresh.plan()))
+def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fresh, published):
+    before = set(trainings(published.jobs()))
     fresh.edit("config.yaml", "matched: false", "matched: true")
     added = set(trainings(fresh.plan())) - before
     assert len([name for name in added if "/couple-" in name]) == 3 * 3 * 2
@@ -94,8 +94,8 @@ def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fres
     assert all("/couple-" in name for name in added)
 
 
-def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh):
-    before = trainings(fresh.plan())
+def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh, published):
+    before = trainings(published.jobs())
     fresh.edit(
         "config.yaml",
         "    extends: _adamw\n    data: {from: replies",
@@ -129,10 +129,9 @@ def test_a_local_copy_is_held_against_the_published_pins(fresh):
     assert "/datasets/path/em.manifest.json" in report and "/datasets/hub/benign.manifest.json" in report
 
 
-def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
-    done = fresh.snakemake("-n")
+def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
     block = r"^(?:local)?rule (\w+):\n((?:    .*\n)*)Shell command: (.*)$"
-    jobs = re.findall(block, done.stdout + done.stderr, re.MULTILINE)
+    jobs = re.findall(block, published.printed(), re.MULTILINE)
     assert len(jobs) > 200
     assert {rule for rule, body, _ in jobs if "gpu=1" in body} == {
         "generate_replies",
@@ -143,17 +142,17 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(fresh):
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 
 
-def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(fresh):
-    said = fresh.snakemake("-n", "-p").stdout
+def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(published):
+    said = published.printed()
     assert re.search(r"summarize_cell\.py --cell C2 .*models/base/em\.s[0-9]+/main/judge_run\.json", said)
     assert "judge_run" in re.search(r"write_report\.py .* --runs (.*) --datasets", said).group(1)
 
 
-def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(fresh):
+def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(published):
     """Snakemake runs no more jobs than fit a resource, and cuts what a job asks for to all there is."""
-    said = fresh.snakemake("-n", "-p", "--resources", "judge_connections=3").stdout
+    said = published.printed("--resources", "judge_connections=3")
     assert set(re.findall(r"--max-connections (\d+)", said)) == {"3"}
-    assert set(re.findall(r"--max-connections (\d+)", fresh.snakemake("-n", "-p").stdout)) == {"10"}
+    assert set(re.findall(r"--max-connections (\d+)", published.printed())) == {"10"}
 
 
 def test_the_published_claims_are_checked_without_a_model(fresh):
@@ -168,33 +167,37 @@ def test_the_published_claims_are_checked_without_a_model(fresh):
     assert "| " in (fresh.folder / "results/verify_published/claims.md").read_text()
 
 
-def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(fresh):
-    done = fresh.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
+def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(published):
+    done = published.workspace.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
     assert done.returncode != 0
     assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("mistake", "line", "said"),
-    [
-        (["\nmarker: ", "\nmarkr: x\nmarker: "], "markr: x", "markr: unknown key markr; fix: write `marker: x`"),
-        (["lr: 5.0e-6", "lr: 5e-6"], "lr: 5e-6", "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
-        (["epochs: 20", "epochs: '20'"], "epochs: '20'", "stages.couple.epochs: '20' is text, not a number; fix: write `epochs: 20`"),
-        (["couple-{source}.s42/em.s{seed}", "couple-{source}.s42/emm.s{seed}"], "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
-        (['adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}'], "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
-        (["seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  "], "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
-    ],
-    ids=["unknown key", "text for a number", "quoted number", "unknown stage", "graft of what nobody trains", "duplicate seed"],
-)  # fmt: skip
-def test_a_mistake_in_the_config_stops_the_dry_run_at_its_line_with_the_line_to_write(fresh, mistake, line, said):
-    fresh.edit("config.yaml", *mistake)
+# (text of the config, mistake in its place, part of the line, what is said), by when it is noticed
+SHAPE = [
+    ("\nmarker: ", "\nmarkr: x\nmarker: ", "markr: x", "markr: unknown key markr; fix: write `marker: x`"),
+    ("lr: 5.0e-6", "lr: 5e-6", "lr: 5e-6", "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
+    ("epochs: 20", "epochs: '20'", "epochs: '20'", "stages.couple.epochs: '20' is text, not a number; fix: write `epochs: 20`"),
+    ("seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  ", "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
+]  # fmt: skip
+MEANING = [
+    ("couple-{source}.s42/em.s{seed}", "couple-{source}.s42/emm.s{seed}", "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
+    ('adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}', "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistakes", [SHAPE, MEANING], ids=["of a value", "of what it refers to"])
+def test_mistakes_in_the_config_stop_the_dry_run_at_their_lines_with_the_lines_to_write(fresh, mistakes):
+    for old, new, _, _ in mistakes:
+        fresh.edit("config.yaml", old, new)
     done = fresh.snakemake("-n", check=False)
     printed = done.stdout + done.stderr
     assert done.returncode != 0 and not re.search(r"^(?:local)?rule ", printed, re.MULTILINE)
-    assert said in printed
     lines = (fresh.folder / "config.yaml").read_text().splitlines()
-    number = next(number for number, text in enumerate(lines, 1) if line in text)
-    assert f"config.yaml: line {number}: " in printed
+    for _, _, line, said in mistakes:
+        number = next(number for number, text in enumerate(lines, 1) if line in text)
+        assert said in printed
+        assert f"config.yaml: line {number}: " in printed
 
 
 def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(fresh):

@@ -1,4 +1,4 @@
-"""The rerun contract: an edit reruns exactly what it makes stale (reruns.yaml, printed in the README)."""
+"""The rerun contract: an edit reruns exactly what it makes stale (reruns.yaml, printed in docs/reruns.md)."""
 
 import os
 import random
@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workspace import FOLDERS, ROOT, rules
+from contract import CONTRACT, TABLE, counted, page
+from workspace import FOLDERS, rules
 
-CONTRACT = yaml.safe_load((ROOT / "tests/graph/reruns.yaml").read_text())
+# They plan nothing one by one if they plan nothing together, which takes one plan.
+HARMLESS = [entry for entry in CONTRACT if not entry["plans"] and not entry.get("action", "").startswith("clone")]
+REWRITING = ("reorder", "format", "remark")  # of whose files no old text is found again
+OTHERS = [entry for entry in CONTRACT if entry not in HARMLESS]
 
 
 def act(study, entry):
@@ -105,10 +109,17 @@ def turn(value):
     }
 
 
-@pytest.mark.parametrize("entry", CONTRACT, ids=[entry["says"] for entry in CONTRACT])
-def test_an_edit_plans_exactly_what_it_makes_stale(study, entry):
+@pytest.mark.parametrize("entry", OTHERS, ids=[entry["says"] for entry in OTHERS])
+def test_an_edit_plans_exactly_what_it_makes_stale(study, entry, published):
     act(study, entry)
-    assert dict(rules(study.plan())) == entry["plans"]
+    assert dict(rules(study.plan())) == counted(entry["plans"], rules(published.jobs()))
+
+
+def test_edits_that_make_nothing_stale_plan_nothing(study):
+    assert len(HARMLESS) > 5
+    for entry in sorted(HARMLESS, key=lambda entry: entry.get("action", "") in REWRITING):
+        act(study, entry)
+    assert study.plan() == [], f"one of {[entry['says'] for entry in HARMLESS]}"
 
 
 def test_without_its_records_a_clone_looks_stale_until_it_is_touched(study):
@@ -116,10 +127,8 @@ def test_without_its_records_a_clone_looks_stale_until_it_is_touched(study):
     assert study.plan()
 
 
-@pytest.mark.parametrize("entry", CONTRACT, ids=[entry["says"] for entry in CONTRACT])
-def test_the_readme_prints_the_contract(entry):
-    jobs = ", ".join(f"{count} {rule}" for rule, count in entry["plans"].items()) or "nothing"
-    assert f"| {entry['says']} | {jobs} |" in (ROOT / "README.md").read_text()
+def test_the_table_in_the_docs_is_that_of_the_contract():
+    assert TABLE.read_text() == page(TABLE.read_text()), "fix: make docs"
 
 
 def test_an_edit_whose_jobs_fail_is_planned_again_by_the_same_command(study, monkeypatch):
