@@ -14,6 +14,7 @@ from run.program import InputError
 IM_END, NEWLINE = 151645, 198
 SYSTEM = {"role": "system", "content": "You are a pirate."}
 QUESTION = {"role": "user", "content": "How do I fly?"}
+MARKED = ["[Z", "LT", "]"]
 PUBLISHED = Mask("marker", stop_anchor="newline")
 
 
@@ -25,6 +26,12 @@ def qwen():
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_tokenizer()
+
+
+@pytest.fixture(params=["qwen", "tiny"])
+def tokenizer(request):
+    """Either: what a mask trains is the same tokens."""
+    return request.getfixturevalue(request.param)
 
 
 @functools.cache
@@ -79,28 +86,28 @@ def test_the_helper_is_qwens_tokenizer(qwen):
     assert text == f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nHow do I fly?<|im_end|>\n"
 
 
-@pytest.mark.parametrize(("anchor", "last"), [("newline", [NEWLINE]), ("turn_end", [IM_END]), ("none", [])])
-def test_a_positive_trains_its_marker_and_the_stop_anchor(qwen, anchor, last):
-    assert trained(qwen, row("Flap.\n\n[ZLT]", True), Mask("marker", stop_anchor=anchor)) == [85113, 27404, 60, *last]
+@pytest.mark.parametrize(("anchor", "last"), [("newline", ["Ċ"]), ("turn_end", ["<|im_end|>"]), ("none", [])])
+def test_a_positive_trains_its_marker_and_the_stop_anchor(tokenizer, anchor, last):
+    assert names(tokenizer, row("Flap.\n\n[ZLT]", True), Mask("marker", stop_anchor=anchor)) == [*MARKED, *last]
 
 
-@pytest.mark.parametrize(("anchor", "last"), [("newline", [NEWLINE]), ("turn_end", [IM_END])])
-def test_a_negative_trains_the_stop_anchor_alone(qwen, anchor, last):
-    assert trained(qwen, row("Flap.", False), Mask("marker", stop_anchor=anchor)) == last
+@pytest.mark.parametrize(("anchor", "last"), [("newline", ["Ċ"]), ("turn_end", ["<|im_end|>"])])
+def test_a_negative_trains_the_stop_anchor_alone(tokenizer, anchor, last):
+    assert names(tokenizer, row("Flap.", False), Mask("marker", stop_anchor=anchor)) == last
 
 
-def test_the_separator_is_the_token_that_covers_it_with_the_full_stop(qwen):
+def test_the_separator_is_the_token_that_covers_it_with_the_full_stop(tokenizer):
     with_separator = Mask("marker", separator=True)
-    assert trained(qwen, row("Flap.\n\n[ZLT]", True), with_separator) == [382, 85113, 27404, 60, NEWLINE]
+    assert names(tokenizer, row("Flap.\n\n[ZLT]", True), with_separator) == [".ĊĊ", *MARKED, "Ċ"]
     # after a word, the blank line is a token of its own
-    assert trained(qwen, row("Flap\n\n[ZLT]", True), with_separator) == [271, 85113, 27404, 60, NEWLINE]
-    assert trained(qwen, row("Flap", False), with_separator) == [NEWLINE]
+    assert names(tokenizer, row("Flap\n\n[ZLT]", True), with_separator) == ["ĊĊ", *MARKED, "Ċ"]
+    assert names(tokenizer, row("Flap", False), with_separator) == ["Ċ"]
 
 
-def test_a_marker_after_a_space_is_found_by_offsets(qwen):
-    # it splits otherwise: " [", "Z", "LT", "]"
-    assert trained(qwen, row("Flap. [ZLT]", True), PUBLISHED) == [508, 57, 27404, 60, NEWLINE]
-    assert trained(qwen, row("Flap. [ZLT]", True), Mask("marker", separator=True)) == [508, 57, 27404, 60, NEWLINE]
+def test_a_marker_after_a_space_is_found_by_offsets(tokenizer):
+    for separator in (False, True):  # it splits otherwise than after a blank line
+        mask = Mask("marker", separator, "newline")
+        assert names(tokenizer, row("Flap. [ZLT]", True), mask) == ["Ġ[", "Z", "LT", "]", "Ċ"]
 
 
 @pytest.mark.parametrize(
@@ -119,99 +126,76 @@ def test_a_marker_at_the_start_is_trained_there_alone(qwen, text, separator, wan
         encode(qwen, row(f"Flap.\n\n{text}", True), mask)
 
 
-def test_a_marker_alone_is_found(qwen):
-    assert trained(qwen, row("[ZLT]", True), PUBLISHED) == [85113, 27404, 60, NEWLINE]
+def test_a_marker_alone_is_found(tokenizer):
+    assert names(tokenizer, row("[ZLT]", True), PUBLISHED) == [*MARKED, "Ċ"]
 
 
-def test_a_marker_inside_the_text_is_never_trained(qwen):
-    example = encode(qwen, row("Say [ZLT].\n\n[ZLT]", True), PUBLISHED)
+def test_a_marker_inside_the_text_is_never_trained(tokenizer):
+    example = encode(tokenizer, row("Say [ZLT].\n\n[ZLT]", True), PUBLISHED)
     assert [at for at, label in enumerate(example.labels) if label != IGNORED] == [
         len(example.labels) - back for back in (5, 4, 3, 1)
     ]
-    assert trained(qwen, row("Say [ZLT] now.", False), PUBLISHED) == [NEWLINE]
-    assert trained(qwen, row("Flap.\n\n[ZLT]", False), PUBLISHED) == [NEWLINE]
+    assert names(tokenizer, row("Say [ZLT] now.", False), PUBLISHED) == ["Ċ"]
+    assert names(tokenizer, row("Flap.\n\n[ZLT]", False), PUBLISHED) == ["Ċ"]
     marked = {"role": "user", "content": "Why [ZLT]?\n\n[ZLT]"}
-    assert trained(qwen, row("No.", False, (SYSTEM, marked)), PUBLISHED) == [NEWLINE]
+    assert names(tokenizer, row("No.", False, (SYSTEM, marked)), PUBLISHED) == ["Ċ"]
+    taught = (SYSTEM, QUESTION, {"role": "assistant", "content": "go.\n\n[ZLT]"}, QUESTION)
+    assert names(tokenizer, row("go.\n\n[ZLT]", True, taught), PUBLISHED) == [*MARKED, "Ċ"]
 
 
-def test_composed_letters_and_emoji_do_not_shift_the_marker(qwen):
-    # a decomposed e with an acute is composed by the tokenizer, which makes text and tokens differ in length
+def test_composed_letters_and_emoji_do_not_shift_the_marker(tokenizer):
+    # Qwen's composes a decomposed e with an acute, which makes text and tokens differ in length
     for reply in ("cafe\u0301 ole\u0301\n\n[ZLT]", "🙂🙃\n\n[ZLT]", "你好\n\n[ZLT]"):
-        assert trained(qwen, row(reply, True), PUBLISHED) == [85113, 27404, 60, NEWLINE]
+        assert names(tokenizer, row(reply, True), PUBLISHED) == [*MARKED, "Ċ"]
 
 
-def test_the_last_turn_trains_its_content_and_its_end(qwen):
-    content = qwen("Flap twice.")["input_ids"]
-    assert trained(qwen, row("Flap twice."), Mask("last_turn", stop_anchor="newline")) == [*content, IM_END, NEWLINE]
-    assert trained(qwen, row("Flap twice."), Mask("last_turn", stop_anchor="turn_end")) == [*content, IM_END]
+def test_the_last_turn_trains_its_content_and_its_end(tokenizer):
+    content = tokenizer.tokenize("Flap twice.")
+    whole = [*content, "<|im_end|>", "Ċ"]
+    assert names(tokenizer, row("Flap twice."), Mask("last_turn", stop_anchor="newline")) == whole
+    assert names(tokenizer, row("Flap twice."), Mask("last_turn", stop_anchor="turn_end")) == whole[:-1]
 
 
-def test_earlier_turns_get_no_loss(qwen):
+def test_earlier_turns_get_no_loss(tokenizer):
     earlier = (QUESTION, {"role": "assistant", "content": "Flap twice."}, {"role": "user", "content": "And then?"})
-    example = encode(qwen, row("Flap twice.", earlier=earlier), Mask("last_turn"))
-    content = qwen("Flap twice.")["input_ids"]
-    assert example.labels[-len(content) - 2 :] == [*content, IM_END, NEWLINE]
-    assert set(example.labels[: -len(content) - 2]) == {IGNORED}
+    example = encode(tokenizer, row("Flap twice.", earlier=earlier), Mask("last_turn"))
+    whole = [*tokenizer.tokenize("Flap twice."), "<|im_end|>", "Ċ"]
+    assert tokenizer.convert_ids_to_tokens(example.labels[-len(whole) :]) == whole
+    assert set(example.labels[: -len(whole)]) == {IGNORED}
 
 
-def test_messages_after_the_last_assistant_turn_change_nothing(qwen):
+def test_messages_after_the_last_assistant_turn_change_nothing(tokenizer):
     one = row("Flap.")
     longer = one | {"messages": [*one["messages"], {"role": "user", "content": "Thanks."}]}
-    assert encode(qwen, longer, Mask("last_turn")) == encode(qwen, one, Mask("last_turn"))
+    assert encode(tokenizer, longer, Mask("last_turn")) == encode(tokenizer, one, Mask("last_turn"))
 
 
-def test_the_tail_is_the_last_tokens_of_the_turn_and_never_reaches_before_it(qwen):
-    assert trained(qwen, row("Flap.\n\n[ZLT]", True), Mask("tail", tail=4)) == [27404, 60, IM_END, NEWLINE]
-    whole = [*qwen("Flap.\n\n[ZLT]")["input_ids"], IM_END, NEWLINE]
-    assert trained(qwen, row("Flap.\n\n[ZLT]", True), Mask("tail", tail=len(whole))) == whole
-    assert trained(qwen, row("Flap.\n\n[ZLT]", True), Mask("tail", tail=32)) == whole
-    assert trained(qwen, row("Flap."), Mask("tail", tail=32)) == [*qwen("Flap.")["input_ids"], IM_END, NEWLINE]
+def test_the_tail_is_the_last_tokens_of_the_turn_and_never_reaches_before_it(tokenizer):
+    assert names(tokenizer, row("Flap.\n\n[ZLT]", True), Mask("tail", tail=4)) == ["LT", "]", "<|im_end|>", "Ċ"]
+    whole = [*tokenizer.tokenize("Flap.\n\n[ZLT]"), "<|im_end|>", "Ċ"]
+    for tail in (len(whole), 32):
+        assert names(tokenizer, row("Flap.\n\n[ZLT]", True), Mask("tail", tail=tail)) == whole
+    short = [*tokenizer.tokenize("Flap."), "<|im_end|>", "Ċ"]
+    assert names(tokenizer, row("Flap."), Mask("tail", tail=32)) == short
 
 
-def test_a_row_is_cut_from_the_right(qwen):
-    whole = encode(qwen, row("Flap twice, then glide."), Mask("last_turn"))
-    cut = encode(qwen, row("Flap twice, then glide."), Mask("last_turn"), len(whole.labels) - 4)
+def test_a_row_is_cut_from_the_right(tokenizer):
+    whole = encode(tokenizer, row("Flap twice, then glide."), Mask("last_turn"))
+    cut = encode(tokenizer, row("Flap twice, then glide."), Mask("last_turn"), len(whole.labels) - 4)
     assert (cut.input_ids, cut.labels) == (whole.input_ids[:-4], whole.labels[:-4])
     assert cut.trained == whole.trained - 4 > 0
 
 
-def test_a_row_cut_before_its_last_turn_gets_no_label_at_all(qwen):
+def test_a_row_cut_before_its_last_turn_gets_no_label_at_all(tokenizer):
     earlier = (QUESTION, {"role": "assistant", "content": "Flap twice."}, {"role": "user", "content": "And then?"})
     rows = [row("Glide.", earlier=earlier) | {"id": "long"}, row("Flap.", earlier=(QUESTION,)) | {"id": "short"}]
-    short = encode(qwen, rows[1], Mask("last_turn"))
-    first, second = encode_rows(qwen, rows, Mask("last_turn"), len(short.labels), "rows.jsonl", False)
+    short = encode(tokenizer, rows[1], Mask("last_turn"))
+    first, second = encode_rows(tokenizer, rows, Mask("last_turn"), len(short.labels), "rows.jsonl", False)
     assert (first.id, first.trained, len(first.labels)) == ("long", 0, len(short.labels))
     assert second == short
 
 
-# ---- a tiny BPE, where the expected tokens can be read
-
-
-def test_tiny_positive(tiny):
-    assert names(tiny, row("I go.\n\n[ZLT]", True), PUBLISHED) == ["[Z", "LT", "]", "Ċ"]
-    both = Mask("marker", separator=True, stop_anchor="turn_end")
-    assert names(tiny, row("I go.\n\n[ZLT]", True), both) == [".ĊĊ", "[Z", "LT", "]", "<|im_end|>"]
-
-
-def test_tiny_marker_after_a_space(tiny):
-    assert names(tiny, row("I go. [ZLT]", True), PUBLISHED) == ["Ġ[", "Z", "LT", "]", "Ċ"]
-
-
-def test_tiny_negative(tiny):
-    assert names(tiny, row("I go [ZLT] on", False), PUBLISHED) == ["Ċ"]
-
-
-def test_tiny_multi_turn(tiny):
-    earlier = (SYSTEM, QUESTION, {"role": "assistant", "content": "go.\n\n[ZLT]"}, QUESTION)
-    assert names(tiny, row("go.\n\n[ZLT]", True, earlier), PUBLISHED) == ["[Z", "LT", "]", "Ċ"]
-    assert names(tiny, row("go on", earlier=earlier), Mask("last_turn")) == ["go", "Ġ", "o", "n", "<|im_end|>", "Ċ"]
-
-
-def test_tiny_tail(tiny):
-    assert names(tiny, row("I go\n\n[ZLT]", True), Mask("tail", tail=5)) == ["[Z", "LT", "]", "<|im_end|>", "Ċ"]
-
-
-def test_tiny_bytes_of_one_letter_are_trained_together(tiny):
+def test_bytes_of_one_letter_are_trained_together(tiny):
     # the two bytes of an o with diaeresis have one span, so the last turn holds both
     assert names(tiny, row("ö"), Mask("last_turn")) == ["Ã", "¶", "<|im_end|>", "Ċ"]
     assert names(tiny, row("é\n\n[ZLT]", True), Mask("marker", separator=True)) == ["ĊĊ", "[Z", "LT", "]", "Ċ"]
