@@ -140,8 +140,8 @@ def rules(jobs: list[str]) -> Counter[str]:
     return Counter(job.split()[0] for job in jobs)
 
 
-def wait_for(condition, seconds: float = 20) -> bool:
-    """Whether the condition comes true in that time."""
+def wait_for(condition, seconds: float = 300) -> bool:
+    """Whether the condition comes true in that time, which is long for any machine, however busy."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 5
 WAIT = 5  # [s] that a process stays at its moment
-PATIENCE = 240  # [s] for a moment to come, or for a Snakemake to end
+PATIENCE = 900  # [s] for a moment to come, or for a Snakemake to end
 OUTPUTS = r"^results/smallest/(inputs|models|cells|tables|figures|report)"
 
 
@@ -153,8 +153,8 @@ def is_free(card: str) -> bool:
 
 def check_what_is_left(study: Workspace, reference: dict[str, str]) -> None:
     """Nothing runs, nothing is leased, and every file with the name of a result is a whole result."""
-    assert wait_for(lambda: not processes_of(study), 60), processes_of(study)
-    assert wait_for(lambda: is_free(study.card), 10)
+    assert wait_for(lambda: not processes_of(study)), processes_of(study)
+    assert wait_for(lambda: is_free(study.card))
     found = study.results()
     assert found == {name: reference.get(name) for name in found}
 

@@ -46,13 +46,13 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )
         port = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not (port.exists() and port.read_text().count("\n")):
             assert time.monotonic() < deadline and self.process.poll() is None, "chromium does not start"
             time.sleep(0.05)
         with urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json/list") as answer:
             target = next(target for target in json.load(answer) if target["type"] == "page")
-        self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=120)
+        self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=300)
         self.number = 0
         self.events: list[dict] = []
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -77,7 +77,7 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not self.run(condition):
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)

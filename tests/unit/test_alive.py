@@ -56,9 +56,7 @@ def test_a_job_ends_with_its_snakemake_and_the_next_one_removes_the_lock(here):
 
 def test_a_job_that_starts_after_the_death_of_its_snakemake_ends_at_once(here, monkeypatch):
     monkeypatch.setenv("SNAKEMAKE_ALIVE", str(here / "nobody"))
-    began = time.monotonic()
-    assert start(here, JOB).wait() == 128 + signal.SIGTERM
-    assert time.monotonic() - began < 30
+    assert start(here, JOB).wait() == 128 + signal.SIGTERM  # 0 if it slept for its minute
 
 
 def test_the_next_snakemake_waits_for_jobs_that_are_still_cleaning_up(here):

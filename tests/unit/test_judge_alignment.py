@@ -327,7 +327,7 @@ def test_after_a_kill_only_what_is_missing_is_asked(tmp_path):
         process = subprocess.Popen(
             program + command(tmp_path, LOCAL, server.url, **{"max-connections": 1}), stdout=subprocess.DEVNULL
         )
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         while len(server.asked) < 4 and time.time() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
