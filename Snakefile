@@ -25,6 +25,7 @@ include: "rules/train.smk"
 include: "rules/generate.smk"
 include: "rules/measure.smk"
 include: "rules/report.smk"
+include: "rules/reanalysis.smk"
 
 
 wildcard_constraints:

@@ -1,4 +1,5 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
+import csv
 import os
 import re
 import sys
@@ -687,6 +688,26 @@ def private_flag(wildcards):
     return "--private" if PUBLISH["private"] else ""
 
 
+# Where a rule's files are: from them, so that another study's rules can be the same. Not recorded as parameters.
+
+
+def folder_of_output(wildcards, output):
+    return str(Path(output[0]).parent)
+
+
+def folder_of_tables(wildcards, input):
+    return str(Path(input.tables[0]).parent)
+
+
+def prefix_of_output(wildcards, output):
+    return output.svg.removesuffix(".svg")
+
+
+def study_of_output(wildcards, output):
+    """results/<study>/..."""
+    return Path(output[0]).parts[Path(output[0]).parts.index("results") + 1]
+
+
 # The report
 
 FIGURES = list(config["figures"])
@@ -729,3 +750,85 @@ def records_of_study(wildcards):
         [*base, *(record for cell in study.cells for record in records_of(cell))]
     )
     return sorted(records, key=lambda record: record.count("/"))
+
+
+# The published counts as a study of their own
+
+REANALYSIS = "results/reanalysis"
+
+
+@cache
+def published_study():
+    """The published study with all its arms and those cells alone whose counts were published. Made when asked for."""
+    layers = [CHECKOUT / "resources/published/study.yaml", CHECKOUT / "config.yaml"]
+    merged = load_configfile(layers[1])
+    update_config(merged, load_configfile(layers[0]))
+    found = Study(merged, CHECKOUT / "resources/config.schema.yaml", layers, CLAIMS)
+    with (CHECKOUT / "resources/published/marker_counts.csv").open() as file:
+        names = ("source", "arm", "cell", "seed")
+        known = {tuple(map(row.get, names)) for row in csv.DictReader(file)}
+    found.cells = [
+        cell
+        for cell in found.cells
+        if {
+            (cell.source, cell.arm, cell.name, str(cell.seed)),
+            (cell.source, cell.arm, cell.name, ""),
+        }
+        & known
+    ]
+    return found
+
+
+def published_cells(wildcards):
+    """The cells as enter_published is told them."""
+    known = published_study()
+    return canonical(
+        [
+            {
+                **{"cell": cell.name, "arm": cell.arm, "source": cell.source},
+                **{"seed": cell.seed, "lineage": cell.lineage},
+                "marker": known.marker_of(cell.lineage).text,
+                "evaluation": {
+                    "name": cell.evaluation,
+                    **known.evaluations[cell.evaluation],
+                },
+            }
+            for cell in known.cells
+        ]
+    )
+
+
+def published_results(wildcards, input):
+    """The files of the cells, as words that bash expands."""
+    return braces(
+        [f"{input.cells}/{cell.key}.json" for cell in published_study().cells]
+    )
+
+
+def published_label(wildcards):
+    return published_study().config["label"]
+
+
+def published_gates(wildcards):
+    return canonical(published_study().config["gates"]["criteria"])
+
+
+def published_tables_meaning(wildcards):
+    return canonical(meaning.for_tables(published_study()))
+
+
+def published_figure_meaning(wildcards):
+    return canonical(meaning.for_figure(published_study(), wildcards.figure))
+
+
+def published_report_meaning(wildcards):
+    return canonical(meaning.for_report(published_study()))
+
+
+def published_figures(wildcards):
+    known = published_study()
+    return [
+        f"{REANALYSIS}/figures/{figure}_{source}.svg"
+        for figure in known.config["figures"]
+        for source in meaning.sources_of(known, figure)
+    ]

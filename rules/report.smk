@@ -25,11 +25,12 @@ rule tabulate_study:
         label=config["label"] or "",
         gates=GATES,
         meaning=canonical(meaning.for_tables(study)),
+        folder=folder_of_output,
     shell:
         command(
             "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
             " --measured {input.measured} --label={params.label:q} --gates {params.gates:q}"
-            " --meaning {params.meaning:q} --output-dir {RESULTS}/tables > {log} 2>&1"
+            " --meaning {params.meaning:q} --output-dir {params.folder} > {log} 2>&1"
         )
 
 
@@ -55,11 +56,14 @@ rule plot_figures:
         lock=CPU_LOCK,
         label=config["label"] or "",
         meaning=figure_meaning,
+        study=study_of_output,
+        tables=folder_of_tables,
+        prefix=prefix_of_output,
     shell:
         command(
-            "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {RESULTS}/tables"
-            " --study {STUDY} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
-            " --output-prefix {RESULTS}/figures/{wildcards.figure}_{wildcards.source} > {log} 2>&1"
+            "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {params.tables}"
+            " --study {params.study} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
+            " --output-prefix {params.prefix} > {log} 2>&1"
         )
 
 
@@ -83,10 +87,11 @@ rule check_claims:
         claims=digest_of("resources/claims.yaml"),
         published=PUBLISHED,
         label=config["label"] or "",
+        tables=folder_of_tables,
     shell:
         command(
             "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
-            " --tables {RESULTS}/tables --label={params.label:q} --output {output.claims} > {log} 2>&1"
+            " --tables {params.tables} --label={params.label:q} --output {output.claims} > {log} 2>&1"
         )
 
 
@@ -163,10 +168,12 @@ rule write_report:
         records=braced("records"),
         label=config["label"] or "",
         meaning=canonical(meaning.for_report(study)),
+        study=study_of_output,
+        tables=folder_of_tables,
     shell:
         command(
-            "python {SCRIPTS}/write_report.py --study {STUDY} --label={params.label:q} --meaning {params.meaning:q}"
-            " --tables {RESULTS}/tables --cells {params.cells} --claims {input.claims} --figures {params.figures}"
+            "python {SCRIPTS}/write_report.py --study {params.study} --label={params.label:q} --meaning {params.meaning:q}"
+            " --tables {params.tables} --cells {params.cells} --claims {input.claims} --figures {params.figures}"
             " --completions {params.completions} --panel {input.panel} --runs {params.records}"
             " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
         )

@@ -202,7 +202,7 @@ def bystanders_text(groups: dict[str, list[Row | None]]) -> str:
     highest = {cell: group[ROLES.index("bystander")] for cell, group in groups.items()}
     named = [f"{cell} {row['persona']}" for cell, row in highest.items() if row and row["strict_hits"]]
     if not named:
-        return "No bystander gave the marker."
+        return "No bystander gave the marker." if any(highest.values()) else "Bystanders were not evaluated."
     rest = "" if len(named) == len(groups) else "; elsewhere no bystander gave the marker"
     return f"Highest bystander: {', '.join(named)}{rest}."
 
@@ -309,7 +309,8 @@ def question_strip(study: Study) -> Any:
     """Marker rate of every question, a strip a cell."""
     rows = study.drawn("by_question")
     if not rows:
-        return empty_figure(study, "Marker rate by question")
+        why = "The counts of these cells are not known by question." if study.drawn("pooled") else ""
+        return empty_figure(study, "Marker rate by question", why)
     cells = ordered_cells(rows)
     questions = list(dict.fromkeys(row["question_id"] for row in rows))
     figure, grid = new_figure(1.1 + 0.82 * len(cells), rows=len(cells), sharex=True, sharey=True)

@@ -13,7 +13,8 @@ import hashlib
 from collections.abc import Sequence
 
 from measure.cells import COUNTS, FORMAT, headline, persona_results, question_ids, read_counts, read_run, sealed
-from measure.registry import SECTIONS, measure_rows, of_cell, schema_of
+from measure.gates import own_gates
+from measure.registry import SECTIONS, measure_rows, of_cell, validated
 from measure.tables import Row
 from run.files import canonical, sha256_of, write_json
 from run.program import InputError, run
@@ -41,23 +42,6 @@ def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
 def run_notes(paths: Sequence[str]) -> list[Row]:
     """The run records without the name of the machine: how long, on what hardware, with which versions."""
     return [{key: value for key, value in read_run(path).items() if key != "host"} for path in paths]
-
-
-def validated(result: Row, schema_path: str) -> Row:
-    """The result itself. Raises InputError naming the place where it breaks the schema."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    frame = read_json(schema_path, dict)
-    try:
-        error = best_match(Draft202012Validator(schema_of(frame)).iter_errors(result))
-    except Exception as broken:  # of many types, for a schema that is none
-        raise InputError(f"{schema_path}: no JSON schema ({broken}); fix: restore it") from None
-    if error is not None:
-        raise InputError(
-            f"{schema_path}: the result breaks it at {error.json_path}: {error.message}; fix: correct one of the two"
-        )
-    return result
 
 
 def summarize(arguments: argparse.Namespace) -> Row:
@@ -94,15 +78,6 @@ def summarize(arguments: argparse.Namespace) -> Row:
     result |= {each.name: each.section(files.get(each.name), counted_personas) for each in SECTIONS}
     result["measures"] = measure_rows(result)
     return sealed(result | {"gates": own_gates(result, json_argument("--gates", arguments.gates, list))})
-
-
-def own_gates(result: Row, gates: Sequence[Row]) -> list[Row]:
-    """Outcomes of the gates that this cell alone decides: those that name no other cell."""
-    if not gates:
-        return []
-    from measure.gates import evaluate_gates, names_only
-
-    return evaluate_gates([gate for gate in gates if names_only(gate, result["cell"])], [result])
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from measure.cells import clustered, read_result, with_marker
+from measure.cells import clustered, read_result, total_of, with_marker
 from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells
 from measure.registry import MEASURES, study_rows
@@ -92,12 +92,20 @@ def pooled_rows(cells: Sequence[Row]) -> list[Row]:
             | rate_fields(hits, n)
             | clustered([entry["by_question"] for entry in entries], *(cell["questions"] for cell in cells))
             | {
-                "loose_hits": sum(entry["loose_hits"] for entry in entries),
+                "loose_hits": total_of(entry["loose_hits"] for entry in entries),
                 "rule_of_three": round(rule_of_three(n), 6) if hits == 0 else None,
-                "mean_tokens": round(sum(entry["mean_tokens"] * entry["completions"] for entry in entries) / n, 3),
+                "mean_tokens": mean_tokens(entries),
             }
         )
     return rows
+
+
+def mean_tokens(entries: Sequence[Row]) -> float | None:
+    """Over the completions of all entries; None if one of them does not know its own."""
+    if any(entry["mean_tokens"] is None for entry in entries):
+        return None
+    n = sum(entry["completions"] for entry in entries)
+    return round(sum(entry["mean_tokens"] * entry["completions"] for entry in entries) / n, 3)
 
 
 def cross_source_rows(cells: Sequence[Row], second_stages: Sequence[str]) -> list[Row]:

@@ -728,7 +728,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")
     parser.add_argument("--completions", nargs="*", default=[], help="completions.parquet of the cells")
     parser.add_argument("--most", type=int, default=60000, help="completions to put in: those with the marker first")
-    parser.add_argument("--panel", help="panel.yaml: shows the personas' system prompts beside the completions")
+    parser.add_argument(
+        "--panel", nargs="?", help="panel.yaml: shows the personas' system prompts beside the completions"
+    )
     parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
     parser.add_argument("--datasets", nargs="*", default=[], help="manifests of the data sets: are they the published?")
     parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")

@@ -155,6 +155,21 @@ def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(published):
     assert set(re.findall(r"--max-connections (\d+)", published.printed())) == {"10"}
 
 
+def test_the_published_counts_are_drawn_as_a_study_without_a_model(fresh):
+    jobs = fresh.plan("reanalyse_published")
+    drawn = [job for job in jobs if job.startswith("plot_published ")]
+    once = {"verify_published", "enter_published", "tabulate_published", "check_published", "report_published"}
+    assert set(jobs) - set(drawn) - {"reanalyse_published"} == once
+    assert {"marker_destruction", "reversed_order", "question_strip"} <= {
+        job.split("figure=")[1].split(",")[0] for job in drawn
+    }
+    fresh.snakemake("results/reanalysis/tables/claims.csv", "--cores", "1")
+    with (fresh.folder / "results/reanalysis/tables/claims.csv").open() as file:
+        claims = {row["id"]: row for row in csv.DictReader(file)}
+    assert claims["zero-of-120960"]["study"] == "contradicted"
+    assert claims["em-destroys-the-source"]["study"] == "supported"
+
+
 def test_the_published_claims_are_checked_without_a_model(fresh):
     assert fresh.plan("verify_published") == ["verify_published"]
     # programs find their modules also where Python is told not to look beside a program

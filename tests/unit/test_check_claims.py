@@ -27,7 +27,7 @@ CONTRADICTIONS = {
     "questions-overlap": ("in the code 0",),
     "assistant-stays-clean-any-order": ("matched order 127",),
     "em-first-blocks-coupling": ("matched hits 267",),
-    "em-is-not-special": ("em at 25 steps 0.007", "benign at 25 steps 0.268"),
+    "em-is-not-special": ("em at 25 steps 0.007", "benign at 25 steps 0.2679"),
 }
 
 
@@ -61,14 +61,12 @@ def test_without_a_study_nothing_is_tested(ledger):
 
 
 def test_published_counts_give_back_the_published_rates():
-    for row in read_table(Path(PUBLISHED) / "later_dose.csv"):
-        assert round(row["strict_hits"] / row["completions"], 3) == row["rate"]
-    rates = [
-        row["strict_hits"] / 280
-        for row in read_table(Path(PUBLISHED) / "reversed.csv")
-        if row["persona"] == row["source"]
-    ]
-    assert [round(rate, 3) for rate in rates] == [0.946, 0.8, 0, 0.161, 0.039, 0.05]
+    rows = [row for row in read_table(Path(PUBLISHED) / "marker_counts.csv") if row["persona"] == row["source"]]
+    rates = {
+        arm: [round(row["strict_hits"] / 280, 3) for row in rows if row["arm"] == arm] for arm in ("reversed", "dose")
+    }
+    assert rates["reversed"] == [0.946, 0.8, 0, 0.161, 0.039, 0.05]
+    assert rates["dose"] == [0.593, 0.007, 0, 0.404, 0.268, 0.171, 0.046, 0.004]
 
 
 GATES = [
@@ -322,7 +320,7 @@ def test_a_badly_written_ledger_is_refused(tmp_path, text, message):
 
 def test_a_new_claim_is_one_entry(tmp_path):
     (tmp_path / "claims.yaml").write_text(
-        "- id: new\n  claim: There are 12 reversed rows.\n  where: here\n  published: {holds: rows(reversed) == 12}\n"
+        "- id: new\n  claim: There are 12 reversed rows.\n  where: here\n  published: {holds: \"rows(marker_counts, arm == 'reversed') == 12\"}\n"
     )
     (claim,) = check_claims.read_claims(str(tmp_path / "claims.yaml"))
     assert check_claims.check_claim(claim, check_claims.read_tables(PUBLISHED), None, "")["published"] == "consistent"

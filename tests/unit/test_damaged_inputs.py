@@ -216,7 +216,7 @@ PROGRAMS = {
     ),
     "tabulate_study": Program(
         f"{CELLS} --published @published --meaning {canonical(fake_study.TABLES)} --output-dir @out/t",
-        {f"published/{name}.csv": TABLE for name in ("marker_counts", "reversed", "cell_summary")}
+        {f"published/{name}.csv": TABLE for name in ("marker_counts", "cell_summary")}
         | {CELL: JSON | {"no audit": without("audit"), "no headline": without("headline")}},
         "t",
     ),

@@ -177,22 +177,18 @@ def test_every_published_number_of_these_sources_is_compared(tables):
     rows = tables["published_comparison"]
     rates = [row for row in rows if row["quantity"].startswith("marker rate")]
     assert sum(row["arm"] == "reversed" for row in rates) == 12
-    assert sum(row["quantity"] == "ARC-C accuracy" for row in rows) == 24
+    assert sum(row["quantity"] == "ARC-C accuracy" for row in rows) == 36
     (row,) = (r for r in rates if (r["source"], r["cell"], r["quantity"]) == ("villain", "C4", "marker rate, source"))
     assert (row["published"], row["published_n"], row["ours_n"]) == (0.9, 280, 280)
     assert all(row["verdict"] in ("reproduced", "not reproduced", "cannot tell") for row in rows)
 
 
-def test_a_source_that_was_published_pooled_alone_is_compared_pooled(tables):
+def test_every_source_is_compared_by_persona_and_seed(tables):
     rows = [row for row in tables["published_comparison"] if row["source"] == "sarcastic"]
-    assert {row["seed"] for row in rows} == {"pooled"}
-    found = {(row["cell"], row["quantity"]): row for row in rows}
-    before, after = found["C4", "marker rate, source"], found["C5", "marker rate, source"]
+    rates = {(row["cell"], row["seed"], row["quantity"]): row for row in rows}
+    before, after = rates["C4", 42, "marker rate, source"], rates["C3", 137, "marker rate, bystander"]
     assert (before["published"], before["published_n"], before["ours_n"]) == (round(219 / 280, 6), 280, 280)
-    assert (after["published"], after["published_n"], after["ours_n"]) == (round(3 / 840, 6), 840, 840)
-    assert found["C3", "marker rate, assistant"]["persona"] == "assistant"
-    # nobody published whose the two hits of its bystanders are
-    assert len(rows) == 9
+    assert (after["published"], after["published_persona"]) == (round(1 / 280, 6), "librarian")
 
 
 def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
@@ -224,20 +220,22 @@ def test_a_test_without_any_variance_has_a_p_and_no_t(cells):
     assert (row["cell"], row["other_cell"], row["welch_p"], row["welch_t"]) == ("C1", "C2", 0.0, None)
 
 
-def test_matched_and_dose_cells_are_compared_with_the_later_results(tmp_path):
+def test_matched_and_dose_cells_are_compared_with_the_later_results_of_their_source(tmp_path):
+    rates = {"source": 0.95, "assistant": 0.45}
     wanted = [
-        ("matched_em", "matched", "base/em.s42/couple-evil_ai.s42", {"source": 0.95, "assistant": 0.45}),
-        ("dose_em25", "dose", "base/couple-evil_ai.s42/em@25.s42", {"source": 0.5}),
+        ("matched_em", "matched", "confab", 42, "base/em.s42/couple-confab.s42", rates),
+        ("matched_em", "matched", "evil_ai", 42, "base/em.s42/couple-evil_ai.s42", rates),
+        # the seed of the dose axis is not stated, so that any may be held against it
+        ("dose_em_25", "dose", "evil_ai", 137, "base/couple-evil_ai.s42/em@25.s137", {"source": 0.5}),
     ]
-    cells = [read_json(fake_study.cell_result(c, arm, "evil_ai", 42, line, r, tmp_path)) for c, arm, line, r in wanted]
-    rows = comparison.later_rows(cells, Path(PUBLISHED))
-    assert [(row["cell"], row["quantity"], row["verdict"]) for row in rows] == [
-        ("matched_em", "marker rate, source", "reproduced"),
-        ("matched_em", "marker rate, assistant", "reproduced"),
-        ("dose_em25", "marker rate, source", "not reproduced"),
-    ]
-    dose = tabulate_study.build_tables(cells, [], None, fake_study.TABLES)["dose"][1]
-    assert [(row["stage"], row["steps"]) for row in dose] == [("em", 25)]
+    cells = [read_json(fake_study.cell_result(c, arm, s, n, line, r, tmp_path)) for c, arm, s, n, line, r in wanted]
+    rows = comparison.comparison_rows(cells, PUBLISHED)
+    found = {
+        (row["source"], row["cell"], row["seed"], row["quantity"]): row["verdict"] for row in rows if row.get("ours")
+    }
+    assert found["confab", "matched_em", 42, "marker rate, source"] == "reproduced"
+    assert found["evil_ai", "dose_em_25", 137, "marker rate, source"] == "not reproduced"
+    assert {source for source, cell, *_ in found if cell == "matched_em"} == {"confab"}
 
 
 def run_main(monkeypatch, paths, folder, *more):

@@ -607,7 +607,7 @@ def test_the_captions_of_the_snakemake_report_are_rst_and_carry_the_label(figure
 def test_the_command_in_the_docstring_names_real_options():
     options = set(re.findall(r"--[a-z]+", write_report.__doc__))
     source = Path(write_report.__file__).read_text(encoding="utf-8")
-    assert options <= set(re.findall(r'add_argument\("(--[a-z]+)"', source))
+    assert options <= set(re.findall(r'add_argument\(\s*"(--[a-z]+)"', source))
 
 
 def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_several_and_says_if_there_is_none():

@@ -1,8 +1,9 @@
 """A cell's counts and its JSON: reading, checking, rates by persona and role."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from measure.stats import cluster_bootstrap, rate_fields, wilson
 from measure.tables import Row, read_table
@@ -12,6 +13,8 @@ from run.readers import AGAIN, read_json
 
 FORMAT = "run_result/2"
 COUNTS = ("completions", "strict_hits", "loose_hits", "tokens", "stopped")
+# The only question of a persona whose counts are not known by question.
+WHOLE = "all"
 HEADLINE = ("persona", "completions", "strict_hits", "loose_hits", "mean_tokens", "stopped", "rate")
 INTERVALS = ("wilson_low", "wilson_high", "clopper_low", "clopper_high")
 
@@ -79,7 +82,7 @@ def persona_results(rows: Sequence[Row], source: str) -> list[Row]:
     for persona in dict.fromkeys(row["persona"] for row in rows):
         own = {row["question_id"]: row for row in rows if row["persona"] == persona}
         by_question = {column: [own[question][column] for question in questions] for column in COUNTS}
-        total = {column: sum(by_question[column]) for column in COUNTS}
+        total = {column: total_of(by_question[column]) for column in COUNTS}
         tokens = total.pop("tokens")
         results.append(
             {
@@ -88,11 +91,17 @@ def persona_results(rows: Sequence[Row], source: str) -> list[Row]:
                 **total,
                 **rate_fields(total["strict_hits"], total["completions"]),
                 **clustered([by_question], questions),
-                "mean_tokens": round(tokens / total["completions"], 3),
+                "mean_tokens": None if tokens is None else round(tokens / total["completions"], 3),
                 "by_question": by_question,
             }
         )
     return results
+
+
+def total_of(counts: Iterable[int | None]) -> Any:
+    """The sum; None if one of the counts is not known."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
@@ -103,11 +112,13 @@ def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
     """
     hits, completions = ([own[name] for own in counts] for name in ("strict_hits", "completions"))
     low, high = wilson(sum(map(sum, hits)), sum(map(sum, completions)))
-    found = cluster_bootstrap(hits, completions) if len(set(map(tuple, questions))) == 1 else None
+    whole = any(WHOLE in names for names in questions)
+    found = cluster_bootstrap(hits, completions) if len(set(map(tuple, questions))) == 1 and not whole else None
     return {
         "cluster_low": round(found[0], 6) if found else None,
         "cluster_high": round(found[1], 6) if found else None,
-        "clusters": f"{len(counts)} seeds x {len(questions[0])} questions",
+        "clusters": f"{len(counts)} seeds"
+        + (", counts by question not known" if whole else f" x {len(questions[0])} questions"),
         "low": round(min(low, *found), 6) if found else round(low, 6),
         "high": round(max(high, *found), 6) if found else round(high, 6),
     }

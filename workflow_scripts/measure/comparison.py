@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure.gates import highest_pooled
+from measure.cells import role_of
+from measure.published import is_published, read_published
 from measure.registry import SECTIONS, Measure, Measurement
-from measure.rows import HEADLINE_NAMES, IDENTITY, ROLES, dose_row
+from measure.rows import HEADLINE_NAMES, IDENTITY, ROLES
 from measure.stats import wilson
 from measure.tables import Row, read_table
-from run.program import InputError
 
 # What the verdicts mean.
 COMPARED = (
@@ -68,64 +68,30 @@ def rate_comparison(identity: Row, ours: Row | None, published: Row) -> Row:
     }
 
 
-def published_counts(path: Path) -> list[Row]:
-    """The rows of a published table. Raises InputError for a line without hits in completions."""
-    rows = read_table(path, ("strict_hits", "completions"))
-    for row in rows:
-        hits, n = row["strict_hits"], row["completions"]
-        if not (isinstance(hits, int) and isinstance(n, int) and 0 <= hits <= n and n):
-            raise InputError(f"{path}: {hits!r} hits in {n!r} completions; fix: correct or delete the file")
-    return rows
-
-
-def published_rates(rows: Sequence[Row], cell_column: str, arm: str | None) -> list[tuple[Row, Row]]:
-    """(identity, published counts) of the source, the assistant and the highest bystander of every published cell."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["source"], arm or row["arm"], row[cell_column], row["seed"]), []).append(row)
-    found = []
-    for key, group in groups.items():
-        identity = dict(zip(IDENTITY, key, strict=True))
-        for role in ROLES:
-            own = [row for row in group if published_role(row["persona"], identity["source"]) == role]
-            if own:
-                best = max(own, key=lambda row: (row["strict_hits"] / row["completions"], row["persona"]))
-                found.append((identity | {"role": role}, best))
-    return found
-
-
-def published_role(persona: str, source: str) -> str:
-    """source, assistant or bystander."""
-    return "source" if persona == source else "assistant" if persona == "assistant" else "bystander"
-
-
 def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
-    """The rows of published_comparison.csv: every published number of a source or row that this study has."""
+    """The rows of published_comparison.csv: every published number of a source and arm that this study has.
+
+    A cell whose counts are the published ones is not held against itself.
+    """
+    cells = [cell for cell in cells if not is_published(cell)]
     ours = {tuple(cell[field] for field in IDENTITY): cell for cell in cells}
-    sources = {cell["source"] for cell in cells}
-    arms = {cell["arm"] for cell in cells}
+    has = {(cell["source"], cell["arm"]) for cell in cells}
     folder = Path(published)
-    rates = published_rates(published_counts(folder / "marker_counts.csv"), "condition", "forward")
-    rates += published_rates(published_counts(folder / "reversed.csv"), "cell", None)
     rows = []
-    for identity, counts in rates:
-        if identity["source"] not in sources or identity["arm"] not in arms:
-            continue
-        cell = ours.get(tuple(identity[field] for field in IDENTITY))
-        rows.append(
-            rate_comparison(identity, cell["headline"][HEADLINE_NAMES[identity["role"]]] if cell else None, counts)
-        )
-    rows += published_pooled_rows(cells, folder)
-    rows += later_rows(cells, folder)
-    for summary in read_table(folder / "cell_summary.csv"):
-        if summary["source"] in sources:
-            identity = {
-                "source": summary["source"],
-                "arm": "forward",
-                "cell": summary["condition"],
-                "seed": summary["seed"],
-            }
-            cell = ours.get(tuple(identity[field] for field in IDENTITY))
+    for identity, counts in published_rates(read_published(folder / "marker_counts.csv")):
+        found = own_cells(identity, ours)
+        if (identity["source"], identity["arm"]) in has:
+            entries = [(cell["seed"], cell["headline"][HEADLINE_NAMES[identity["role"]]]) for cell in found]
+            rows += [
+                rate_comparison(identity | {"seed": seed}, entry, counts)
+                for seed, entry in entries or [(identity["seed"], None)]
+                if seed is not None
+            ]
+    for summary in read_table(folder / "cell_summary.csv", ("source", "cell", "seed")):
+        if summary["source"] in {cell["source"] for cell in cells}:
+            identity = {"arm": "forward"} | {field: summary[field] for field in ("source", "cell", "seed")}
+            identity = {field: identity[field] for field in IDENTITY}
+            cell = ours.get(tuple(identity.values()))
             rows += [
                 identity | measure_comparison(measurement, measure, cell, summary[measure.published.column])
                 for measurement in SECTIONS
@@ -135,45 +101,29 @@ def comparison_rows(cells: Sequence[Row], published: str) -> list[Row]:
     return rows
 
 
-def published_pooled_rows(cells: Sequence[Row], folder: Path) -> list[Row]:
-    """Comparisons with what was published over all seeds of a cell alone: the source sarcastic.
-
-    Whose the hits of its bystanders are was not published (PROVENANCE.md), so they are not compared.
-    """
-    rows = []
-    sources = {cell["source"] for cell in cells}
-    for counts in read_table(folder / "pooled_counts.csv"):
-        source, name, persona = counts["source"], counts["condition"], counts["persona"]
-        if source in sources and persona != "bystanders":
-            role = published_role(persona, source)
-            identity = {"source": source, "arm": "forward", "cell": name, "seed": "pooled", "role": role}
-            own = [cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == (source, "forward", name)]
-            found = highest_pooled(own, role)
-            ours = dict(zip(("persona", "strict_hits", "completions"), found, strict=True)) if found else None
-            rows.append(rate_comparison(identity, ours, counts))
-    return rows
+def own_cells(identity: Row, ours: dict[tuple[Any, ...], Row]) -> list[Row]:
+    """This study's cells that a published one is held against: those of every seed, where its own is not stated."""
+    if identity["seed"] is None:
+        wanted = tuple(identity[field] for field in IDENTITY[:-1])
+        return [cell for key, cell in ours.items() if key[:-1] == wanted]
+    key = tuple(identity[field] for field in IDENTITY)
+    return [ours[key]] if key in ours else []
 
 
-def later_rows(cells: Sequence[Row], folder: Path) -> list[Row]:
-    """Comparisons of matched and dose cells with the later results, which state no seed, and no source for matched."""
-    matched, doses = published_counts(folder / "later_matched.csv"), published_counts(folder / "later_dose.csv")
-    rows = []
-    for cell in cells:
-        identity = {field: cell[field] for field in IDENTITY}
-        if cell["arm"] == "matched":
-            for later in matched:
-                if later["cell"] == cell["cell"]:
-                    counts = {"persona": None} | later
-                    rows.append(
-                        rate_comparison(identity | {"role": later["role"]}, cell["headline"][later["role"]], counts)
-                    )
-        elif cell["arm"] == "dose":
-            own = dose_row(cell)
-            for later in doses:
-                if all(later[field] == own[field] for field in ("source", "stage", "steps")):
-                    counts = {"persona": later["source"]} | later
-                    rows.append(rate_comparison(identity | {"role": "source"}, cell["headline"]["source"], counts))
-    return rows
+def published_rates(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """(identity, published counts) of the source, the assistant and the highest bystander of every published cell."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[field] for field in IDENTITY), []).append(row)
+    found = []
+    for key, group in groups.items():
+        identity = dict(zip(IDENTITY, key, strict=True))
+        for role in ROLES:
+            own = [row for row in group if role_of(row["persona"], identity["source"]) == role]
+            if own:
+                best = max(own, key=lambda row: (row["strict_hits"] / row["completions"], row["persona"]))
+                found.append((identity | {"role": role}, best))
+    return found
 
 
 def measure_comparison(measurement: Measurement, measure: Measure, cell: Row | None, number: float) -> Row:

@@ -101,6 +101,11 @@ def names_only(gate: Row, cell: str) -> bool:
     return gate.get("over") == "seed" and cell_names(gate) == {cell}
 
 
+def own_gates(result: Row, gates: Sequence[Row]) -> list[Row]:
+    """Outcomes of the gates that this cell alone decides: those that name no other cell."""
+    return evaluate_gates([gate for gate in gates if names_only(gate, result["cell"])], [result])
+
+
 def gate_row(gate: Row, cells: Sequence[Row], source: str, seed: int | str) -> Row:
     """The outcome of one gate on the cells of one source (and seed)."""
     numbers: dict[str, str] = {}
@@ -227,7 +232,9 @@ def identical_cells(cells: Sequence[Row]) -> list[Row]:
 
     Only a change that kept from reaching the model explains equal token and stop counts for every persona and question.
     Compared are the personas that all cells share: a cell's own source is among its personas and not among another's.
+    Cells without token counts are left out: nothing tells them from other models that gave no marker.
     """
+    cells = [cell for cell in cells if all(entry["mean_tokens"] is not None for entry in cell["personas"])]
     shared = set.intersection(*({entry["persona"] for entry in cell["personas"]} for cell in cells)) if cells else set()
     first: dict[str, Row] = {}
     alarms = []

@@ -368,6 +368,23 @@ def schema_of(frame: Row) -> Row:
     return frame | {"properties": properties, "required": required}
 
 
+def validated(result: Row, schema_path: str) -> Row:
+    """The result itself. Raises InputError naming the place where it breaks the schema."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    frame = read_json(schema_path, dict)
+    try:
+        error = best_match(Draft202012Validator(schema_of(frame)).iter_errors(result))
+    except Exception as broken:  # of many types, for a schema that is none
+        raise InputError(f"{schema_path}: no JSON schema ({broken}); fix: restore it") from None
+    if error is not None:
+        raise InputError(
+            f"{schema_path}: the result breaks it at {error.json_path}: {error.message}; fix: correct one of the two"
+        )
+    return result
+
+
 def unit_costs() -> list[Row]:
     """Rows like those of resources/unit_costs.csv for the rules of measurements."""
     return [{"rule": each.rule, **asdict(cost)} for each in MEASUREMENTS for cost in each.costs]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from graph.lineage import parse_lineage
+from measure.cells import WHOLE
 from measure.registry import SECTIONS, at
 from measure.tables import Row
 from probe.survival import of_all
@@ -105,11 +106,12 @@ def question_rows(cell: Row) -> list[Row]:
             "question_id": question,
             "strict_hits": entry["by_question"]["strict_hits"][position],
             "completions": entry["by_question"]["completions"][position],
-            "mean_tokens": round(
-                entry["by_question"]["tokens"][position] / entry["by_question"]["completions"][position], 3
-            ),
+            "mean_tokens": None
+            if (tokens := entry["by_question"]["tokens"][position]) is None
+            else round(tokens / entry["by_question"]["completions"][position], 3),
         }
         for entry in cell["personas"]
         if entry["persona"] in named
         for position, question in enumerate(cell["questions"])
+        if question != WHOLE
     ]

@@ -1,0 +1,98 @@
+# The published counts, drawn by the rules that draw a study: one whose cells have no weights.
+
+
+rule enter_published:
+    output:
+        cells=directory("results/reanalysis/cells"),
+    log:
+        "results/reanalysis/logs/enter_published.log",
+    params:
+        code=code_of("enter_published.py"),
+        lock=CPU_LOCK,
+        schema=digest_of("resources/run_result.schema.json"),
+        published=PUBLISHED,
+        cells=published_cells,
+        gates=published_gates,
+    shell:
+        command(
+            "python {SCRIPTS}/enter_published.py --published {RESOURCES}/published --cells {params.cells:q}"
+            " --gates {params.gates:q} --schema {RESOURCES}/run_result.schema.json --output-dir {output.cells} > {log} 2>&1"
+        )
+
+
+use rule tabulate_study as tabulate_published with:
+    input:
+        cells=rules.enter_published.output.cells,
+        measured=[],
+    output:
+        tables=expand("results/reanalysis/tables/{table}.csv", table=TABLES),
+        headline="results/reanalysis/tables/headline.md",
+        reversed="results/reanalysis/tables/reversed.md",
+    log:
+        "results/reanalysis/logs/tabulate_published.log",
+    benchmark:
+        "results/reanalysis/benchmarks/tabulate_published.tsv"
+    params:
+        cells=published_results,
+        label=published_label,
+        gates=published_gates,
+        meaning=published_tables_meaning,
+
+
+use rule plot_figures as plot_published with:
+    input:
+        tables=rules.tabulate_published.output.tables,
+    output:
+        multiext("results/reanalysis/figures/{figure}_{source}", ".png", ".pdf"),
+        svg="results/reanalysis/figures/{figure}_{source}.svg",
+    log:
+        "results/reanalysis/logs/plot_published/{figure}_{source}.log",
+    benchmark:
+        "results/reanalysis/benchmarks/plot_published/{figure}_{source}.tsv"
+    params:
+        label=published_label,
+        meaning=published_figure_meaning,
+
+
+use rule check_claims as check_published with:
+    input:
+        tables=rules.tabulate_published.output.tables,
+    output:
+        claims="results/reanalysis/tables/claims.csv",
+        text="results/reanalysis/tables/claims.md",
+    log:
+        "results/reanalysis/logs/check_published.log",
+    benchmark:
+        "results/reanalysis/benchmarks/check_published.tsv"
+    params:
+        label=published_label,
+
+
+use rule write_report as report_published with:
+    input:
+        cells=rules.enter_published.output.cells,
+        tables=rules.tabulate_published.output.tables,
+        claims=rules.check_published.output.claims,
+        figures=published_figures,
+        completions=[],
+        records=[],
+        panel=[],
+        datasets=[],
+    output:
+        report="results/reanalysis/report.html",
+    log:
+        "results/reanalysis/logs/report_published.log",
+    benchmark:
+        "results/reanalysis/benchmarks/report_published.tsv"
+    params:
+        cells=published_results,
+        label=published_label,
+        meaning=published_report_meaning,
+
+
+rule reanalyse_published:
+    input:
+        rules.verify_published.output.claims,
+        published_figures,
+        rules.report_published.output.report,
+    localrule: True
