@@ -27,12 +27,3 @@ def smallest(tmp_path_factory):
         study = Workspace.smallest(folder)
         study.snakemake("--cores", "2", env=study.environment)
     return study
-
-
-def pytest_terminal_summary(terminalreporter):
-    """What a browser is missing for, in one line."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "no chromium" in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} tests of the report in a browser were skipped: no chromium; fix: apt-get install chromium"
-        )

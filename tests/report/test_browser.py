@@ -27,7 +27,8 @@ CHROMIUM = next(
     filter(None, [os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))]),
     None,
 )
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium; apt-get install chromium")]
+WITHOUT = pytest.mark.skip("these tests of the report need a browser; fix: apt-get install chromium")
+pytestmark = [pytest.mark.slow, *([] if CHROMIUM else [WITHOUT])]  # no skipif: one line at the end says it for all
 HOSTILE = (
     "</script><script>window.hacked=1</script><img src=x onerror=\"window.hacked=2\"><a href='javascript:hacked=3'>"
 )
@@ -314,12 +315,12 @@ def test_not_even_a_script_in_the_page_reaches_the_network(browser, report):
     assert (blocked, asked, browser.run("typeof window.hacked")) == ("blocked", [], "undefined")
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_wider_than_the_window(browser, report, width):
-    browser.size(width, 800)
-    browser.open(report[0], "#completions&question=general_00")
-    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
-    assert browser.run("document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_window(browser, report):
+    for width in (390, 1280):
+        browser.size(width, 800)
+        browser.open(report[0], "#completions&question=general_00")
+        browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        assert browser.run("document.documentElement.scrollWidth") <= width
 
 
 CONTRAST = """(() => {
@@ -347,12 +348,12 @@ CONTRAST = """(() => {
 })()"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_a_contrast_of_4_5(browser, report, scheme):
-    browser.size(1280, 800, scheme)
-    browser.open(report[0], "#completions&cell=C4&persona=evil_ai&q=reply")
-    browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
-    assert browser.run(CONTRAST) == []
+def test_all_text_has_a_contrast_of_4_5(browser, report):
+    for scheme in ("light", "dark"):
+        browser.size(1280, 800, scheme)
+        browser.open(report[0], "#completions&cell=C4&persona=evil_ai&q=reply")
+        browser.run("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        assert browser.run(CONTRAST) == [], scheme
 
 
 def test_fifty_thousand_completions_answer_within_300_ms_of_cpu(browser, tmp_path):
