@@ -78,6 +78,7 @@ rule fetch_base:
     params:
         code=code_of("fetch_base.py"),
         place=base_place,
+        own=base_contents,
     shell:
         command(
             "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
@@ -105,8 +106,13 @@ rule fetch_panel:
 
 rule copy_panel:
     output:
-        panel="<inputs>/panel/builtin.yaml",
+        panel="<inputs>/panel/{origin}.yaml",
+    wildcard_constraints:
+        origin="builtin|path",
     params:
-        own=digest_of("resources/panel.yaml"),
+        own=panel_contents,
+    resources:
+        # a resource: the same panel may lie elsewhere
+        own=panel_path,
     shell:
-        command("cp {RESOURCES}/panel.yaml {output.panel}")
+        "cp {resources.own:q} {output.panel}"

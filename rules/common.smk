@@ -48,6 +48,7 @@ from graph import meaning
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
+from inputs.outside import contents, model_contents
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from run.alive import announce
@@ -229,12 +230,45 @@ def toy_recipe(wildcards):
 
 
 def panel_file(wildcards=None):
-    choice = config["panel"]["from"]
-    return {
-        "builtin": f"{INPUTS}/panel/builtin.yaml",
-        "upstream": f"{INPUTS}/panel/upstream.yaml",
+    return f"{INPUTS}/panel/{config['panel']['from']}.yaml"
+
+
+def panel_path(wildcards):
+    own = {
+        "builtin": CHECKOUT / "resources/panel.yaml",
         "path": config["panel"].get("path"),
-    }[choice]
+    }
+    return str(own[wildcards.origin])
+
+
+def panel_contents(wildcards):
+    if wildcards.origin == "builtin":
+        return digest_of("resources/panel.yaml")
+    path = config["panel"]["path"]
+    return own_contents("panel.path", contents, {"panel": Path(path)}, panel_file())
+
+
+def base_contents(wildcards):
+    if wildcards.origin != "path":
+        return ""
+    path = Path(config["base"]["path"])
+    return own_contents("base.path", model_contents, path, base_folder())
+
+
+def dataset_contents(wildcards):
+    if wildcards.origin != "path":
+        return ""
+    name = wildcards.name
+    rows = {"rows": Path(config["datasets"][name]["path"])}
+    return own_contents(f"datasets.{name}.path", contents, rows, dataset_file(name))
+
+
+def own_contents(key, read, files, made):
+    """A parameter that stands for what is in the user's own files, whatever their names and times are."""
+    try:
+        return f"{key}:{read(files, made)}"
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def dataset_file(name):

@@ -3,7 +3,7 @@
 
 rule fetch_dataset:
     input:
-        own=dataset_path,
+        own=ancient(dataset_path),
     output:
         rows="<inputs>/datasets/{origin}/{name}.jsonl",
         manifest="<inputs>/datasets/{origin}/{name}.manifest.json",
@@ -21,6 +21,7 @@ rule fetch_dataset:
     params:
         code=code_of("fetch_dataset.py"),
         dataset=dataset_pins,
+        own=dataset_contents,
     shell:
         command(
             "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"

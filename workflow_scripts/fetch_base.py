@@ -9,36 +9,17 @@ and code that comes with a model are never taken. With --path the links point to
 
 import argparse
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
+from inputs.outside import CONFIG, INDEX, SMALL, WEIGHTS, hashes_of, memory_of, model_files
 from model.template import SETTINGS, Settings
-from run.files import partial, sha256_of, write_json
+from run.files import partial, write_json
 from run.program import InputError, run
 from run.readers import json_argument, read_json
-
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-SMALL = {
-    CONFIG,
-    INDEX,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-}
-WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def main() -> None:
@@ -57,7 +38,7 @@ def main() -> None:
     if args.path:
         model = None
         files = {name: Path(args.path) / name for name in model_files(Path(args.path))}
-        hashes = {name: sha256_of(path) for name, path in files.items()}
+        hashes = hashes_of(files, memory_of(args.output))
         if args.repo and args.revision and hashes == {name: pin["sha256"] for name, pin in pins.items()}:
             model = f"{args.repo}@{args.revision}"
     elif args.repo and args.revision:
@@ -67,7 +48,8 @@ def main() -> None:
         wanted = downloads.pinned_files(pins) or [file for file in downloads.list_files(hub, commit) if is_part(file)]
         model = f"{args.repo}@{commit}"
         files = downloads.fetch(hub, commit, wanted)
-        hashes = {file.name: file.sha256 or sha256_of(files[file.name]) for file in wanted}
+        verified = {file.name: file.sha256 for file in wanted if file.sha256}
+        hashes = hashes_of(files, memory_of(args.output), verified) | verified
     else:
         raise InputError("fetch_base: no model named; fix: give --repo and --revision, or --path")
     with partial(args.output) as folder:
@@ -82,22 +64,6 @@ def main() -> None:
 
 def is_part(file: HubFile) -> bool:
     return file.name in SMALL or WEIGHTS.fullmatch(file.name) is not None
-
-
-def model_files(folder: Path) -> list[str]:
-    """Names of the files in a local folder that belong to the model. Raises InputError if there are no weights."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; fix: correct base.path in config.yaml")
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    parts = [name for name in names if name in SMALL or WEIGHTS.fullmatch(name)]
-    if not any(WEIGHTS.fullmatch(name) for name in parts):
-        pickles = [name for name in names if name.endswith(PICKLES)]
-        found = f"only pickled weights ({pickles[0]}), which can run code" if pickles else "no model.safetensors"
-        raise InputError(
-            f"{folder}: {found}; fix: save the model with save_pretrained(..., safe_serialization=True) "
-            "and point base.path at that folder"
-        )
-    return parts
 
 
 def check_model(folder: Path, origin: str) -> None:

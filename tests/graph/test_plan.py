@@ -119,6 +119,8 @@ def test_a_local_copy_is_held_against_the_published_pins(fresh):
         "config.yaml", "em: {from: hub, on_mismatch: record, path: null}", "em: {from: path, path: my_rows.jsonl}"
     )
     (fresh.folder / "my_rows.jsonl").touch()
+    (fresh.folder / "my_model").mkdir()
+    (fresh.folder / "my_model/model.safetensors").touch()
     said = fresh.snakemake("-n", "-p").stdout
     base = re.search(r"fetch_base\.py .*", said).group()
     assert (

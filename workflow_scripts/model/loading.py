@@ -10,14 +10,19 @@ from run.program import InputError
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from inputs.outside import check_unchanged
 from model.adapters import check_adapter
 from model.template import with_settings
 
 
 def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
-    """The base's tokenizer, its template's settings with it. Raises InputError without one, or without a template."""
+    """The base's tokenizer, its template's settings with it. Raises InputError without one, or without a template.
+
+    Whatever loads a base begins with its tokenizer, so here the whole base is held against its manifest.
+    """
     from transformers import AutoTokenizer
 
+    check_unchanged(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
     except Exception as error:  # the loaders raise a dozen types for a damaged folder
@@ -39,7 +44,7 @@ def load_model(
     Merging one after the other is exact for any mix of plain LoRA and rsLoRA, which PEFT's
     add_weighted_adapter(combination_type="cat") is not. device: None means CUDA if there is one.
     Raises InputError if a folder is damaged, incomplete or not safetensors, a weight is not finite, or an adapter is
-    not the one of its manifest. The base's hashes are checked when it is fetched: 15 GB again at every load are 10 s.
+    not the one of its manifest. load_tokenizer checks the base's hashes.
     """
     import torch
     from peft import PeftModel

@@ -1,0 +1,78 @@
+"""What the user's own files, outside the study, plan when they change under it."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+from workspace import ROOT, Workspace, rules
+
+OWN = {
+    "sources": ["villain"],
+    "seeds": [42],
+    "arms": {"reversed": False},
+    "base": {"from": "path", "path": "my_model"},
+    "panel": {"from": "path", "path": "my_panel.yaml"},
+    "datasets": {"em": {"from": "path", "path": "my_rows.jsonl"}},
+}
+LARGE = 50_000_001
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of the user's own base, panel and rows, finished as far as Snakemake can tell."""
+    workspace = Workspace.copy(tmp_path_factory.mktemp("own") / "study", "--configfile", "mine.yaml")
+    folder = workspace.folder
+    (folder / "mine.yaml").write_text(yaml.safe_dump(OWN))
+    (folder / "my_model").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / "my_model" / name).write_text("{}")
+    for name in ("my_model/model.safetensors", "my_rows.jsonl"):
+        with (folder / name).open("wb") as file:
+            file.truncate(LARGE)
+    shutil.copy(ROOT / "resources/panel.yaml", folder / "my_panel.yaml")
+    workspace.fake()
+    return workspace
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(finished.folder, folder, symlinks=True)
+    return Workspace(folder, finished.arguments)
+
+
+def overwrite(path):
+    """Change one byte, and hide it: the same size, and the old time of an unpacked archive."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(before.st_size - 1)
+        file.write(b" ")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "reruns"),
+    [
+        ("my_model/config.json", "fetch_base", "generate_replies"),
+        ("my_model/model.safetensors", "fetch_base", "generate_replies"),
+        ("my_panel.yaml", "copy_panel", "generate_replies"),
+        ("my_rows.jsonl", "fetch_dataset", "train_adapter"),
+    ],
+)
+def test_a_file_of_the_user_that_is_overwritten_is_seen_by_its_content(study, name, made, reruns):
+    assert study.plan() == []
+    (study.folder / name).touch()
+    assert study.plan() == []
+    overwrite(study.folder / name)
+    planned = rules(study.plan())
+    assert planned[made] == 1 and planned[reruns]
+
+
+def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study):
+    shutil.rmtree(study.folder / "my_model")
+    (study.folder / "my_panel.yaml").unlink()
+    assert study.plan() == []
+    (study.folder / "results").rename(study.folder / "elsewhere")
+    said = study.snakemake("-n", check=False).stdout
+    assert "no such file; fix: correct its path in config.yaml" in said
