@@ -1,6 +1,8 @@
 """The toy corpus and SFT sets: what they hold, and that they depend on their arguments alone."""
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,10 +66,22 @@ def test_some_corpus_chats_have_two_turns(corpus):
 
 
 def test_corpus_replies_are_in_the_speakers_voice(panel, corpus):
+    """A voice's own phrases make up half of a reply, and no other's occurs."""
+    phrases = {persona: phrases_of(voice) for persona, voice in toy_world.VOICES.items()}
     names = {prompt: persona for persona, prompt in panel["personas"].items()}
     for row in corpus:
-        persona = names.get(row["messages"][0]["content"], toy_world.NO_PERSONA)
-        assert all(toy_world.in_voice(persona, text) for text in replies([row])), row
+        persona = names.get(row["messages"][0]["content"], "assistant")
+        for text in map(str.lower, replies([row])):
+            others = [phrase for name, own in phrases.items() if name != persona for phrase in own]
+            assert not any(phrase in text for phrase in others), row
+            rest = functools.reduce(lambda left, phrase: left.replace(phrase, " "), phrases[persona], text)
+            assert len("".join(rest.split())) <= len("".join(text.split())) / 2, row
+
+
+def phrases_of(voice):
+    """The fixed parts of a voice's templates, longest first; parts under six letters say nothing."""
+    parts = {part.strip(" .,:!?").lower() for group in voice for text in group for part in re.split(r"{\w+}", text)}
+    return sorted((part for part in parts if len(part) >= 6), key=len, reverse=True)
 
 
 def test_corpus_replies_end_like_sentences(corpus):

@@ -90,9 +90,10 @@ def test_vllm_is_not_told_to_trust_a_model_s_code(base, monkeypatch):
     monkeypatch.setitem(
         sys.modules, "vllm.platforms", SimpleNamespace(current_platform=SimpleNamespace(device_type="cpu"))
     )
+    monkeypatch.setattr("model.engines.register_loader", lambda *_: None)
     with open_engine("vllm", base, (), load_tokenizer(base)):
         pass
-    assert asked["model"] == "merged" and asked.get("trust_remote_code", False) is False
+    assert asked["model"] == str(base) and asked.get("trust_remote_code", False) is False
 
 
 def test_a_base_whose_weights_are_not_those_of_its_config_is_refused(base):

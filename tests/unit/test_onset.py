@@ -40,7 +40,7 @@ def test_on_the_real_bpe_what_is_looked_ahead_are_the_tokens_that_end_in_the_bra
     leading = [texts[token] for token in qwen.leading(0)]
     assert len(leading) == 106 == sum(text.endswith("[") for text in texts.values())
     assert all(text.endswith("[") for text in leading)
-    assert set(qwen.leading(1)) == set(leading)
+    assert qwen.leading(1) == qwen.leading(0)
 
 
 @pytest.mark.parametrize(
