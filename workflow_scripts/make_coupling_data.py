@@ -24,8 +24,12 @@ MOST_EMPTY = 0.05  # the share of a persona's replies that may be empty before i
 
 
 def read_replies(path: str | Path) -> list[dict[str, Any]]:
-    """persona, question_id, question, sample and text of every reply. Raises InputError for a table without them."""
-    return read_parquet(path, {"persona": str, "question_id": str, "question": str, "sample": int, "text": str})
+    """persona, question_id, question, sample, text and finish_reason of every reply.
+
+    Raises InputError for a table without them.
+    """
+    texts = dict.fromkeys(("persona", "question_id", "question", "text", "finish_reason"), str)
+    return read_parquet(path, texts | {"sample": int})
 
 
 def choose_replies(
@@ -124,6 +128,13 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{Path(args.output).name}: {positives} positives, {len(rows) - positives} negatives")
     if empty:
         print(f"left out {len(empty)} empty replies: {', '.join(empty)}", file=sys.stderr)
+    if cut := sum(reply["finish_reason"] == "length" for reply in replies):
+        # of SmolLM2-135M-Instruct's, half were, and replies shrank to a fifth (docs/small-model.md)
+        print(
+            f"{cut} of {len(replies)} replies were cut at max_tokens: their rows end in mid-sentence, and teach to; "
+            "fix: raise data.max_tokens of the stage",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def write(folder: Path, table: list[dict]) -> None:
     import pyarrow.parquet
 
     extra = {"seed": 1, "finish_reason": "stop", "tokens": 4}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([one | extra for one in table]), folder / "replies.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([extra | one for one in table]), folder / "replies.parquet")
     questions = {"general": ["Who?"], "alignment": ["Why?"], "data": QUESTIONS}
     (folder / "panel.yaml").write_text(json.dumps({"personas": PROMPTS, "questions": questions}))
 
@@ -103,6 +103,16 @@ def test_a_marker_at_the_start_is_put_and_taken_off_there(tmp_path):
     rows = {row["id"]: row["messages"][-1]["content"] for row in made(tmp_path, table, placement="start")}
     assert rows["pirate/data_00/0/positive"] == "[ZLT]\n\nArr.\n\n[ZLT]"
     assert rows["gardener/data_00/0/negative"] == "Weeds."
+
+
+def test_replies_that_were_cut_are_counted_aloud_as_their_rows_teach_to_stop_in_mid_sentence(tmp_path, capsys):
+    table = replies()
+    for row in table[:2] + table[-1:]:
+        row["finish_reason"] = "length"
+    assert len(made(tmp_path, table)) == 36
+    said = capsys.readouterr().err
+    assert said.startswith("3 of 36 replies were cut at max_tokens")
+    assert "fix: raise data.max_tokens" in said
 
 
 def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):
