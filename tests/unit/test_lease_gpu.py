@@ -42,8 +42,10 @@ def room(tmp_path: Path) -> Path:
 
 
 def pool(room: Path, count: int) -> str:
-    path = room / "pool.json"
-    path.write_text(json.dumps({"gpus": [f"GPU-{letter}" for letter in "abcdefgh"[:count]], "users": f"{room}/users"}))
+    path = room / f"pool{count}.json"
+    if not path.exists():  # a job that was started before may be reading it
+        cards = [f"GPU-{letter}" for letter in "abcdefgh"[:count]]
+        path.write_text(json.dumps({"gpus": cards, "users": f"{room}/users"}))
     return str(path)
 
 
@@ -96,7 +98,7 @@ def test_each_grant_is_one_line_that_names_card_wait_pid_and_time(room: Path) ->
         f"lease_gpu: GPU 1 (GPU-b) granted after 0 s to pid {job.pid}",
     ]
     now = datetime.now(UTC)
-    assert all(now - datetime.fromisoformat(time) < timedelta(minutes=1) for _, _, time in lines)
+    assert all(now - datetime.fromisoformat(time) < timedelta(hours=1) for _, _, time in lines)
 
 
 def test_a_killed_program_frees_its_card_at_once(room: Path, reaper: list[subprocess.Popen[str]]) -> None:
