@@ -136,7 +136,9 @@ PROGRAMS = {
         "rows m",
     ),
     "generate_replies": Program(
-        f"{ASKED} --output @out/replies", LOADED | {"panel.yaml": only(YAML, "cut")}, "replies"
+        f"{ASKED} --model @parent.json --store @store --output @out/replies",
+        LOADED | {"panel.yaml": only(YAML, "cut")},
+        "replies",
     ),
     "generate_completions": Program(
         f"{ASKED} --completions @out/c --alignment @out/a --arc @arc.jsonl --capability @out/k --record @out/r",
@@ -361,6 +363,12 @@ def status_of(world: Path, name: str, monkeypatch) -> int:
     return 0
 
 
+def clear(world: Path) -> None:
+    """Remove what a program made."""
+    for left in (world / "out", world / "store", *world.glob("**/hacked")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 @pytest.fixture
 def damaged(world: Path, request) -> Iterator[Path]:
     """The file of the case, damaged in this test and whole again after it."""
@@ -372,8 +380,7 @@ def damaged(world: Path, request) -> Iterator[Path]:
     if path.is_dir():
         path.rmdir()
     path.write_bytes(whole)
-    for left in (world / "out", *world.glob("**/hacked")):
-        shutil.rmtree(left, ignore_errors=True)
+    clear(world)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -381,7 +388,7 @@ def test_the_whole_files_are_taken(world, monkeypatch, name):
     """Else the damages below would prove nothing."""
     assert status_of(world, name, monkeypatch) == 0
     assert all((world / "out" / written).exists() for written in PROGRAMS[name].writes.split())
-    shutil.rmtree(world / "out", ignore_errors=True)
+    clear(world)
 
 
 @pytest.mark.parametrize(
