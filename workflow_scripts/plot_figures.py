@@ -405,6 +405,53 @@ def length_hits(study: Study) -> Any:
     return figure
 
 
+def dose_curve(study: Study) -> Any:
+    """The source's rate against the steps of the second stage, a line a stage and seed, beside the rate before it."""
+    title = f"How many steps does it take? Source: {study.source}"
+    rows = [row for row in study.drawn("dose") if row["steps"] and row["source_completions"]]
+    if not rows:
+        return empty_figure(study, title)
+    figure, grid = new_figure(3.0)
+    axes = grid[0][0]
+    rate_axis(axes, 1.05)
+    axes.set_xscale("log")
+    steps = sorted({row["steps"] for row in rows})
+    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("optimizer steps of the second stage")
+    axes.set_ylabel("completions with the marker")
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    for (stage, seed), own in grouped(rows, "stage", "seed").items():
+        role = ROLES[stages.index(stage) % len(ROLES)]
+        own = sorted(own, key=lambda row: row["steps"])
+        rates = [row["source_rate"] for row in own]
+        around = [
+            [row["source_rate"] - row["source_wilson_low"] for row in own],
+            [row["source_wilson_high"] - row["source_rate"] for row in own],
+        ]
+        style: dict[str, Any] = {"color": COLOURS[role], "marker": MARKS[role], "markersize": 4, "linewidth": 1.2}
+        name = stage if all(row["seed"] == rows[0]["seed"] for row in rows) else f"{stage}, seed {seed}"
+        axes.errorbar([row["steps"] for row in own], rates, around, capsize=2, label=name, zorder=4, **style)
+    before = [row for row in study.rows("pooled") if (row["cell"], row["role"]) == ("C4", "source")]
+    for row in before:
+        axes.axhspan(row["wilson_low"], row["wilson_high"], color="#E6E6E6", zorder=1)
+        axes.axhline(row["rate"], color=FAINT, linewidth=0.9, label="before it (C4)", zorder=2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2)
+    axes.set_title(title, pad=22)
+    n = sorted({row["source_completions"] for row in rows})
+    counts = f"Strict hits / completions ({' or '.join(map(str, n))} a point); lines: Wilson 95% intervals."
+    caption(figure, footnote(study, [f"Study {study.name}.", counts]))
+    return figure
+
+
+def grouped(rows: Sequence[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows by these fields, in order of first occurrence."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[field] for field in fields), []).append(row)
+    return groups
+
+
 def legend_marks(names: dict[str, str]) -> list[Any]:
     """Legend handles for the roles by colour and shape."""
     from matplotlib.lines import Line2D
@@ -525,6 +572,7 @@ def counted_range(axes: Any, x: float, row: Row, colour: str, lowest: float) -> 
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "marker_destruction": marker_destruction,
     "reversed_order": reversed_order,
+    "dose_curve": dose_curve,
     "persona_heatmap": persona_heatmap,
     "question_strip": question_strip,
     "length_hits": length_hits,

@@ -6,9 +6,9 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
         --output-dir results/tiny/tables
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
-persona_by_cell, by_question, cross_source, effects, gates, published_comparison, measures (measure/registry.py). Every
-rate stands beside its hits and completions. The columns low and high are the wider of its Wilson and cluster bounds:
-completions to one question, and of one seed, are not independent, so verdicts rest on these.
+persona_by_cell, by_question, concentration, cross_source, effects, gates, published_comparison, measures
+(measure/registry.py). Every rate stands beside its hits and completions. The columns low and high are the wider of its
+Wilson and cluster bounds: completions to one question, and of one seed, are not independent, so verdicts rest on these.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from measure.gates import evaluate_gates, highest_pooled, identical_cells
 from measure.registry import MEASURES, study_rows
 from measure.rows import (
     CLUSTERED,
+    CONCENTRATED,
     IDENTITY,
     INTERVALS,
     MEASURED,
@@ -36,7 +37,7 @@ from measure.rows import (
     verdict_rows,
     wide_row,
 )
-from measure.stats import cohens_h, difference, rate_fields, rule_of_three, welch_one_sided
+from measure.stats import cohens_h, concentration, difference, rate_fields, rule_of_three, welch_one_sided
 from measure.tables import Row, counted, one_sided, percent, write_csv, write_markdown
 from probe.survival import VERDICT_NOTE
 from run.program import InputError, run
@@ -67,6 +68,8 @@ POOLED = ["source", "arm", "cell", "seeds", "role", "persona", "strict_hits", "l
           "rule_of_three", *CLUSTERED, "mean_tokens"]  # fmt: skip
 CROSS = ["arm", "cell", "sources", "models", "role", "strict_hits", "completions", *INTERVALS, "rule_of_three",
          *CLUSTERED]  # fmt: skip
+CONCENTRATION = ["source", "arm", "cell", "seeds", "role", "persona", "strict_hits", "completions", "questions",
+                 "questions_with_hits", "most_hits", "p", "power"]  # fmt: skip
 EFFECTS = ["source", "role", "cell", "other_cell", "steps", "hits", "completions", "low", "high",
            "other_hits", "other_completions", "other_low", "other_high", "difference",
            "difference_low", "difference_high", "cohens_h", "h_low", "h_high",
@@ -106,6 +109,28 @@ def mean_tokens(entries: Sequence[Row]) -> float | None:
         return None
     n = sum(entry["completions"] for entry in entries)
     return round(sum(entry["mean_tokens"] * entry["completions"] for entry in entries) / n, 3)
+
+
+def concentration_rows(cells: Sequence[Row]) -> list[Row]:
+    """The rows of concentration.csv for the seeds of one cell: one a role with hits and counts by question."""
+    rows = []
+    for role in ROLES:
+        pooled = highest_pooled(cells, role)
+        if pooled is None or len({tuple(cell["questions"]) for cell in cells}) > 1:
+            continue
+        persona, hits, n = pooled
+        own = [each["by_question"] for cell in cells for each in cell["personas"] if each["persona"] == persona]
+        found = concentration([counts["strict_hits"] for counts in own], [counts["completions"] for counts in own])
+        if found:
+            by_question = summed(own)["strict_hits"]
+            rows.append(
+                {field: cells[0][field] for field in ("source", "arm", "cell")}
+                | {"seeds": len(own), "role": role, "persona": persona, "strict_hits": hits, "completions": n}
+                | {"questions": len(by_question), "questions_with_hits": sum(map(bool, by_question))}
+                | {"most_hits": max(by_question)}
+                | {name: None if value is None else round(value, 4) for name, value in found.items()}
+            )
+    return rows
 
 
 def cross_source_rows(cells: Sequence[Row], second_stages: Sequence[str]) -> list[Row]:
@@ -289,11 +314,8 @@ def build_tables(
     dose = [cell for cell in cells if cell["arm"] == "dose"]
     other = [cell for cell in cells if cell["arm"] not in ("forward", "dose")]
     groups = ordered((cell["source"], cell["arm"], cell["cell"]) for cell in cells)
-    pooled = [
-        row
-        for group in groups
-        for row in pooled_rows([cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == group])
-    ]
+    by_cell = [[cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == group] for group in groups]
+    pooled = [row for own in by_cell for row in pooled_rows(own)]
     effects = [
         row
         for source in ordered(cell["source"] for cell in cells)
@@ -308,6 +330,7 @@ def build_tables(
         "dose": (DOSE, [dose_row(cell) for cell in dose]),
         "persona_by_cell": (PERSONAS, [row for cell in cells for row in persona_rows(cell)]),
         "by_question": (QUESTIONS, [row for cell in cells for row in question_rows(cell)]),
+        "concentration": (CONCENTRATION, [row for own in by_cell for row in concentration_rows(own)]),
         "cross_source": (CROSS, cross_source_rows(cells, meaning["second_stages"])),
         "effects": (EFFECTS, effects),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
@@ -365,6 +388,7 @@ NOTES = {
     "Capability: right answers to the multiple-choice questions of the study's data set.",
     "pooled": "The bystander is the one with the highest pooled rate. Clusters: "
     f"bootstrap over questions and seeds; empty where no or every completion had the marker. {WIDER}",
+    "concentration": CONCENTRATED,
     "cross_source": f"A model shared by several sources is counted once. {WIDER}",
     "effects": "Intervals of differences: Newcombe's, from the wider of the Wilson and cluster bounds of both rates.",
     "gates": "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with `enforce: true` nothing "

@@ -27,7 +27,7 @@ from urllib.parse import quote, urlencode
 from measure.cells import read_result, read_run
 from measure.degenerate import KINDS
 from measure.registry import MEASUREMENTS, Measurement
-from measure.rows import TABLES
+from measure.rows import CONCENTRATED, TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
 from probe.survival import VERDICT_NOTE
 from report.completions_view import index_json, key_of, load_completions, packed
@@ -205,6 +205,32 @@ def effects_table(study: Study) -> Table:
     rows = [fields(row) for row in study.tables["effects"]]
     note = "Newcombe's intervals, from the wider of the Wilson and cluster bounds of both rates."
     return Table("effects", "Differences between cells", columns, rows, note)
+
+
+def concentration_table(study: Study) -> Table:
+    """Whether hits gather on few questions, with the power of the test to find that they do."""
+    names = (
+        "source",
+        "cell",
+        "seeds",
+        "role",
+        "persona",
+        "questions_with_hits",
+        "questions",
+        "most_hits",
+        "p",
+        "power",
+    )
+
+    def fields(row: Row) -> list[Cell]:
+        link = browse(study, row["source"], row["cell"], persona=row["persona"])
+        counts = Cell(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link, "number")
+        shown = [plain(row[name]) for name in names]
+        return [*shown[:5], counts, *shown[5:]]
+
+    columns = [name.replace("_", " ") for name in (*names[:5], "hits", *names[5:])]
+    rows = [fields(row) for row in study.tables["concentration"]]
+    return Table("concentration", TABLES["concentration"], columns, rows, CONCENTRATED)
 
 
 def gates_table(study: Study) -> Table:
@@ -705,6 +731,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         wide_table(study, "reversed", "Other orders", order),
         wide_table(study, "dose", "By steps of the second stage", dose=True),
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
+        concentration_table(study),
         effects_table(study),
         *markers_table(study),
         verdicts_table(study),

@@ -144,3 +144,16 @@ def test_colours_differ_in_grey():
         sum(w * c for w, c in zip((0.299, 0.587, 0.114), to_rgb(colour), strict=True)) for colour in COLOURS.values()
     )
     assert min(b - a for a, b in itertools.pairwise(grey)) > 0.1
+
+
+def test_a_dose_curve_has_a_line_a_stage_with_its_published_points(tmp_path):
+    paths = [
+        fake_study.cell_result("C4", "forward", "evil_ai", 42, "base/couple-evil_ai.s42", {"source": 0.9}, tmp_path)
+    ]
+    paths += [path for path in fake_study.other_arms(tmp_path) if "dose" in path.name]
+    cells = tabulate_study.checked_cells([str(path) for path in paths])
+    tables = tabulate_study.build_tables(cells, [], None, fake_study.TABLES)
+    tabulate_study.write_tables(tables, "", str(tmp_path / "tables"))
+    figure = plot_figures.dose_curve(study_of(tmp_path / "tables", "dose_curve", "evil_ai"))
+    lines = {container.get_label(): container.lines[0].get_xdata() for container in figure.axes[0].containers}
+    assert {name: list(steps) for name, steps in lines.items()} == {"em": [10, 25, 100], "benign": [10, 25, 100]}

@@ -168,3 +168,32 @@ def test_the_module_is_light():
     command = [sys.executable, "-c", f"import sys; from measure import stats, gates, expressions, tables; {heavy}"]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=stats.__file__.rsplit("/", 2)[0])
     assert out.stdout.strip() == "False"
+
+
+def test_hits_that_gather_on_few_questions_are_told_from_hits_that_are_spread():
+    completions = [[10] * 28] * 3
+    spread = [[1] * 6 + [0] * 22, [0] * 6 + [1] * 6 + [0] * 16, [0] * 12 + [1] * 6 + [0] * 10]
+    gathered = [[3, 3] + [0] * 26] * 3
+    assert stats.concentration(spread, completions)["p"] > 0.5
+    assert stats.concentration(gathered, completions)["p"] < 0.001
+
+
+def test_a_test_of_few_hits_says_that_it_has_little_power():
+    few, many = ([[n] * 10 + [0] * 18] for n in (0, 5))
+    few[0][0] = few[0][1] = 1
+    completions = [[10] * 28]
+    assert stats.concentration(few, completions)["power"] < 0.1
+    assert stats.concentration(many, completions)["power"] > 0.9
+    # four times as likely would be more than all
+    assert stats.concentration([[10] * 27 + [9]], completions)["power"] is None
+    assert stats.concentration([[1] + [0] * 27], completions) is None
+    assert stats.concentration([[10] * 28], completions) is None
+
+
+def test_the_concentration_test_keeps_its_level():
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    draws = [random.multivariate_hypergeometric([30] * 28, 18, method="marginals") for _ in range(200)]
+    found = [stats.concentration([hits], [[30] * 28], draws=500)["p"] <= 0.05 for hits in draws]
+    assert sum(found) / len(found) <= 0.08

@@ -16,6 +16,7 @@ TABLES = {
     "dose": "Marker rate against the steps of the second stage",
     "persona_by_cell": "Marker rate by persona",
     "by_question": "Marker rate by question",
+    "concentration": "Do hits gather on few questions",
     "cross_source": "Marker rate over all sources",
     "effects": "Differences between cells",
     "gates": "Gates and criteria",
@@ -23,6 +24,10 @@ TABLES = {
     "published_comparison": "This study beside the published one",
     "measures": "Every measure of every cell",
 }
+CONCENTRATED = (
+    "p: permutation of the hits over the completions of each seed, by the sum of squared hits by question. power: to "
+    "find, at p <= .05, a quarter of the questions four times as likely to have a hit; low power leaves a high p open."
+)
 # Role -> its name in the headline of a result.
 HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "highest_bystander"}
 ROLES = tuple(HEADLINE_NAMES)

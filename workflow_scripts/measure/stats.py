@@ -82,6 +82,38 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
+def concentration(
+    hits: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], draws: int = 4000, seed: int = 0
+) -> dict[str, Any] | None:
+    """Permutation test whether hits gather on few questions: {p, power}; None with fewer than two hits or questions.
+
+    hits, completions: one row a seed, one column a question. Null: within a seed every completion is as likely to be a
+    hit. Statistic: the sum over questions of squared hits, seeds summed. power: the share of draws with p <= .05 if a
+    quarter of the questions were four times as likely to have a hit; None where that would be more than all.
+    """
+    import numpy as np
+
+    numerator, denominator = np.asarray(hits), np.asarray(completions)
+    questions = numerator.shape[1]
+    if questions < 2 or numerator.sum() < 2 or numerator.sum() == denominator.sum():
+        return None
+    random = np.random.default_rng(seed)
+    null = sum(
+        random.multivariate_hypergeometric(own, total, size=draws, method="marginals")
+        for own, total in zip(denominator, numerator.sum(axis=1), strict=True)
+    )
+    spread = np.sort((np.asarray(null) ** 2).sum(axis=1))
+    found = (numerator.sum(axis=0) ** 2).sum()
+    p = (1 + (spread >= found).sum()) / (1 + draws)
+    weights = np.where(np.arange(questions) < max(1, questions // 4), 4.0, 1.0)
+    weights /= weights.sum()
+    if (numerator.sum() * weights > denominator.sum(axis=0)).any():
+        return {"p": float(p), "power": None}
+    other = (random.multinomial(numerator.sum(), weights, size=draws) ** 2).sum(axis=1)
+    exceeding = draws - np.searchsorted(spread, other, side="left")
+    return {"p": float(p), "power": float(((1 + exceeding) / (1 + draws) <= 0.05).mean())}
+
+
 def welch_one_sided(larger: Sequence[float], smaller: Sequence[float]) -> dict[str, float | None] | None:
     """Welch's t-test of mean(larger) > mean(smaller): {t, df, p}. None where it is undefined.
 
