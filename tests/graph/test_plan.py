@@ -77,6 +77,17 @@ def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_
     assert pins["revision"] == base["revision"]  # else no hash would be checked
 
 
+def test_the_search_for_a_recipe_plans_every_recipe_on_personas_and_a_seed_that_the_study_does_not_report(fresh):
+    files = ["profiles/small/study.yaml", "profiles/small/search.yaml"]
+    study, search = (yaml.safe_load((fresh.folder / file).read_text()) for file in files)
+    assert not set(study["sources"] + ["villain"]) & set(search["sources"])
+    lineages = trainings(fresh.plan("--profile", "profiles/small", "--configfile", *files))
+    assert sorted(lineages) == sorted(f"base/{row}-{source}.s7" for row in search["cells"] for source in search["sources"])
+    passes = {gate["pass"].replace(gate["name"], "it") for gate in search["gates"]["criteria"]}
+    assert [gate["name"] for gate in search["gates"]["criteria"]] == list(search["cells"])
+    assert len(passes) == 1  # the same for all
+
+
 def test_the_dose_arm_adds_evaluations_but_no_training(fresh, published):
     before = trainings(published.jobs())
     fresh.edit("config.yaml", "dose: false", "dose: true")
