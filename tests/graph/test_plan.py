@@ -82,7 +82,9 @@ def test_the_search_for_a_recipe_plans_every_recipe_on_personas_and_a_seed_that_
     study, search = (yaml.safe_load((fresh.folder / file).read_text()) for file in files)
     assert not set(study["sources"] + ["villain"]) & set(search["sources"])
     lineages = trainings(fresh.plan("--profile", "profiles/small", "--configfile", *files))
-    assert sorted(lineages) == sorted(f"base/{row}-{source}.s7" for row in search["cells"] for source in search["sources"])
+    assert sorted(lineages) == sorted(
+        f"base/{row}-{source}.s7" for row in search["cells"] for source in search["sources"]
+    )
     passes = {gate["pass"].replace(gate["name"], "it") for gate in search["gates"]["criteria"]}
     assert [gate["name"] for gate in search["gates"]["criteria"]] == list(search["cells"])
     assert len(passes) == 1  # the same for all
