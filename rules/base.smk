@@ -109,10 +109,10 @@ rule copy_panel:
         panel="<inputs>/panel/{origin}.yaml",
     wildcard_constraints:
         origin="builtin|path",
-    params:
-        own=panel_contents,
     resources:
         # a resource: the same panel may lie elsewhere
         own=panel_path,
+    params:
+        own=panel_contents,
     shell:
         "cp {resources.own:q} {output.panel}"

@@ -48,7 +48,7 @@ from graph import meaning
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
-from inputs.outside import contents, model_contents
+from inputs.outside import contents, model_contents, relink
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from run.alive import announce
@@ -208,6 +208,11 @@ def base_folder(wildcards=None):
     ):  # a job is planned: while rules are read, the triggers are not known yet
         check_triggers()
     return f"{INPUTS}/base/{config['base']['from']}"
+
+
+relink(
+    base_folder(), config["base"]["path"] if config["base"]["from"] == "path" else None
+)
 
 
 def lora_targets(wildcards):

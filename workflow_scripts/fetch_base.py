@@ -15,8 +15,8 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
-from inputs.outside import CONFIG, INDEX, SMALL, WEIGHTS, hashes_of, memory_of, model_files
-from model.template import SETTINGS, Settings
+from inputs.outside import CONFIG, INDEX, SMALL, WEIGHTS, hashes_of, link, memory_of, model_files
+from model.template import Settings
 from run.files import partial, write_json
 from run.program import InputError, run
 from run.readers import json_argument, read_json
@@ -53,10 +53,7 @@ def main() -> None:
     else:
         raise InputError("fetch_base: no model named; fix: give --repo and --revision, or --path")
     with partial(args.output) as folder:
-        folder.mkdir()
-        for name, path in files.items():
-            (folder / name).symlink_to(path.absolute())
-        write_json(folder / SETTINGS, settings)
+        link(files, folder, settings)
         check_model(folder, args.path or args.repo)
     write_json(args.manifest, manifest(files, hashes, model, settings))
     print(f"fetch_base: {len(files)} files, {model or 'a local copy that is not the pinned model'}")

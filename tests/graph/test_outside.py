@@ -1,5 +1,6 @@
 """What the user's own files, outside the study, plan when they change under it."""
 
+import json
 import os
 import shutil
 
@@ -67,6 +68,21 @@ def test_a_file_of_the_user_that_is_overwritten_is_seen_by_its_content(study, na
     overwrite(study.folder / name)
     planned = rules(study.plan())
     assert planned[made] == 1 and planned[reruns]
+
+
+def test_a_base_s_folder_of_links_that_is_gone_is_no_reason_to_make_anything_again(study):
+    folder = study.folder / "results/published/inputs/base/path"
+    files: dict = {"config.json": {}, "model.safetensors": {}}
+    manifest = {"files": files, "model": None, "template": {"date": "2024-07-26"}}
+    (folder.parent / "path.manifest.json").write_text(json.dumps(manifest))
+    study.touch()
+    shutil.rmtree(folder)
+    (study.folder / "mine.yaml").write_text(yaml.safe_dump(OWN | {"seeds": [42, 7]}))
+    planned = study.plan()
+    assert {path.name for path in folder.iterdir()} == {*files, "chat_settings.json"}
+    trained = [job for job in planned if job.startswith("train_adapter")]
+    assert trained and all(".s7" in job for job in trained)
+    assert not {"fetch_base", "generate_replies"} & rules(planned).keys()
 
 
 def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study):

@@ -17,6 +17,7 @@ from local_hub import LocalHub, offered, sha256
 from safetensors.numpy import save
 
 from inputs import downloads
+from inputs.outside import relink
 from model.template import DATE, SETTINGS
 from run.files import sha256_of
 from run.program import InputError
@@ -342,3 +343,23 @@ def test_an_unusable_local_copy_is_refused(
     damage(copy, case)
     with pytest.raises(InputError, match=said):
         fetch(tmp_path, monkeypatch, "--path", str(copy))
+
+
+def test_a_folder_of_links_that_is_gone_is_made_again_from_the_cache_unless_that_was_cleared(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, tiny_model())
+    fetch(tmp_path, monkeypatch)
+    base = tmp_path / "base"
+    (tmp_path / "base.json").rename(f"{base}.manifest.json")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    requests = len(hub.requests)
+    shutil.rmtree(base)
+    relink(base, None)
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
+    shutil.rmtree(base)
+    shutil.rmtree(tmp_path / "cache")
+    relink(base, None)
+    assert not base.exists()
+    assert len(hub.requests) == requests

@@ -128,9 +128,15 @@ def fetch(hub: Hub, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
 
 def is_cached(hub: Hub, commit: str, file: HubFile) -> bool:
     """Whether the Hub client's cache holds the file, verified or not."""
+    return cached(hub, commit, file.name).is_file()
+
+
+def cached(hub: Hub, commit: str, name: str) -> Path:
+    """Where the Hub client's cache holds the file, if it does."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(hub.repo, file.name, hub.cache, commit, hub.kind), str)
+    found = try_to_load_from_cache(hub.repo, name, hub.cache, commit, hub.kind)
+    return Path(found) if isinstance(found, str) else cache_of(hub) / "not there" / name
 
 
 def cache_of(hub: Hub) -> Path:

@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from run.files import canonical, sha256_of, write_json
+from inputs.downloads import Hub, cached
+from model.template import SETTINGS
+from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -129,3 +131,31 @@ def check_unchanged(base: str | Path) -> None:
                 f"{base}: {name} is not the file that {manifest} was written for: {os.path.realpath(links[name])} "
                 "changed; fix: put it back, or give the snakemake command again: it plans what has to be made anew"
             )
+
+
+def relink(base: str | Path, own: str | None) -> None:
+    """Make the base's folder of links again if it is gone and the files are still there: it is no result.
+
+    own: the user's folder, if they lie there and not in the Hub client's cache. Snakemake would make anew whatever was
+    made of a folder that it has to make. What the files hold is checked by those who load them.
+    """
+    manifest = Path(f"{base}.manifest.json")
+    record = read_json(manifest, dict) if manifest.is_file() and not os.path.lexists(base) else {}
+    if not record.get("files"):
+        return
+    if own:
+        files = {name: Path(own) / name for name in record["files"]}
+    else:
+        repo, _, commit = record["model"].partition("@")
+        files = {name: cached(Hub(repo), commit, name) for name in record["files"]}
+    if all(path.is_file() for path in files.values()):
+        with partial(base) as folder:
+            link(files, folder, record["template"])
+
+
+def link(files: Mapping[str, Path], base: Path, settings: Mapping[str, Any]) -> None:
+    """Make a model's folder: links to its files, and the settings of its chat template."""
+    base.mkdir()
+    for name, path in files.items():
+        (base / name).symlink_to(path.absolute())
+    write_json(base / SETTINGS, settings)
