@@ -216,6 +216,7 @@ def test_cards_are_counted_idle_and_large_enough_or_not(tmp_path, monkeypatch):
     ("torch", "said"),
     [
         ([None, 0, []], "a build without CUDA; fix: pip install -r envs/gpu.txt"),
+        (["13.0", 0, ["sm_90"]], "no driver .* that CUDA programs could load; fix: run on a node with one"),
         (["13.0", 12080, ["sm_90"]], "torch wants CUDA 13.0, the driver knows 12.8; fix: a newer driver"),
         (["13.0", 13000, ["sm_80", "sm_100"]], r"no code for these cards \(sm_90\)"),
     ],
@@ -227,6 +228,11 @@ def test_a_torch_that_the_driver_or_the_cards_cannot_run_is_told(tmp_path, monke
         preflight.check_torch()
     monkeypatch.setattr(preflight, "python", lambda code: json.dumps(["13.0", 13000, ["sm_80", "sm_90a"]]))
     assert preflight.check_torch() == "CUDA 13.0 under a driver for 13.0, cards of sm_90"
+
+
+def test_torch_and_the_driver_are_asked_without_a_card():
+    cuda, driver, chips = json.loads(preflight.python(preflight.TORCH))
+    assert (cuda is None or isinstance(cuda, str)) and isinstance(driver, int) and isinstance(chips, list)
 
 
 def test_a_compiler_without_python_s_headers_is_told(tmp_path, monkeypatch):

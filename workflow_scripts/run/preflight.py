@@ -42,9 +42,9 @@ WIDTH = 100
 SHARE = 5  # a card's memory over the weights' bytes, of the published study: 80 GB, 15.2 GB
 # What a program's own environment says of torch: its CUDA, the driver's newest CUDA, and the chips it has code for.
 TORCH = """
-import ctypes, json, torch
+import contextlib, ctypes, json, torch
 version = ctypes.c_int()
-if torch.version.cuda:
+with contextlib.suppress(OSError):
     ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
 print(json.dumps([torch.version.cuda, version.value, torch.cuda.get_arch_list()]))
 """
@@ -251,6 +251,8 @@ def check_torch() -> str:
     cuda, driver, chips = json.loads(python(TORCH))
     if not cuda:
         raise InputError("torch is a build without CUDA; fix: pip install -r envs/gpu.txt, in this environment")
+    if not driver:
+        raise InputError("no driver (libcuda.so.1) that CUDA programs could load; fix: run on a node with one")
     if driver // 1000 < int(cuda.split(".")[0]):
         raise InputError(
             f"torch wants CUDA {cuda}, the driver knows {driver // 1000}.{driver % 1000 // 10}; fix: a newer driver, "
