@@ -153,8 +153,8 @@ rule probe_marker:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} --"
-            " python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
             " --completions {input.completions} --shared {input.shared} --personas {params.personas}"
             " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
             " --output {output.probe} --record {output.record} > {log} 2>&1"

@@ -33,7 +33,9 @@ from run import alive
 from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-PROGRAMS = ("generate_completions.py", "generate_replies.py", "pretrain_base.py", "train_adapter.py")
+PROGRAMS = (
+    *("generate_completions.py", "generate_replies.py", "pretrain_base.py", "probe_marker.py", "train_adapter.py"),
+)
 PRELOADED = (  # what those import
     "peft",
     "pyarrow.parquet",
