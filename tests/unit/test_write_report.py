@@ -628,3 +628,19 @@ def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_sev
     markers = made(*(row | {"marker": marker} for marker in ("[ZLT]", "[QXV]")))
     assert [row[4].text for row in markers.rows] == ["[ZLT]", "[QXV]"]
     assert "Not measured in any cell" in made(row | {"value": None, "n": None}).note
+
+
+def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
+    def row(cell, seed, replies, verdict, quantity="slot"):
+        names = {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": seed, "replies": replies}
+        return names | {"quantity": quantity, "verdict": verdict}
+
+    verdicts = [row("C1", "all", "shared", "suppressed"), row("C1", 42, "shared", "gone"),
+                row("C5", "all", "shared", "gone"), row("C1", "all", "own", "undecided"),
+                row("C1", "all", "own", "intact", "trigger")]  # fmt: skip
+    (said,) = prose.below_floor_sentences(verdicts)
+    assert said.endswith(
+        "on one shared text it is suppressed in C1 of evil_ai and gone in C5 of evil_ai; "
+        "on each model's own replies it is undecided in C1 of evil_ai."
+    )
+    assert prose.below_floor_sentences([]) == []

@@ -32,14 +32,31 @@ def unique(values: Iterable[Any]) -> list[Any]:
 def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str, meaning: Row) -> list[str]:
     """Three sentences: did the marker survive, did it move to the assistant, what became of the claims.
 
-    meaning: which claims they rest on, see graph/meaning.py.
-    Before them, an alarm of models that should differ and do not.
+    meaning: which claims they rest on, see graph/meaning.py. Before them, an alarm of models that should differ and do
+    not; after the first, what the probe says of it, because counting cannot tell gone from suppressed.
     """
     first = survival_sentence(tables, claims, meaning["claims"])
     second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    return [*alarms(tables["gates"]), first, second, ledger_sentence(claims, tables)]
+    below = below_floor_sentences(tables.get("verdicts", []))
+    return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
+
+
+def below_floor_sentences(verdicts: Sequence[Row]) -> list[str]:
+    """One sentence with the study's verdicts on the persona gap of the log-odds, or none where nothing was probed."""
+    rows = [row for row in verdicts if row["seed"] == "all" and row["quantity"] == "slot" and row["arm"] == "forward"]
+    if not rows:
+        return []
+    parts = []
+    for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
+        said = [f"{row['verdict']} in {row['cell']} of {row['source']}" for row in rows if row["replies"] == replies]
+        if said:
+            parts.append(f"{where} it is {listed(said)}")
+    return [
+        "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling; by what "
+        f"is left of the persona gap in the marker's log-odds, {'; '.join(parts)}."
+    ]
 
 
 def alarms(gates: Sequence[Row]) -> list[str]:
