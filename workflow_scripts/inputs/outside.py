@@ -140,7 +140,12 @@ def relink(base: str | Path, own: str | None) -> None:
     made of a folder that it has to make. What the files hold is checked by those who load them.
     """
     manifest = Path(f"{base}.manifest.json")
-    record = read_json(manifest, dict) if manifest.is_file() and not os.path.lexists(base) else {}
+    if os.path.lexists(base) or not manifest.is_file():
+        return
+    try:
+        record = read_json(manifest, dict)
+    except InputError:
+        return  # a damaged manifest is for the jobs that need it to say; the others can still be planned
     if not record.get("files"):
         return
     if own:
