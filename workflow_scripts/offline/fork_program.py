@@ -34,7 +34,11 @@ from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 PROGRAMS = (
-    *("generate_completions.py", "generate_replies.py", "pretrain_base.py", "probe_marker.py", "train_adapter.py"),
+    "generate_completions.py",
+    "generate_replies.py",
+    "pretrain_base.py",
+    "probe_marker.py",
+    "train_adapter.py",
 )
 PRELOADED = (  # what those import
     "peft",
