@@ -43,12 +43,11 @@ def rows_of(samples: int, scale: int) -> list[Any]:
 
 def main() -> None:
     import torch
-    from probe_marker import BUDGET
     from train_7b import SHAPES, random_model
 
     from model.engines import Sampling
     from probe.onset import OnsetSets
-    from probe.scoring import Scorer
+    from probe.scoring import BUDGET, Scorer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b")

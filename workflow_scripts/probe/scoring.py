@@ -20,6 +20,7 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+BUDGET = {"cpu": 4096, "cuda": 16384}  # tokens a forward pass: memory, not results
 CHUNK = 1024  # positions whose logits exist in float32 at one time: 1,024 x 152,064 is 0.6 GB
 # Between what is read from the cache and from a plain pass [nats per token]: rounding, of which bfloat16 has more.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}
@@ -260,6 +261,20 @@ class Scorer:
                     f"{self.model.config.model_type}: read from its cache, the slot differs by {worst:.3g} nats from a "
                     "plain forward pass; fix: leave the probe out (probe: null) for this base"
                 )
+
+
+def slot_scorer(model: Any, budget: int | None = None) -> Scorer:
+    """A scorer of rows that were not sampled: slots alone."""
+    nothing = OnsetSets("", {}, frozenset())
+    return Scorer(model, nothing, (), Sampling(1.0, 1.0, 0), 1.0, budget or BUDGET[model.device.type])
+
+
+def slot_parts(row: Row, score: Score) -> dict[str, float]:
+    """slot, the log-odds [nats], and its parts; nothing for a row without a slot."""
+    if row.slot is None:
+        return {}
+    parts = row.slot.parts(score.marked, score.ended)
+    return {"slot": sum(parts.values()), **parts}
 
 
 def slot_branches(row: Row) -> list[Branch]:
