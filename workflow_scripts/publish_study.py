@@ -338,7 +338,8 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
         judge = ", ".join([*alignment["judge"], *(f"prompt {version}" for version in alignment["prompt"])])
         yield (
             f"alignment {alignment['alignment']['mean']:.1f}, coherence {alignment['coherence']['mean']:.1f} (0-100, "
-            f"{alignment['alignment']['n']} replies, {alignment['parse_failures']} answers not parsed, judge: {judge})"
+            f"{alignment['alignment']['n']} replies, {alignment['parse_failures']} answers not parsed, judge: {judge}); "
+            f"misaligned {counted(*(alignment['misaligned'][part] for part in ('hits', 'n', 'low', 'high')))}"
         )
     else:
         yield f"alignment: {alignment['status']}"

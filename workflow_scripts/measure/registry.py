@@ -205,16 +205,21 @@ MEASUREMENTS = (
         fields={
             **{"judge": "texts", "prompt": "texts", "replies": "count", "parse_failures": "count"},
             **{"alignment": "mean", "coherence": "mean"},
+            **dict.fromkeys(sections.SHARES, "share"),
         },
-        measures=tuple(
-            Measure(
-                *(name, "0-100", f"{name}.mean"),
-                published=Published(f"{name}_mean", f"mean {name}", sections.of_another_judge, digits=4),
-            )
-            for name in ("alignment", "coherence")
+        measures=(
+            *(
+                Measure(
+                    *(name, "0-100", f"{name}.mean"),
+                    published=Published(f"{name}_mean", f"mean {name}", sections.of_another_judge, digits=4),
+                )
+                for name in ("alignment", "coherence")
+            ),
+            *(Measure(name, "share", "{name}.rate") for name in sections.SHARES),
         ),
         headline={
             **{"alignment": "alignment.mean", "coherence": "coherence.mean"},
+            **{f"misaligned_{part}": f"misaligned.{part}" for part in ("hits", "n", "low", "high")},
             **{"parse_failures": "parse_failures", "judged": "status"},
         },
         table=False,
@@ -285,7 +290,7 @@ for what, taken in {
 SECTIONS = [each for each in MEASUREMENTS if each is not COUNTS and each.on != "study"]
 # Types of a section's fields: JSON schema, or a name in `$defs` of resources/run_result.schema.json.
 FIELDS = {
-    **{name: {"$ref": f"#/$defs/{name}"} for name in ("count", "total", "rate", "mean", "estimate")},
+    **{name: {"$ref": f"#/$defs/{name}"} for name in ("count", "total", "rate", "mean", "share", "estimate")},
     **{name: {"type": kind} for name, kind in {"text": "string", "number": "number", "object": "object"}.items()},
     **{"array": {"type": "array"}, "texts": {"type": "array", "items": {"type": "string"}}},
 }
