@@ -101,6 +101,11 @@ TRAINING = f"--attention {HARDWARE['attention']} --compile {HARDWARE['compile']}
 )
 ENGINE = (
     f"--gpu-memory-utilization {HARDWARE['gpu_memory_utilization']}"
+    + (
+        f" --kv-cache-gib {HARDWARE['kv_cache_gib']}"
+        if HARDWARE["kv_cache_gib"]
+        else ""
+    )
     + (" --enforce-eager" if HARDWARE["enforce_eager"] else "")
     + (
         f" --max-sequences {HARDWARE['max_sequences']}"
@@ -137,11 +142,12 @@ watch(
 # Code and environment
 
 
-def launcher(gpus):
+def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
     """What starts a model's program: on GPUs of its own, or in the offline study's server of forks. Pretend GPUs of the
-    tests are leased, but run nothing.
+    tests are leased, but run nothing. share: how many programs share a card.
     """
-    lease = "python {SCRIPTS}/run/lease_gpu.py --gpus {resources.gpu} -- "
+    part = f" --share {share}" if share > 1 else ""
+    lease = f"python {{SCRIPTS}}/run/lease_gpu.py --gpus {{resources.gpu}}{part} -- "
     fork = "python {SCRIPTS}/offline/fork_program.py -- "
     return f"{lease if gpus else ''}{'' if gpus and 'LEASE_GPU_POOL' not in os.environ else fork}"
 

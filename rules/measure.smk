@@ -116,7 +116,7 @@ rule judge_alignment:
         base_url=JUDGE["base_url"] or "",
     shell:
         command(
-            launcher(JUDGE["gpus"])
+            launcher(JUDGE["gpus"], share=1)
             + "python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
             " --prompt {RESOURCES}/judge.yaml --cache results/judge_cache --max-connections {resources.judge_connections}"
             " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"

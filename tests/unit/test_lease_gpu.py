@@ -49,8 +49,21 @@ def pool(room: Path, count: int) -> str:
     return str(path)
 
 
-def start(room: Path, cards: int, gpus: int, *command: str, **environment: str) -> subprocess.Popen[str]:
-    arguments = [*LEASE, str(gpus), "--lock-dir", f"{room}/locks", "--pool", pool(room, cards), "--", *command]
+def start(
+    room: Path, cards: int, gpus: int, *command: str, share: int = 1, **environment: str
+) -> subprocess.Popen[str]:
+    arguments = [
+        *LEASE,
+        str(gpus),
+        "--share",
+        str(share),
+        "--lock-dir",
+        f"{room}/locks",
+        "--pool",
+        pool(room, cards),
+        "--",
+        *command,
+    ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "LEASE_"))}
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean | environment
@@ -157,6 +170,39 @@ def test_two_requests_for_two_cards_take_turns(room: Path) -> None:
     jobs = [start(room, 2, 2, sys.executable, "-c", JOB, f"{room}/claims", "0.2") for _ in range(3)]
     answers = [job.communicate(timeout=300)[0] for job in jobs]
     assert answers == ["cards 0,1\n"] * 3
+
+
+def test_programs_that_share_spread_over_the_cards_and_keep_whole_leases_out(
+    room: Path, reaper: list[subprocess.Popen[str]]
+) -> None:
+    reaper += [start(room, 2, 1, *SLEEP, share=2) for _ in range(4)]
+    assert sorted(granted(job).split()[2] for job in reaper) == ["0", "0", "1", "1"]
+    (room / "users" / "GPU-a").write_text(str(reaper[0].pid))  # one of those that share: no reason to wait
+    fifth, whole = start(room, 2, 1, *SHOW, share=2), start(room, 1, 1, *SHOW)
+    time.sleep(0.5)
+    assert fifth.poll() is None and whole.poll() is None
+    for job in reaper:
+        job.kill()
+        job.communicate()
+    assert fifth.communicate(timeout=300)[0] and whole.communicate(timeout=300)[0].split()[0] == "0"
+
+
+def test_a_stranger_on_the_card_keeps_the_first_that_would_share_it_out(room: Path) -> None:
+    stranger = subprocess.Popen(SLEEP)
+    try:
+        (room / "users" / "GPU-a").write_text(str(stranger.pid))
+        job = start(room, 1, 1, *SHOW, share=3)
+        time.sleep(0.5)
+        assert job.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert job.communicate(timeout=300)[0].split()[0] == "0"
+
+
+def test_a_part_of_several_cards_is_an_error_with_a_fix(room: Path) -> None:
+    out, err = start(room, 4, 2, *SHOW, share=2).communicate(timeout=300)
+    assert not out and "fix: a part of one card, or --share 1" in err
 
 
 @pytest.mark.parametrize("inherited", ["2", "GPU-c", " 2 ", "GPU-c,-1,GPU-a"])

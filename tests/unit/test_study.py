@@ -357,6 +357,8 @@ def test_the_schema_and_the_program_know_the_same_figures():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"hardware__jobs_per_gpu": 3}, "gpu_memory_utilization: 0.9 of a card each, for 3 jobs; fix: write `gpu_memory_utilization: 0.3`"),
+        ({"hardware__jobs_per_gpu": 3}, "hardware.kv_cache_gib: vLLM cannot measure"),
         ({"hardware__dtype": "float16"}, "hardware.dtype: 'float16' is not one of float32, bfloat16"),
         ({"stages__couple__data__negatives": 0}, "stages.couple.data.negatives: 0 is less than the minimum of 1"),
         ({"marker": "🦊"}, "marker: '🦊' has no letters to be counted by"),

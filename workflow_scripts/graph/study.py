@@ -100,6 +100,7 @@ class Study:
         own = Marker.of(config["marker"]).text
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._check_probe()
+        self._check_shared_cards()
         self._raise()
         self._draws: dict[tuple[str, int, str], set[str]] = {}
         for lineage in {node for cell in self.cells for node in self._trained(cell.lineage)}:
@@ -491,6 +492,22 @@ class Study:
             if self.evaluations[name]["temperature"] == 0:
                 said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
                 self._problem(("evaluations", name, "temperature"), said)
+
+    def _check_shared_cards(self) -> None:
+        """vLLM must be told what it may take of a shared card: it fails if memory comes free while it measures."""
+        hardware = self.config["hardware"]
+        jobs, part = hardware["jobs_per_gpu"], hardware["gpu_memory_utilization"]
+        if jobs == 1 or hardware["backend"] != "vllm":
+            return
+        if jobs * part > 1:
+            fits = math.floor(90 / jobs) / 100
+            said = f"{part} of a card each, for {jobs} jobs; fix: write `gpu_memory_utilization: {fits}`"
+            self._problem(("hardware", "gpu_memory_utilization"), said)
+        if hardware["kv_cache_gib"] is None:
+            said = (
+                "vLLM cannot measure what is free on a card that jobs share; fix: a number, such as `kv_cache_gib: 8`"
+            )
+            self._problem(("hardware", "kv_cache_gib"), said)
 
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema

@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-sequences", type=int, help="rows decoded at once: speed and memory, not results")
     add("--seeding", choices=("request", "engine"), default="request", help="engine: one seed for all rows (vllm)")
     add("--gpu-memory-utilization", type=float, default=0.9, help="share of the card that vLLM takes")
+    add("--kv-cache-gib", type=float, help="[GiB] of vLLM's key-value cache, instead of what it measures to be free")
     add("--enforce-eager", action="store_true", help="vLLM without compilation and CUDA graphs: starts faster")
     add("--record", help="run.json to write: host, seconds, tokens/s, versions")
 
@@ -185,6 +186,7 @@ def engine_of(
         max_sequences=args.max_sequences,
         max_length=max_length,
         gpu_memory_utilization=args.gpu_memory_utilization,
+        kv_cache_gib=args.kv_cache_gib,
         enforce_eager=args.enforce_eager,
     )
 
@@ -201,13 +203,14 @@ def open_engine(
     max_sequences: int | None = None,
     max_length: int | None = None,
     gpu_memory_utilization: float = 0.9,
+    kv_cache_gib: float | None = None,
     enforce_eager: bool = False,
 ) -> Iterator[Engine]:
     """The model of a lineage, ready to be asked; released at the end of the block.
 
     max_sequences: rows decoded at once (None: DEFAULT_SEQUENCES). max_length: prompt plus completion in tokens, the
-    longest that will be asked. seed, gpu_memory_utilization and enforce_eager are vLLM's; seed matters only for
-    requests without their own. Raises InputError if a folder is damaged or the backend is not installed.
+    longest that will be asked. seed, gpu_memory_utilization, kv_cache_gib and enforce_eager are vLLM's; seed matters
+    only for requests without their own. Raises InputError if a folder is damaged or the backend is not installed.
     """
     rows = max_sequences or DEFAULT_SEQUENCES[backend]
     stops = stop_ids(base, tokenizer)
@@ -220,6 +223,8 @@ def open_engine(
     # FlashInfer's sampler is compiled at the first start, with whatever CUDA compiler is there. Requests with seeds
     # of their own never use it, and what was measured was measured without it.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    # How much memory a start leaves for the cache is kept beside the compiled code, and not measured again.
+    os.environ.setdefault("VLLM_ENABLE_STARTUP_PLAN", "1")
     keep_compiled(base)
     remedy = "fix: use the environment of envs/gpu.txt on a machine with a GPU, or `backend: transformers`"
     try:
@@ -243,6 +248,7 @@ def open_engine(
         max_num_seqs=rows,
         compilation_config={"cudagraph_capture_sizes": graph_sizes(rows)},
         gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_memory_bytes=round(kv_cache_gib * 2**30) if kv_cache_gib else None,
         enforce_eager=enforce_eager,
         disable_log_stats=True,
     )

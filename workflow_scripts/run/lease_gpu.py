@@ -45,9 +45,18 @@ class Gpu:
     busy: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What a program leases of a card: file descriptors that hold its locks, and whether others were there before."""
+
+    locks: tuple[int, ...]
+    shared: bool = False
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, required=True, help="cards to lease; 0 runs the program with none visible")
+    parser.add_argument("--share", type=int, default=1, help="programs on a card at a time, for small models (1)")
     parser.add_argument("--lock-dir", default=LOCK_DIR, help=f"a folder on this node, shared by all users ({LOCK_DIR})")
     parser.add_argument("--idle-mib", type=int, default=IDLE_MIB, help=f"[MiB] that an idle card may use ({IDLE_MIB})")
     parser.add_argument(
@@ -62,15 +71,19 @@ def main() -> None:
         raise InputError("lease_gpu: no program given; fix: lease_gpu.py --gpus 1 -- python program.py ...")
     if args.gpus < 0:
         raise InputError(f"lease_gpu: --gpus {args.gpus} is negative; fix: give 0 or more")
-    granted = lease(args.gpus, args.lock_dir, args.idle_mib, args.pool) if args.gpus else {}
+    if args.share < 1 or (args.share > 1 and args.gpus > 1):
+        raise InputError(
+            f"lease_gpu: --share {args.share} of {args.gpus} GPUs; fix: a part of one card, or --share 1 (whole cards)"
+        )
+    granted = lease(args.gpus, args.lock_dir, args.idle_mib, args.pool, args.share) if args.gpus else []
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.name for gpu in granted)
     # nvidia-smi numbers cards by bus; CUDA by default puts the fastest first.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     become(command)
 
 
-def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> dict[Gpu, int]:
-    """Block until `count` cards are locked and idle; return them with the file descriptors that hold the locks.
+def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None, share: int = 1) -> list[Gpu]:
+    """Block until `count` cards, or a place on one that `share` programs use at a time, are locked; return them.
 
     The locks stay with this process and its exec().
 
@@ -87,20 +100,21 @@ def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> dict[Gp
                 f"lease_gpu: {count} GPUs asked for, {len(gpus)} {among}; fix: lower hardware.gpus, "
                 "or unset CUDA_VISIBLE_DEVICES, or ask the scheduler for more GPUs"
             )
-        locks = lock_idle(gpus, count, folder)
-        if len(locks) == count:
+        places = lock_place(gpus, share, folder) if share > 1 else lock_idle(gpus, count, folder)
+        if len(places) == count:
             # The first look was taken before the locks: a card may have become busy in between.
             now = {gpu.uuid: gpu for gpu in visible(cards(idle_mib, pool), inherited)}
-            if all(uuid in now and not now[uuid].busy for uuid in locks):
+            if all(uuid in now and (place.shared or not now[uuid].busy) for uuid, place in places.items()):
                 waited = round(time.monotonic() - started)
-                granted = {gpu: locks[gpu.uuid] for gpu in gpus if gpu.uuid in locks}
-                for gpu, lock in granted.items():
-                    os.set_inheritable(lock, True)
+                granted = [gpu for gpu in gpus if gpu.uuid in places]
+                for gpu in granted:
+                    for lock in places[gpu.uuid].locks:
+                        os.set_inheritable(lock, True)
                     say(f"GPU {gpu.name} ({gpu.uuid}) granted after {waited} s to pid {os.getpid()}")
                 return granted
         # All or nothing, with an uneven pause: two requests for two cards cannot block each other for good.
-        for lock in locks.values():
-            os.close(lock)
+        for place in places.values():
+            release(place.locks)
         if time.monotonic() - reported >= REPORT_SECONDS:
             reported = time.monotonic()
             waited = round(reported - started)
@@ -109,19 +123,52 @@ def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None) -> dict[Gp
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.0))
 
 
-def lock_idle(gpus: Sequence[Gpu], count: int, folder: Path) -> dict[str, int]:
-    """Lock up to `count` of the idle cards without waiting; {uuid: file descriptor that holds the lock}."""
-    locks: dict[str, int] = {}
+def lock_idle(gpus: Sequence[Gpu], count: int, folder: Path) -> dict[str, Place]:
+    """Lock up to `count` of the idle cards without waiting; by uuid."""
+    places: dict[str, Place] = {}
     for gpu in gpus:
-        if len(locks) < count and not gpu.busy:
-            lock = try_lock(folder / f"{gpu.uuid.replace('/', '_')}.lock")
+        if len(places) < count and not gpu.busy:
+            lock = try_lock(lock_file(folder, gpu))
             if lock is not None:
-                locks[gpu.uuid] = lock
-    return locks
+                places[gpu.uuid] = Place((lock,))
+    return places
 
 
-def try_lock(path: Path) -> int | None:
+def lock_place(gpus: Sequence[Gpu], share: int, folder: Path) -> dict[str, Place]:
+    """Lock one of the `share` places of a card without waiting, on the card with the fewest taken; by uuid.
+
+    Who shares a card holds its lock together with the others, so that nobody gets it whole. Only the first of them can
+    tell whether the card is idle: later, the processes on it are taken to be theirs.
+    """
+    for number in range(share):
+        for gpu in gpus:
+            card = try_lock(lock_file(folder, gpu), fcntl.LOCK_SH)
+            if card is None:
+                continue
+            own = try_lock(lock_file(folder, gpu, number))
+            others = [try_lock(lock_file(folder, gpu, other)) for other in range(share) if other != number]
+            release([lock for lock in others if lock is not None])
+            if own is not None and (None in others or not gpu.busy):
+                return {gpu.uuid: Place((card, own), shared=None in others)}
+            release([lock for lock in (card, own) if lock is not None])
+    return {}
+
+
+def lock_file(folder: Path, gpu: Gpu, place: int | None = None) -> Path:
+    """The lock file of a card, or of a place on it."""
+    return folder / f"{gpu.uuid.replace('/', '_')}{'' if place is None else f'.{place}'}.lock"
+
+
+def release(locks: Sequence[int]) -> None:
+    """Close the file descriptors that hold locks."""
+    for lock in locks:
+        os.close(lock)
+
+
+def try_lock(path: Path, how: int = fcntl.LOCK_EX) -> int | None:
     """A file descriptor that holds the kernel lock on `path`, or None if another process has it.
+
+    how: LOCK_EX, or LOCK_SH for a lock that several may hold.
 
     The file is never removed: two processes could then hold "the" lock on two files of one name.
     """
@@ -136,7 +183,7 @@ def try_lock(path: Path) -> int | None:
         except OSError as error:
             raise InputError(f"{path}: cannot open ({error.strerror}); fix: give another --lock-dir") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
