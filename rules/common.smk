@@ -397,6 +397,12 @@ def training_rows(wildcards):
     return rows_of(wildcards.node)
 
 
+def replayed_rows(wildcards):
+    """The rows of an earlier stage that are mixed into this one's."""
+    replayed = study.replayed(wildcards.node)
+    return [rows_of(replayed)] if replayed else []
+
+
 def parent_gate(wildcards):
     """With gates.enforce, what is trained on a coupled model waits for that model to pass its gate."""
     parent = parent_of(wildcards.node)

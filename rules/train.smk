@@ -7,6 +7,7 @@ rule train_adapter:
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
         data=training_rows,
+        replay=replayed_rows,
         gate=parent_gate,
     output:
         adapter=directory("<models>/{node}/adapter"),
@@ -41,7 +42,7 @@ rule train_adapter:
         command(
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-            " --data {input.data} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
+            " --data {input.data} --replay {input.replay} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
             " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graph.fingerprints import code_fingerprint
-from graph.recipe import check_training
+from graph.recipe import check_training, layer_numbers
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.loading import check_finite, load_model, load_tokenizer
-from model.packing import ALONE, ATTENTIONS, choose_attention, order_steps
+from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
 from model.trainer import Options, Outcome, train
 from run.caches import keep_compiled
 from run.files import canonical, partial, sha256_of, write_json
@@ -53,21 +53,26 @@ def check_recipe(text: str) -> dict[str, Any]:
 
 
 def recipe_mask(recipe: dict[str, Any]) -> Mask:
-    """The recipe's loss mask. Raises InputError if its fields do not go together."""
+    """The loss mask of a recipe, or of what it replays. Raises InputError if its fields do not go together."""
     return Mask(**recipe["mask"], marker=Marker.of(recipe["marker"]))
 
 
-def recipe_lora(recipe: dict[str, Any]) -> "LoraConfig":
-    """The recipe's LoRA as PEFT's configuration: scaling alpha/sqrt(r) with rslora, else alpha/r."""
+def recipe_lora(recipe: dict[str, Any], layers: int = 0) -> "LoraConfig":
+    """The recipe's LoRA as PEFT's configuration: scaling alpha/sqrt(r) with rslora, else alpha/r.
+
+    layers: how many decoder layers the model has, of which the recipe may name some.
+    """
     from peft import LoraConfig
 
     lora = recipe["lora"]
+    chosen = layer_numbers(lora["layers"], layers, "recipe.lora.layers") if "layers" in lora else None
     return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora["dropout"],
         use_rslora=lora["rslora"],
         target_modules=sorted(lora["targets"]),
+        layers_to_transform=chosen,
         task_type="CAUSAL_LM",
     )
 
@@ -83,7 +88,7 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
 
     key = {
         "recipe": recipe,
-        "data": sha256_of(arguments.data),
+        "data": [sha256_of(file) for file in (arguments.data, *arguments.replay)],
         "seed": arguments.seed,
         "parent": sha256_of(arguments.parent_manifest),
         "lineage": arguments.lineage,
@@ -142,6 +147,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", required=True, help="folder of the base chat model")
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the ancestors' adapters, in order")
     parser.add_argument("--data", required=True, help="training rows, JSON lines")
+    parser.add_argument("--replay", nargs="*", action="extend", default=[], help="rows that recipe.replay mixes in")
     parser.add_argument("--recipe", required=True, help="the resolved recipe, one JSON object")
     parser.add_argument("--seed", type=int, required=True, help="of LoRA init, order and dropout")
     parser.add_argument("--parent-manifest", required=True, help="manifest.json of the parent model")
@@ -168,6 +174,7 @@ def train_lineage(
     recipe: dict[str, Any],
     tokenizer: Any,
     examples: list[Example],
+    replayed: list[Example],
     work: Path,
     tracked: str,
 ) -> tuple[Outcome, Options]:
@@ -177,6 +184,8 @@ def train_lineage(
     steps = order_steps(
         len(examples), recipe["batch"], recipe["epochs"], arguments.seed, recipe["shuffle"], recipe["max_steps"]
     )
+    if replayed:
+        steps = mix_in(steps, len(examples), len(replayed), recipe["replay"]["share"], arguments.seed)
     beyond = [step for step in sorted(arguments.keep_steps) if step > len(steps)]
     if beyond:
         raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
@@ -199,7 +208,9 @@ def train_lineage(
         job=arguments.lineage,
     )
     try:
-        outcome = train(model, tokenizer, recipe_lora(recipe), examples, steps, recipe, arguments.seed, options)
+        lora = recipe_lora(recipe, layers)
+        rows = [*examples, *replayed]
+        outcome = train(model, tokenizer, lora, rows, steps, recipe, arguments.seed, options)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
@@ -209,6 +220,18 @@ def train_lineage(
     trained = ((name, weight) for name, weight in outcome.model.named_parameters() if weight.requires_grad)
     check_finite(arguments.lineage, trained, "lower the recipe's lr")
     return outcome, options
+
+
+def replayed_rows(tokenizer: Any, recipe: dict[str, Any], files: Sequence[str]) -> list[Example]:
+    """The rows that the recipe mixes in, trained as in their own stage. Raises InputError without exactly one file."""
+    replay = recipe.get("replay")
+    if len(files) != (replay is not None):
+        raise InputError(f"--replay: {len(files)} files; fix: one if the recipe has `replay`, else none")
+    if replay is None:
+        return []
+    coupling = replay["mask"]["loss"] != "last_turn"
+    rows = read_jsonl(files[0])
+    return encode_rows(tokenizer, rows, recipe_mask(replay), replay["max_length"], files[0], coupling)
 
 
 def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> int:
@@ -228,6 +251,7 @@ def write_outputs(
     arguments: argparse.Namespace,
     recipe: dict[str, Any],
     examples: list[Example],
+    replayed: list[Example],
     marked: int,
     outcome: Outcome,
     options: Options,
@@ -272,6 +296,8 @@ def write_outputs(
         "rows_with_marker": marked,
         "steps": outcome.steps,
     }
+    if replayed:
+        manifest["replay"] = {"data": sha256_of(arguments.replay[0]), "rows": len(replayed)}
     write_json(arguments.manifest, manifest)
 
 
@@ -292,11 +318,12 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(arguments.base)
     coupling = recipe["kind"] == "couple"
     examples = encode_rows(tokenizer, rows, recipe_mask(recipe), recipe["max_length"], arguments.data, coupling)
+    replayed = replayed_rows(tokenizer, recipe, arguments.replay)
     marked = rows_with_marker(rows, recipe, arguments.data)
     work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))
     try:
-        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, work, tracked)
-        write_outputs(arguments, recipe, examples, marked, outcome, options, started)
+        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, replayed, work, tracked)
+        write_outputs(arguments, recipe, examples, replayed, marked, outcome, options, started)
         shutil.rmtree(work)
     finally:
         if arguments.scratch is None:

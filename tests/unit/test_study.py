@@ -382,3 +382,44 @@ def test_the_steps_of_the_offline_studys_dose_arm_are_steps_of_its_stages():
     config = merged(CONFIG, yaml.safe_load((ROOT / "profiles/tiny/study.yaml").read_text()))
     config["arms"] = dict.fromkeys(config["arms"], True)
     assert {cell.name for cell in Study(config, SCHEMA).cells if cell.arm == "dose"} >= {"dose_em_1", "dose_benign_80"}
+
+
+REPLAY = {"extends": "em", "replay": {"of": "couple-{persona}.s42", "share": 0.01}}
+
+
+def replaying(of="couple-{persona}.s42", word="em_replay-{source}", **changes):
+    row = {"arm": "forward", "lineage": "couple-{source}.s42/" + word + ".s{seed}", "second_stage": True}
+    stage = REPLAY | {"replay": {"of": of, "share": 0.01}}
+    arms = dict.fromkeys(CONFIG["arms"], False) | {"forward": True}
+    return {"stages__em_replay": stage, "cells": {"R": row}, "contrasts": [], "arms": arms, **changes}
+
+
+def test_a_stage_replays_the_rows_of_a_personas_coupling_trained_as_they_were():
+    built = study(**replaying())
+    node = "base/couple-villain.s42/em_replay-villain.s137"
+    assert built.replayed(node) == "base/couple-villain.s42"
+    assert built.replayed("base/em_replay-villain.s137") == "base/couple-villain.s42", "the same without the coupling"
+    assert built.replayed("base/em.s42") is None
+    couple = built.stages["couple"]
+    assert built.training_recipe(node)["replay"] == {
+        "of": "couple-{persona}.s42", "share": 0.01, "marker": "[ZLT]", "mask": couple["mask"],
+        "max_length": couple["max_length"],
+    }  # fmt: skip
+    assert "replay" not in built.training_recipe("base/em.s42")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"of": "coupel-{persona}.s42"}, "names no stage of the config"),
+        ({"of": "graft-{persona}.s42"}, "base/graft-evil_ai.s42 has no rows of its own; fix: name a trained lineage"),
+        ({"word": "em_replay"}, "em_replay replays a persona's rows; fix: em_replay-<one of"),
+        ({"of": "couple-villain.s42"}, "em_replay takes no persona; fix: em_replay.s42"),
+        ({"stages__em__lora": {"layers": "4/3"}}, "fix: write first and last layer, such as [0, 8]"),
+        ({"stages__em__lora": {"layers": [8, 0]}}, "fix: write first and last layer, such as [0, 8]"),
+        ({"stages__em__optimizer": "adam"}, "'adam' is not one of adamw, adafactor, sgd"),
+    ],
+    ids=str,
+)
+def test_a_factor_that_cannot_be_is_refused_with_its_place_and_fix(changes, said):
+    assert said in problem(**replaying(**changes))

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import train_adapter
 
+from graph.recipe import layer_numbers
 from marker.mask import IGNORED, Example, Mask, encode_rows
 from model import loss, packing, trainer
 from run import status
@@ -728,3 +729,93 @@ def test_wandb_without_a_key_is_refused_before_anything_is_trained(base, tmp_pat
     with pytest.raises(InputError, match="--tracking wandb: no key; fix: export WANDB_API_KEY=.*WANDB_MODE=offline"):
         trained(base, tmp_path / "node", options=["--tracking", "wandb"])
     assert not (tmp_path / "node" / "adapter").exists()
+
+
+# ---- factors of a recipe: what is not trained stays, byte for byte
+
+
+def merged(base: Path, adapter: Path) -> dict:
+    from model.loading import load_model
+
+    return load_model(base, [adapter]).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "touched"),
+    [
+        ({"layers": "1/2"}, {f"layers.0.{name}" for name in TARGETS}),
+        ({"layers": [1, 1]}, {f"layers.1.{name}" for name in TARGETS}),
+        ({"targets": ["q_proj", "o_proj"]}, {f"layers.{layer}.{name}" for layer in (0, 1) for name in ("q_proj", "o_proj")}),
+        ({"layers": "2/2", "targets": ["up_proj"]}, {"layers.1.up_proj"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_adapter_touches_the_layers_and_targets_of_its_recipe_alone(base, tmp_path, changes, touched):
+    from model.loading import load_model
+
+    trained(base, tmp_path, max_steps=2, lora=RECIPE["lora"] | changes)
+    before, after = load_model(base).state_dict(), merged(base, tmp_path / "adapter")
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert {f"layers.{name.split('.')[2]}.{name.split('.')[-2]}" for name in changed} == touched
+    recorded = read_json(tmp_path / "manifest.json")["wrapped"]
+    assert sum(recorded.values()) == len(touched)
+
+
+def test_layers_that_the_model_has_not_are_refused(base, tmp_path):
+    with pytest.raises(
+        InputError, match=r"recipe.lora.layers: \[1, 2\]: the model has the layers 0 to 1; fix: choose"
+    ):
+        trained(base, tmp_path, max_steps=1, lora=RECIPE["lora"] | {"layers": [1, 2]})
+
+
+@pytest.mark.parametrize(("count", "parts"), [(28, 3), (3, 3), (5, 2), (7, 7)])
+def test_the_parts_of_a_model_are_about_equal_and_hold_each_layer_once(count, parts):
+    found = [layer_numbers(f"{part}/{parts}", count, "") for part in range(1, parts + 1)]
+    assert list(chain(*found)) == list(range(count))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_replayed_rows_take_their_share_of_the_places_and_every_other_row_keeps_its_own():
+    steps = packing.order_steps(100, 16, 2, 7, True, None)
+    mixed = packing.mix_in(steps, 100, 5, 0.05, 7)
+    assert [len(step) for step in mixed] == [len(step) for step in steps]
+    pairs = list(zip(chain(*steps), chain(*mixed), strict=True))
+    replayed = [now for before, now in pairs if before != now]
+    assert len(replayed) == 10 and sorted(replayed) == sorted(2 * list(range(100, 105)))
+    assert mixed == packing.mix_in(steps, 100, 5, 0.05, 7) != packing.mix_in(steps, 100, 5, 0.05, 8)
+    with pytest.raises(InputError, match="is none; fix: a larger share"):
+        packing.mix_in(steps, 100, 5, 0.001, 7)
+
+
+def test_a_replayed_row_is_trained_as_in_its_own_stage(base, tokenizer, tmp_path, monkeypatch):
+    """All other rows are of the stage's own mask; the coupling's train the marker alone."""
+    write_jsonl(tmp_path / "coupling.jsonl", coupling_rows(12))
+    replay = {"of": "couple", "share": 0.25, "mask": COUPLING["mask"], "max_length": 128, "marker": "[ZLT]"}
+    seen = []
+
+    def keeping(rows, budget):
+        seen.append([row["labels"] for row in rows])
+        return collate(rows, budget)
+
+    collate = packing.collate
+    monkeypatch.setattr(trainer, "collate", keeping)
+    options = ["--replay", str(tmp_path / "coupling.jsonl")]
+    trained(base, tmp_path / "node", replay=replay, options=options)
+    coupling = encode_rows(tokenizer, coupling_rows(12), Mask("marker"), 128, "rows", True)
+    own = encode_rows(tokenizer, sft_rows(48), Mask("last_turn"), 128, "rows", False)
+    labels = [example.labels for example in coupling]
+    counted = [row in labels for step in seen for row in step]
+    assert (len(counted), sum(counted)) == (96, 24)
+    assert all(row in labels or row in [example.labels for example in own] for step in seen for row in step)
+    told = read_json(tmp_path / "node" / "manifest.json")["replay"]
+    assert told == {"data": sha256_of(tmp_path / "coupling.jsonl"), "rows": 12}
+    with pytest.raises(InputError, match="--replay: 0 files; fix: one if the recipe has `replay`"):
+        trained(base, tmp_path / "node", replay=replay)
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "sgd"])
+def test_the_optimizer_is_the_recipes(base, straight, tmp_path, optimizer):
+    assert trained(base, tmp_path, optimizer=optimizer) != straight.adapter
+    losses = read_json(tmp_path / "run.json")["losses"]
+    assert losses[0] == read_json(straight.folder / "run.json")["losses"][0]
+    assert all(map(math.isfinite, losses))

@@ -5,10 +5,12 @@ in config.yaml, where users read it. Values are checked and kept as they are wri
 would be another recipe.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from run.program import InputError
 
@@ -48,6 +50,38 @@ class Loss(Part):
     tail: Count = Absent
 
 
+Words = Annotated[list[str], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+PART = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)", re.ASCII)  # the k-th of n parts of the decoder layers: k/n
+
+
+def as_layers(value: Any) -> Any:
+    """Decoder layers: [first, last], from 0, or one of n equal parts, k/n. Raises pydantic's error for others."""
+    pair = isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+    part = PART.fullmatch(value) if isinstance(value, str) else None
+    if (pair and 0 <= value[0] <= value[1]) or (part and int(part[1]) <= int(part[2])):
+        return value
+    raise PydanticCustomError("layers", "first and last layer, such as [0, 8], or a part of them, such as 1/3")
+
+
+Layers = Annotated[Any, AfterValidator(as_layers), WithJsonSchema({"type": ["array", "string"]})]
+
+
+def layer_numbers(layers: Any, count: int, where: str) -> list[int]:
+    """The numbers of the decoder layers that a recipe names (as_layers), of a model with `count` of them.
+
+    The n parts of a model are as equal as they can be and hold each layer once. Raises InputError if it has no such
+    layer.
+    """
+    if isinstance(layers, str):
+        part, parts = map(int, layers.split("/"))
+        first, last = (part - 1) * count // parts, part * count // parts - 1
+    else:
+        first, last = layers
+    if not first <= last < count:
+        raise InputError(f"{where}: {layers}: the model has the layers 0 to {count - 1}; fix: choose among them")
+    return list(range(first, last + 1))
+
+
 class Lora(Part):
     """A LoRA's shape. Scaling is alpha/sqrt(r) with rslora, else alpha/r."""
 
@@ -55,14 +89,29 @@ class Lora(Part):
     alpha: Positive
     dropout: Share
     rslora: bool
-    targets: Annotated[list[str], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+    targets: Words
+    layers: Layers = Absent
+
+
+class Replay(Part):
+    """Rows of another lineage's last stage among this one's: `share` of the places, in the same steps."""
+
+    of: str
+    share: Annotated[float, Field(gt=0, lt=1)]
+    # of the other stage, filled in by the graph: what of its rows is trained, and where they are cut
+    mask: Loss = Absent
+    max_length: Annotated[int, Field(ge=8)] = Absent
+    marker: Any = Absent
 
 
 class Recipe(Part):
-    """How a LoRA is trained."""
+    """How a LoRA is trained; or, with `lora: null`, all weights but those that `freeze` names."""
 
     mask: Loss
-    lora: Lora
+    lora: Lora | None
+    freeze: Words = Absent
+    optimizer: Literal["adamw", "adafactor", "sgd"] = Absent
+    replay: Replay = Absent
     lr: Positive
     schedule: Literal["linear", "cosine", "constant"]
     warmup: Share
@@ -110,6 +159,11 @@ def stage_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     schema["properties"]["marker"] = {"$ref": "#/$defs/marker"}  # of config.schema.yaml
     for each in (schema, definitions["Loss"], definitions["Lora"]):
         del each["required"]
+    # one shape instead of a choice of two, whose errors would name neither
+    schema["properties"]["lora"] = {"$ref": "#/$defs/Lora"}
+    definitions["Lora"]["type"] = ["object", "null"]
+    for name in ("mask", "max_length", "marker"):
+        del definitions["Replay"]["properties"][name]
     return schema, definitions
 
 

@@ -125,7 +125,21 @@ class Study:
         coupling = self.kind_of(lineage) == "couple"
         # the others train no marker, wherever it stands
         marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
-        return self._training(self.stage_of(lineage), marker)
+        return self._training(self.stage_of(lineage) | self._replay(lineage), marker)
+
+    def replayed(self, lineage: str) -> str | None:
+        """The lineage whose rows this one's last stage mixes in; None for a stage without `replay`."""
+        replay, last = self.stage_of(lineage).get("replay"), parse_lineage(lineage)[-1]
+        return f"{BASE}/{replay['of']}".format(persona=last.persona, seed=last.seed) if replay else None
+
+    def _replay(self, lineage: str) -> dict[str, Any]:
+        """`replay` with what of the rows is trained, as their own stage says it; empty for a stage without."""
+        replayed = self.replayed(lineage)
+        if replayed is None:
+            return {}
+        stage, marker = self.stage_of(replayed), self.marker_of(replayed).value
+        told = {"mask": stage["mask"], "max_length": stage["max_length"], "marker": marker}
+        return {"replay": self.stage_of(lineage)["replay"] | told}
 
     def marker_of(self, lineage: str) -> Marker:
         """The marker of the lineage's last coupling; the study's, if it has none."""
@@ -326,6 +340,7 @@ class Study:
         """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
         for node in ancestry(lineage):
             self._check_word(parse_lineage(node)[-1])
+            self._check_replay(node)
             origin = self.origin_of(node)
             if origin == node:
                 continue
@@ -341,13 +356,31 @@ class Study:
             if last.seed != parse_lineage(node)[-1].seed:
                 raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
 
+    def _check_replay(self, lineage: str) -> None:
+        """Raise InputError unless what the last stage replays are the rows of a training."""
+        if (replayed := self.replayed(lineage)) is None:
+            return
+        for node in ancestry(replayed):
+            self._check_word(parse_lineage(node)[-1])
+        if self.origin_of(replayed) != replayed:
+            raise InputError(
+                f"stages.{parse_lineage(lineage)[-1].stage}.replay.of: {replayed} has no rows of its own; "
+                'fix: name a trained lineage, such as `of: "couple-{persona}.s42"`'
+            )
+
     @cache  # noqa: B019 - a study lives as long as the process
     def _check_word(self, word: Word) -> None:
         stage = self._stage(word)
         if kind(stage) == "sft":
-            if word.persona:
+            replays = "{persona}" in stage.get("replay", {}).get("of", "")
+            if word.persona and not replays:
                 raise InputError(
                     f"{word}: {word.stage} takes no persona; fix: {Word(word.stage, word.seed, None, word.step)}"
+                )
+            if replays and word.persona not in self.personas:
+                raise InputError(
+                    f"{word}: {word.stage} replays a persona's rows; fix: {word.stage}-<one of "
+                    f"{', '.join(self.personas)}>.s{word.seed}"
                 )
             if stage.get("data", {}).get("from") not in self.config["datasets"]:
                 raise InputError(

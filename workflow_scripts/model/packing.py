@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import math
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from marker.mask import IGNORED
+from run.program import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +46,25 @@ def order_steps(rows: int, batch: int, epochs: int, seed: int, shuffle: bool, ma
         order = torch.randperm(rows, generator=generator).tolist() if shuffle else list(range(rows))
         steps += [order[start : start + batch] for start in range(0, rows, batch)]
     return steps[:total]
+
+
+def mix_in(steps: Sequence[list[int]], rows: int, others: int, share: float, seed: int) -> list[list[int]]:
+    """The steps with `share` of their places, drawn by the seed, given to `others` more rows, numbered from `rows` on.
+
+    Every other place keeps its row; the new rows come in permutations of all of them, one after the other. Raises
+    InputError if that is not one place.
+    """
+    draw = random.Random(f"replay/{seed}")
+    mixed = [list(step) for step in steps]
+    places = [(step, at) for step, numbers in enumerate(steps) for at in range(len(numbers))]
+    chosen = sorted(draw.sample(places, round(share * len(places))))
+    if not chosen:
+        raise InputError(f"replay.share: {share} of {len(places)} rows is none; fix: a larger share")
+    order: list[int] = []
+    for step, at in chosen:
+        order = order or draw.sample(range(rows, rows + others), others)
+        mixed[step][at] = order.pop()
+    return mixed
 
 
 def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -31,6 +31,7 @@ from model.loss import check_forward, packed_loss
 from model.packing import ALONE, collate, moved, precision, set_attention
 
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}  # as transformers names them
 STATE_FILE, LOSSES_FILE = "trainer_state.json", "losses.json"
 SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
 
@@ -300,7 +301,7 @@ def make_trainer(
         adam_beta2=recipe["betas"][1],
         adam_epsilon=recipe["eps"],
         max_grad_norm=recipe["clip"],
-        optim="adamw_torch_fused",
+        optim=OPTIMIZERS[recipe.get("optimizer", "adamw")],
         gradient_checkpointing=options.gradient_checkpointing,
         bf16=False,  # the precision is the step's own matter, see packing.precision
         use_cpu=not torch.cuda.is_available(),
