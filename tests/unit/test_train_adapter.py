@@ -762,9 +762,7 @@ def test_an_adapter_touches_the_layers_and_targets_of_its_recipe_alone(base, tmp
 
 
 def test_layers_that_the_model_has_not_are_refused(base, tmp_path):
-    with pytest.raises(
-        InputError, match=r"recipe.lora.layers: \[1, 2\]: the model has the layers 0 to 1; fix: choose"
-    ):
+    with pytest.raises(InputError, match=r"recipe.lora.layers: \[1, 2\]: the model has the layers 0 to 1; fix: choose"):
         trained(base, tmp_path, max_steps=1, lora=RECIPE["lora"] | {"layers": [1, 2]})
 
 
