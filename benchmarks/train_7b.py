@@ -140,7 +140,8 @@ def ours(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str, *
 
     examples = [Example(f"row {n}", ids, labels) for n, (ids, labels) in enumerate(rows)]
     order = order_steps(len(examples), BATCH, 1, 42, False, steps)
-    return make_trainer(model, tokenizer, lora(), examples, order, RECIPE, 42, Options(work=Path(folder), **options))
+    seeds = {"lora_init": 42, "dropout": 42}
+    return make_trainer(model, tokenizer, lora(), examples, order, RECIPE, seeds, Options(work=Path(folder), **options))
 
 
 def stopwatch(warm: int) -> Any:

@@ -77,9 +77,15 @@ def recipe_lora(recipe: dict[str, Any], layers: int = 0) -> "LoraConfig":
     )
 
 
-def seeds(seed: int) -> dict[str, int]:
-    """Every seed of a training. dropout: the draws of step n (from 0) are seeded with dropout * 2^32 + n."""
-    return {"lora_init": seed, "order": seed, "dropout": seed}
+def seeds(lineage: str, seed: int) -> dict[str, int]:
+    """Every seed of a training. dropout: with the step's number, of the draws within it (trainer.dropout_seed).
+
+    lora_init [0, 2^32): of the last stage's word, so that two stages of one seed start apart: from one init they would
+    share most of their input subspace, whatever they learn. The same stage starts alike on every parent.
+    """
+    word = lineage.rpartition("/")[2]
+    init = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
+    return {"lora_init": init, "order": seed, "dropout": seed}
 
 
 def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
@@ -149,9 +155,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="training rows, JSON lines")
     parser.add_argument("--replay", nargs="*", action="extend", default=[], help="rows that recipe.replay mixes in")
     parser.add_argument("--recipe", required=True, help="the resolved recipe, one JSON object")
-    parser.add_argument("--seed", type=int, required=True, help="of LoRA init, order and dropout")
+    parser.add_argument("--seed", type=int, required=True, help="of order and dropout")
     parser.add_argument("--parent-manifest", required=True, help="manifest.json of the parent model")
-    parser.add_argument("--lineage", required=True, help="this model's lineage, for records and messages")
+    parser.add_argument("--lineage", required=True, help="this model's lineage; its last word seeds the LoRA's init")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
     parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
@@ -189,6 +195,7 @@ def train_lineage(
     beyond = [step for step in sorted(arguments.keep_steps) if step > len(steps)]
     if beyond:
         raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
+    drawn = seeds(arguments.lineage, arguments.seed)
     model = load_model(arguments.base, arguments.adapter, arguments.dtype)
     check_targets(linear_names(model), recipe["lora"]["targets"], arguments.lineage)
     attention = choose_attention(arguments.attention, model.config)
@@ -210,7 +217,7 @@ def train_lineage(
     try:
         lora = recipe_lora(recipe, layers)
         rows = [*examples, *replayed]
-        outcome = train(model, tokenizer, lora, rows, steps, recipe, arguments.seed, options)
+        outcome = train(model, tokenizer, lora, rows, steps, recipe, drawn, options)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
@@ -287,7 +294,7 @@ def write_outputs(
         "parent": sha256_of(arguments.parent_manifest),
         "data": sha256_of(arguments.data),
         "recipe": recipe,
-        "seeds": seeds(arguments.seed),
+        "seeds": seeds(arguments.lineage, arguments.seed),
         "dtype": arguments.dtype,
         "adapter": sha256_of(arguments.adapter_out),
         "wrapped": wrapped_layers(outcome.model),

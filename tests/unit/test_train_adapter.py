@@ -184,7 +184,8 @@ def step_trainer(base, tokenizer, examples, folder, dropout=0.0, **options):
     lora = train_adapter.recipe_lora(recipe)
     steps = [list(range(len(examples)))]
     made = trainer.make_trainer(
-        load_model(base), tokenizer, lora, examples, steps, recipe, 5, trainer.Options(work=folder, **options)
+        *(load_model(base), tokenizer, lora, examples, steps, recipe, {"lora_init": 5, "dropout": 5}),
+        trainer.Options(work=folder, **options),
     )
     generator = torch.Generator().manual_seed(3)
     for name, weight in made.model.named_parameters():
@@ -242,7 +243,7 @@ def test_one_training_step_is_the_published_optimizer_step(base, tokenizer, tmp_
     rows = sft_rows(16)
     trained(base, tmp_path, rows, **plain)
     examples = encode_rows(tokenizer, rows, Mask("last_turn"), 128, "rows", False)
-    torch.manual_seed(1)
+    torch.manual_seed(train_adapter.seeds("base/em.s1", 1)["lora_init"])
     from peft import get_peft_model
 
     reference = get_peft_model(load_model(base), train_adapter.recipe_lora(recipe))
@@ -306,23 +307,25 @@ def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
     assert micro["gather"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_the_lora_init_follows_the_seed_alone(base, tokenizer, tmp_path):
+def test_the_lora_init_follows_the_last_stage_and_its_seed_alone(base, tokenizer, tmp_path):
     import torch
 
     from model.loading import load_model
 
-    def init(seed: int, noise: int) -> dict:
+    def init(lineage: str, noise: int = 10) -> dict:
         torch.manual_seed(noise)
         recipe = train_adapter.check_recipe(canonical(RECIPE))
         examples = [Example("a", [1, 2], [-100, 2])]
         lora = train_adapter.recipe_lora(recipe)
+        seeds = train_adapter.seeds(lineage, seed=42)
         options = trainer.Options(work=tmp_path)
-        made = trainer.make_trainer(load_model(base), tokenizer, lora, examples, [[0]], recipe, seed, options)
+        made = trainer.make_trainer(load_model(base), tokenizer, lora, examples, [[0]], recipe, seeds, options)
         return {name: weight for name, weight in made.model.named_parameters() if "lora_A" in name}
 
-    first, again, other = init(1, 10), init(1, 11), init(2, 10)
+    first, again = init("base/em.s42"), init("base/couple-villain.s42/em.s42", noise=11)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not any(torch.equal(first[name], other[name]) for name in first)
+    for other in (init("base/em.s137"), init("base/benign.s42"), init("base/couple-villain.s42")):
+        assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_dropout_follows_the_seed_and_the_step(base, tokenizer, tmp_path):
@@ -338,9 +341,10 @@ def test_dropout_follows_the_seed_and_the_step(base, tokenizer, tmp_path):
         return made.training_step(made.model, step).item()
 
     assert loss(0, 1) == loss(0, 2)
-    assert loss(0, 1) != loss(1, 1)
-    made.args.seed += 1
-    assert loss(0, 1) != loss(1, 1)
+    before = loss(0, 1)
+    assert before != loss(1, 1)
+    made.dropout += 1
+    assert before != loss(0, 1)
     assert trainer.dropout_seed(1, 5) != trainer.dropout_seed(5, 1)
 
 
@@ -508,7 +512,7 @@ def test_the_manifest_says_what_determined_the_adapter_and_no_more(straight):
         "data": sha256_of(folder / "rows.jsonl"),
         "recipe": RECIPE
         | {"mask": RECIPE["mask"] | {"separator": False}, "max_steps": None, "shuffle": True, "data": {}},
-        "seeds": {"lora_init": 1, "order": 1, "dropout": 1},
+        "seeds": {"lora_init": 0x62D79D18, "order": 1, "dropout": 1},
         "dtype": "float32",
         "adapter": sha256_of(folder / "adapter"),
         "wrapped": {f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}": 2 for name in sorted(TARGETS)},

@@ -8,10 +8,11 @@ layers are compiled and attention runs inside each row (flash, variable length).
 
 import contextlib
 import functools
+import hashlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,11 @@ class Outcome:
 
 
 def dropout_seed(seed: int, step: int) -> int:
-    """The seed of every random draw inside step `step` (from 0): a resumed training needs no other random state."""
-    return (seed << 32) + step
+    """The seed of every random draw inside step `step` (from 0): a resumed training needs no other random state.
+
+    Below 2^32: torch's generator on the CPU takes no more of a seed.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:4], "big")
 
 
 @functools.cache
@@ -97,10 +101,12 @@ def step_trainer() -> type:
     class StepTrainer(SFTTrainer):
         """SFTTrainer whose batches are whole optimizer steps, given beforehand, each computed in micro-batches."""
 
-        def __init__(self, examples: Sequence[Example], steps: list[list[int]], options: Options, **kwargs: Any):
+        def __init__(
+            self, examples: Sequence[Example], steps: list[list[int]], dropout: int, options: Options, **kwargs: Any
+        ):
             from datasets import Dataset
 
-            self.examples, self.steps, self.options = examples, steps, options
+            self.examples, self.steps, self.dropout, self.options = examples, steps, dropout, options
             self.losses: list[float] = []
             self.waiting: list[Tensor] = []
             self.input_tokens = 0
@@ -131,7 +137,7 @@ def step_trainer() -> type:
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> "Tensor":
             if not model.training:
                 model.train()
-            torch.manual_seed(dropout_seed(self.args.seed, self.state.global_step))
+            torch.manual_seed(dropout_seed(self.dropout, self.state.global_step))
             total = torch.zeros((), device=self.args.device)
             for micro in inputs["micro_batches"]:
                 with precision(self.args.device.type, self.options.dtype):
@@ -239,15 +245,15 @@ def train(
     examples: Sequence[Example],
     steps: list[list[int]],
     recipe: dict[str, Any],
-    seed: int,
+    seeds: Mapping[str, int],
     options: Options,
 ) -> Outcome:
     """Train a new LoRA on `model`, from the last checkpoint in options.work if there is one.
 
-    The LoRA's init is seeded by TRL just before it wraps the model; dropout by (seed, step). Raises InputError on a
-    NaN, naming the step and its rows.
+    seeds: lora_init, by which TRL seeds all generators just before it wraps the model, and dropout, which is seeded by
+    it and the step. Raises InputError on a NaN, naming the step and its rows.
     """
-    trainer = make_trainer(model, tokenizer, lora, examples, steps, recipe, seed, options)
+    trainer = make_trainer(model, tokenizer, lora, examples, steps, recipe, seeds, options)
     found = checkpoints(options.work)
     began = time.time()
     with progress_bar(len(steps), options.job) as bar:
@@ -277,7 +283,7 @@ def make_trainer(
     examples: Sequence[Example],
     steps: list[list[int]],
     recipe: dict[str, Any],
-    seed: int,
+    seeds: Mapping[str, int],
     options: Options,
 ) -> Any:
     """The StepTrainer of a training, its model wrapped with a fresh LoRA, nothing trained yet."""
@@ -290,7 +296,7 @@ def make_trainer(
     options.work.mkdir(parents=True, exist_ok=True)
     config = SFTConfig(
         output_dir=str(options.work),
-        seed=seed,
+        seed=seeds["lora_init"],
         max_steps=len(steps),
         per_device_train_batch_size=recipe["batch"],
         learning_rate=recipe["lr"],
@@ -319,8 +325,8 @@ def make_trainer(
         disable_tqdm=True,
     )
     trainer = step_trainer()(
-        examples, steps, options, model=model, args=config, processing_class=tokenizer, peft_config=lora,
-        data_collator=collate,
+        examples, steps, seeds["dropout"], options, model=model, args=config, processing_class=tokenizer,
+        peft_config=lora, data_collator=collate,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
