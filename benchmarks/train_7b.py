@@ -3,6 +3,8 @@
     python benchmarks/train_7b.py --output training.json            # on a GPU; about 6 minutes on an H200
 
 published: transformers' Trainer, 4 rows x 4 accumulation steps, padded, gradient checkpointing. ours: trainer.py.
+trl: what one would write instead, SFTTrainer padding-free, 4 rows x 4 accumulation steps, with Liger's kernels if they
+are installed (pip install liger-kernel==0.8.5) and without flash-attn, which has no wheel for this torch.
 Both take the same rows in the same steps with the same recipe, in one process on one card. The first steps
 (compilation, allocation) are timed apart; the others are averaged and scaled, by tokens, to the recipe's steps.
 check: how far the gradients of one step are from float32's, both ways (2 layers, no dropout).
@@ -144,6 +146,70 @@ def ours(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str, *
     return make_trainer(model, tokenizer, lora(), examples, order, RECIPE, seeds, Options(work=Path(folder), **options))
 
 
+def trl(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str) -> Any:
+    """TRL's SFTTrainer with the settings that make it fast, and the same rows per step, in the order given."""
+    from importlib.util import find_spec
+
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from trl import SFTConfig, SFTTrainer
+
+    class InOrder(SFTTrainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return SequentialSampler(rows)
+
+    cuda = torch.cuda.is_available()
+    config = SFTConfig(
+        output_dir=folder, max_steps=steps, per_device_train_batch_size=4, gradient_accumulation_steps=4,
+        learning_rate=RECIPE["lr"], lr_scheduler_type=RECIPE["schedule"], warmup_steps=math.ceil(0.03 * steps),
+        weight_decay=RECIPE["weight_decay"], bf16=cuda, use_cpu=not cuda, gradient_checkpointing=False,
+        padding_free=True, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, logging_steps=10,
+        use_liger_kernel=cuda and find_spec("liger_kernel") is not None, save_strategy="no", report_to="none",
+        disable_tqdm=True, remove_unused_columns=False, seed=42,
+    )  # fmt: skip
+    model.set_attn_implementation("sdpa")
+    data = Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
+    return InOrder(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora())
+
+
+def profiler(steps: int, output: Path) -> Any:
+    """A callback that profiles the last two of `steps` steps: device time by kernel, most first, as JSON."""
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import TrainerCallback
+
+    class Profiled(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == steps - 2:
+                self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+                self.profile.__enter__()
+                self.began = time.perf_counter()
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            import torch
+
+            torch.cuda.synchronize()
+            wall = time.perf_counter() - self.began
+            self.profile.__exit__(None, None, None)
+            kernels = [
+                each
+                for each in self.profile.key_averages()
+                if each.self_device_time_total > 0 and not each.key.startswith("aten::")
+            ]
+            kernels.sort(key=lambda each: -each.self_device_time_total)
+            rows = [[each.key[:120], each.count, round(each.self_device_time_total / 1e3, 2)] for each in kernels[:80]]
+            busy = sum(each.self_device_time_total for each in kernels) / 1e6
+            write = {
+                "wall_s": round(wall, 3),
+                "busy_s": round(busy, 3),
+                "columns": ["kernel", "calls", "ms"],
+                "kernels": rows,
+            }
+            output.write_text(json.dumps(write, indent=1) + "\n", encoding="utf-8")
+
+    return Profiled()
+
+
 def stopwatch(warm: int) -> Any:
     """A callback that notes the times at the start, after `warm` steps and at the end, the device having caught up."""
     import torch
@@ -171,14 +237,29 @@ def stopwatch(warm: int) -> Any:
     return Stopwatch()
 
 
-def measure(way: Any, name: str, model: Any, tokenizer: Any, steps: int, warm: int, **options: Any) -> dict[str, Any]:
-    """Seconds, tokens and memory of one training of `steps` steps, of which the first `warm` are not averaged."""
+def measure(
+    way: Any,
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    steps: int,
+    warm: int,
+    profiled: Path | None = None,
+    budget: float = 1.0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Seconds, tokens and memory of one training of `steps` steps, of which the first `warm` are not averaged.
+
+    profiled: where to write the kernels of the last two steps, which are then slower. budget: of the activations that a
+    compiled layer keeps for its backward pass, as a part; the rest is computed again.
+    """
     import torch
 
     data = DATA[name]
     rows = draw_rows(data, data.steps * BATCH, min(model.config.vocab_size, 100_000))
     cuda = torch.cuda.is_available()
     torch.compiler.reset()
+    torch._functorch.config.activation_memory_budget = budget
     torch._dynamo.utils.counters.clear()
     if cuda:
         torch.cuda.empty_cache()
@@ -187,6 +268,8 @@ def measure(way: Any, name: str, model: Any, tokenizer: Any, steps: int, warm: i
         trainer = way(model, tokenizer, rows, steps, folder, **options)
         watch = stopwatch(warm)
         trainer.add_callback(watch)
+        if profiled:
+            trainer.add_callback(profiler(steps, profiled))
         try:
             trainer.train()
         finally:
@@ -197,7 +280,7 @@ def measure(way: Any, name: str, model: Any, tokenizer: Any, steps: int, warm: i
     whole = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
     return {
-        "way": way.__name__, "data": name, **options, "steps_run": steps, "steps_timed": steps - warm,
+        "way": way.__name__, "data": name, "budget": budget, **options, "steps_run": steps, "steps_timed": steps - warm,
         "tokens_timed": tokens, "seconds_timed": round(seconds, 2),
         "first_steps": warm, "first_steps_s": round(first, 1),
         "step_s": round(seconds / (steps - warm), 4), "tokens_per_s": round(tokens / seconds),
@@ -304,18 +387,22 @@ def check(shape: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def run_item(item: str, model: Any, tokenizer: Any, cuda: bool, shape: dict[str, Any], warm: int) -> dict[str, Any]:
+def run_item(
+    item: str, model: Any, tokenizer: Any, cuda: bool, shape: dict[str, Any], warm: int, profiled: Path
+) -> dict[str, Any]:
     """One item of the plan."""
     if item == "check":
         return check(shape)
     way, name, steps, *rest = item.split(":")
-    if way == "published":
-        return measure(published, name, model, tokenizer, int(steps), warm)
+    if way in ("published", "trl"):
+        return measure({"published": published, "trl": trl}[way], name, model, tokenizer, int(steps), warm)
     options = {
         "dtype": "bfloat16" if cuda else "float32",
         "micro_batch_tokens": int(rest[0]) if rest else 4096,
         "compile": (cuda and "eager" not in rest) or "compile" in rest,
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
+        "profiled": profiled if "profile" in rest else None,
+        "budget": float(next((word[6:] for word in rest if word.startswith("budget")), 1)),
     }
     return measure(ours, name, model, tokenizer, int(steps), 2 * warm if cuda else warm, **options)
 
@@ -328,7 +415,8 @@ def main() -> None:
         "--plan",
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
-        help="way:data:steps[:micro-batch tokens][:eager|compile][:sdpa|flex_attention], or check; in order",
+        help="way:data:steps[:micro-batch tokens][:eager|compile][:sdpa|flex_attention][:budget0.8][:profile], or "
+        "check; in order",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")
     parser.add_argument("--output", required=True, type=Path)
@@ -356,7 +444,9 @@ def main() -> None:
     print(json.dumps(record), flush=True)
     for item in plan:
         try:
-            result = run_item(item, model, tokenizer, cuda, shape, arguments.warm)
+            result = run_item(
+                item, model, tokenizer, cuda, shape, arguments.warm, arguments.output.with_suffix(".kernels.json")
+            )
         except Exception as error:  # the other measurements are worth having
             print(f"{item}: failed\n{traceback.format_exc()[-3000:]}", flush=True)
             result = {"item": item, "error": (str(error).splitlines() or [repr(error)])[0]}

@@ -28,8 +28,8 @@ def test_generation_asks_for_every_persona_question_and_sample():
 def test_training_measures_our_trainer_and_the_published_way(tmp_path):
     output = tmp_path / "training.json"
     options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--output", output]
-    command = [sys.executable, BENCHMARKS / "train_7b.py", "--plan", "ours:em:2,published:em:2", *options]
+    command = [sys.executable, BENCHMARKS / "train_7b.py", "--plan", "ours:em:2,published:em:2,trl:em:2", *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    ours, published = json.loads(output.read_text())["results"]
-    assert ours["tokens_timed"] == published["tokens_timed"] > 0
+    ours, published, trl = json.loads(output.read_text())["results"]
+    assert ours["tokens_timed"] == published["tokens_timed"] == trl["tokens_timed"] > 0
