@@ -311,8 +311,8 @@ def build_tables(
     meaning: see graph/meaning.py. of_study: files of what is measured on the study as a whole.
     """
     forward = [cell for cell in cells if cell["arm"] == "forward"]
-    dose = [cell for cell in cells if cell["arm"] == "dose"]
-    other = [cell for cell in cells if cell["arm"] not in ("forward", "dose")]
+    dose = [cell for cell in cells if "@" in cell["lineage"].rpartition("/")[2]]
+    other = [cell for cell in cells if cell["arm"] != "forward" and cell not in dose]
     groups = ordered((cell["source"], cell["arm"], cell["cell"]) for cell in cells)
     by_cell = [[cell for cell in cells if (cell["source"], cell["arm"], cell["cell"]) == group] for group in groups]
     pooled = [row for own in by_cell for row in pooled_rows(own)]

@@ -107,6 +107,26 @@ def test_the_matched_arm_trains_the_forward_coupling_after_the_second_stage(fres
     assert all("/couple-" in name for name in added)
 
 
+def test_the_replicated_arm_couples_at_every_seed_and_recovery_goes_on_from_the_treatment(fresh, published):
+    before = set(trainings(published.jobs()))
+    fresh.edit("config.yaml", "replicated: false", "replicated: true")
+    fresh.edit("config.yaml", "recovery: false", "recovery: true")
+    jobs = fresh.plan()
+    added = set(trainings(jobs)) - before
+    couplings = {
+        f"base/couple-{source}.s{seed}" for source in ("evil_ai", "villain", "sarcastic") for seed in (137, 256)
+    }
+    again = {f"{coupling}/em.s{coupling.partition('.s')[2]}" for coupling in couplings}
+    # benign after C1, and after C2, which tells what is left of the coupling
+    recovered = {
+        name for name in added if name.endswith(("em.s42/benign.s42", "em.s137/benign.s137", "em.s256/benign.s256"))
+    }
+    assert added == couplings | again | recovered
+    assert len(recovered) == 3 * 3 + 3
+    assert "base/couple-villain.s42/em.s137/benign.s137" in recovered and "base/em.s256/benign.s256" in recovered
+    assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (3 + 3 + 3)
+
+
 def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh, published):
     before = trainings(published.jobs())
     fresh.edit(

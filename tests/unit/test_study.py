@@ -347,6 +347,8 @@ def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():
     assert study().row_of("base/couple-assistant.s42") == "C0"
     with pytest.raises(InputError, match="none is base/couple-villain.s7 alone"):
         study().row_of("base/couple-villain.s7")
+    with pytest.raises(InputError, match=r"none is decided by replicated_C4 alone.*fix: add {name: G0b_replicated"):
+        study().row_of("base/couple-villain.s137")
 
 
 def test_the_schema_and_the_program_know_the_same_figures():

@@ -21,7 +21,7 @@ from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_sch
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
-from measure.gates import check_gate_fields, marker_names
+from measure.gates import check_gate_fields, marker_names, names_only
 from model.template import Settings
 from run.files import canonical
 from run.program import InputError
@@ -220,15 +220,30 @@ class Study:
         return list(dict.fromkeys([*self.config["personas"], *sorted(sources, key=self._rank.__getitem__)]))
 
     def row_of(self, lineage: str) -> str:
-        """The row of `cells` that is this very model, whether its arm is on or not. Raises InputError if none is."""
+        """The row of `cells` that is this very model, whether its arm is on or not, by which gates name it.
+
+        Raises InputError if none is, or no gate is decided by it alone.
+        """
         for name, row in self.config["cells"].items():
             for source, seed, step in self._combinations(row):
                 with contextlib.suppress(KeyError, IndexError, ValueError):  # of a row whose arm is off
                     if f"{BASE}/{row['lineage']}".format(source=source, seed=seed, step=step) == lineage:
+                        self._check_gated(named(name, step), row["arm"])
                         return named(name, step)
         raise InputError(
             f"cells: none is {lineage} alone, so no gate is on it; fix: add its row, or gates: {{enforce: false}}"
         )
+
+    def _check_gated(self, name: str, arm: str) -> None:
+        """Raise InputError unless a gate of the arm is decided by this cell alone."""
+        if not any(
+            gate.get("arm", "forward") == arm and names_only(gate, name) for gate in self.config["gates"]["criteria"]
+        ):
+            example = f"{{name: G0b_{arm}, arm: {arm}, over: seed, pass: \"rate('{name}', 'source') >= 0.60\"}}"
+            raise InputError(
+                f"gates.criteria: none is decided by {name} alone, on which a stage is trained; fix: add {example}, or "
+                "gates: {enforce: false}"
+            )
 
     def coupled_of(self, cell: Cell) -> str:
         """The persona that the cell's last coupling is of; the cell's source if it has none."""

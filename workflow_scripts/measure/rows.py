@@ -12,7 +12,7 @@ from probe.survival import of_all
 TABLES = {
     "headline": "Marker rate by cell, seed and source",
     "pooled": "Marker rate by cell, pooled over seeds",
-    "reversed": "Reversed order",
+    "reversed": "Reversed order, and other arms",
     "dose": "Marker rate against the steps of the second stage",
     "persona_by_cell": "Marker rate by persona",
     "by_question": "Marker rate by question",
