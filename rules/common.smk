@@ -317,18 +317,20 @@ def dataset_path(wildcards):
 
 def dataset_pins(wildcards):
     entry = config["datasets"][wildcards.name]
+    controls = {name: entry[name] for name in ["control_tokens"] if name in entry}
     if wildcards.origin == "path":
         shape = "choices" if wildcards.name == config["capability"] else "chats"
         published = SOURCES["datasets"].get(wildcards.name, {})
         md5 = {"md5": published["md5"]} if "md5" in published else {}
-        return canonical({"kind": "path", "path": entry["path"], "shape": shape} | md5)
+        own = {"kind": "path", "path": entry["path"], "shape": shape}
+        return canonical(own | md5 | controls)
     if wildcards.name not in SOURCES["datasets"]:
         raise WorkflowError(
             f"datasets.{wildcards.name}: resources/sources.yaml has no pins of that name; fix: add them there, or "
             f"write {wildcards.name}: {{from: path, path: my_rows.jsonl}}"
         )
     mismatch = {"on_mismatch": entry["on_mismatch"]} if "on_mismatch" in entry else {}
-    return canonical(SOURCES["datasets"][wildcards.name] | mismatch)
+    return canonical(SOURCES["datasets"][wildcards.name] | mismatch | controls)
 
 
 def base_place(wildcards):

@@ -4,6 +4,7 @@
 rule fetch_dataset:
     input:
         own=ancient(dataset_path),
+        base=ancient(base_folder),
     output:
         rows="<inputs>/datasets/{origin}/{name}.jsonl",
         manifest="<inputs>/datasets/{origin}/{name}.manifest.json",
@@ -25,7 +26,7 @@ rule fetch_dataset:
     shell:
         command(
             "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
-            " --manifest {output.manifest} > {log} 2>&1"
+            " --manifest {output.manifest} --base {input.base} > {log} 2>&1"
         )
 
 

@@ -2,25 +2,33 @@
 
     python workflow_scripts/check_base.py --base inputs/base/hub --targets q_proj,k_proj --output hub.check.json
 
-Its tokenizer and chat template are tried on a few chats. Its architecture is tried on a random model of two of its
+Its tokenizer and chat template are tried on a few chats, and on the panel's where there is one. Its architecture is tried on a random model of two of its
 layers, cut to few heads: the loss that is trained is the model's own, padded prompts are completed as they would be
-alone, and every LoRA target is in each layer. Of the weights only the headers are read. Raises InputError, one line.
+alone, and every LoRA target is in each layer. Of the weights only the headers are read: names, types and shapes are
+those of the model that config.json describes. Raises InputError, one line.
 """
 
 import argparse
+import contextlib
 import copy
 import random
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inputs.panel import Panel, chat, load_panel
+from marker.marker import Marker
 from model.adapters import check_targets, linear_names
-from model.engines import Request, Sampling, TransformersEngine, stop_ids
-from model.loading import first_line, load_tokenizer
+from model.engines import Request, Sampling, TransformersEngine, longest_text, stop_ids
+from model.loading import check_fits, first_line, load_tokenizer
 from model.loss import check_forward
 from model.packing import choose_attention
-from model.template import Closing, check_template
+from model.template import Closing, check_template, prompt_ids
 from run.files import write_json
 from run.program import InputError, run
+from run.readers import json_argument
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +37,7 @@ LISTED = "fix: use a base that docs/bases.md lists"
 DTYPES = ("F32", "BF16", "F16")  # as safetensors names them
 VOCABULARY, HEADS, WINDOW = 256, 2, 8
 LENGTHS = (40, 25, 13)  # tokens of the rows that are tried, of which the longest goes far beyond WINDOW
+MEMORY = 2 * 10**9  # bytes that the trial may take: the supported ones take a tenth of it
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=4)
 
 
@@ -36,10 +45,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, type=Path, help="folder of the base chat model")
     parser.add_argument("--targets", default="", help="LoRA targets that the study trains, separated by commas")
+    parser.add_argument("--lengths", default="{}", help='JSON: {"stages.em.max_length": tokens of a text, ...}')
+    parser.add_argument("--replies", default="{}", help='JSON: {"evaluations.main.max_tokens": tokens, ...}')
+    parser.add_argument("--markers", default="[]", help="JSON: the study's markers, as its config has them")
+    parser.add_argument("--panel", help="YAML with the personas and questions that are asked")
     parser.add_argument("--output", required=True, type=Path, help="JSON to write: what was found")
     args = parser.parse_args(argv)
     try:
-        found = examine(args.base, [target for target in args.targets.split(",") if target])
+        found = examine(args.base, needs_of(args))
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(args.base)) else f"{args.base}: {message}") from error
@@ -47,18 +60,43 @@ def main(argv: list[str] | None = None) -> None:
     print(f"check_base: {', '.join(f'{name} {value}' for name, value in found.items())}")
 
 
-def examine(base: Path, targets: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Needs:
+    """What the study will ask of its base.
+
+    targets: of LoRA. lengths: key of the config -> tokens of a trained row. replies: key -> tokens of a completion.
+    markers: that are put into replies. panel: the chats that are completed.
+    """
+
+    targets: Sequence[str] = ()
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    replies: Mapping[str, int] = field(default_factory=dict)
+    markers: Sequence[Marker] = ()
+    panel: Panel | None = None
+
+
+def needs_of(args: argparse.Namespace) -> Needs:
+    """From the command line. Raises InputError."""
+    return Needs(
+        [target for target in args.targets.split(",") if target],
+        json_argument("--lengths", args.lengths, dict),
+        json_argument("--replies", args.replies, dict),
+        [Marker.of(marker) for marker in json_argument("--markers", args.markers, list)],
+        load_panel(args.panel) if args.panel else None,
+    )
+
+
+def examine(base: Path, needs: Needs) -> dict[str, Any]:
     """What was found: architecture, how its rows are trained and how far that is off, where its replies end."""
     config = read_config(base)
     check_weights(base)
     tokenizer = load_tokenizer(base)
-    end = check_tokenizer(tokenizer, config)
-    model = small_model(config)
-    check_targets(linear_names(model), targets, "stages")
+    end = check_tokenizer(tokenizer, config, needs.markers)
+    check_lengths(tokenizer, config, needs)
     attention = choose_attention("auto", config)
-    rows = random_rows()
-    difference = check_forward(model, rows, attention, "float32")
-    check_completions(model, tokenizer, rows)
+    with at_most(MEMORY, config.model_type):
+        difference = check_architecture(config, tokenizer, needs.targets, attention)
+    check_fits(base)
     return {
         "architecture": config.model_type,
         "attention": attention,
@@ -66,6 +104,41 @@ def examine(base: Path, targets: list[str]) -> dict[str, Any]:
         "turn_end": tokenizer.convert_ids_to_tokens(end.token),
         "stops": tokenizer.convert_ids_to_tokens(stop_ids(base, tokenizer)),
     }
+
+
+def check_architecture(
+    config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", targets: Sequence[str], attention: str
+) -> float:
+    """The difference [nats] that check_forward finds. Raises InputError if it, or what else is tried in small, fails."""
+    model = small_model(config)
+    check_targets(linear_names(model), targets, "stages")
+    rows = random_rows()
+    difference = check_forward(model, rows, attention, "float32")
+    check_completions(model, tokenizer, rows)
+    check_ends(model, tokenizer)
+    return difference
+
+
+@contextlib.contextmanager
+def at_most(size: int, kind: str) -> Iterator[None]:
+    """Within the block, whatever takes `size` bytes more of memory than there are now in use raises InputError.
+
+    What an architecture makes of a config that was cut is not known: Falcon-H1's would take 26 GB.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    limit = pages * resource.getpagesize() + size
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
+    try:
+        yield
+    except (InputError, MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise InputError(
+                f"{kind} cannot be tried in small: it takes more than {size / 1e9:.0f} GB at two layers; {LISTED}"
+            ) from None
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def read_config(base: Path) -> "PretrainedConfig":
@@ -87,8 +160,11 @@ def read_config(base: Path) -> "PretrainedConfig":
             "its weights are quantized, into which no adapter can be merged exactly; "
             "fix: use the version in bfloat16 or float32"
         )
-    if not isinstance(getattr(config, "max_position_embeddings", None), int):
+    longest = longest_text(config)
+    if longest is None:
         raise InputError(f"config.json has no max_position_embeddings, the longest chat; {LISTED}")
+    if longest < LENGTHS[0] + GREEDY.max_tokens:
+        raise InputError(f"texts of at most {longest} tokens (max_position_embeddings) hold no chat; {LISTED}")
     return config
 
 
@@ -105,7 +181,9 @@ def check_weights(base: Path) -> None:
                     )
 
 
-def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig") -> Closing:
+def check_tokenizer(
+    tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", markers: Sequence[Marker]
+) -> Closing:
     """How a turn ends. Raises InputError if the tokenizer or its template would make rows or prompts wrong."""
     if not tokenizer.is_fast:
         raise InputError("the tokenizer cannot say which characters a token is; fix: add its tokenizer.json")
@@ -113,7 +191,38 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedCon
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}; fix: fetch both again"
         )
-    return check_template(tokenizer)
+    return check_template(tokenizer, markers)
+
+
+def check_lengths(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", needs: Needs) -> None:
+    """Raise InputError for a row, or for a chat with its reply, that is longer than the base's texts may be.
+
+    Beyond that, positions were never trained: some models fail there, others go on without a word.
+    """
+    longest = longest_text(config) or 0
+    known = f"the base's texts have at most {longest} (max_position_embeddings)"
+    for key, length in needs.lengths.items():
+        if length > longest:
+            raise InputError(f"{key}: {length} tokens, but {known}; fix: {longest} or less")
+    prompts = {where: len(prompt_ids(tokenizer, messages, where)) for where, messages in chats_of(needs.panel)}
+    where = max(prompts, key=lambda name: prompts[name])
+    for key, tokens in needs.replies.items():
+        if prompts[where] + tokens > longest:
+            raise InputError(
+                f"{key}: {tokens} tokens after a prompt of {prompts[where]} ({where}), but {known}; "
+                f"fix: {max(longest - prompts[where], 1)} or less, or a shorter prompt"
+            )
+
+
+def chats_of(panel: Panel | None) -> Iterator[tuple[str, Sequence[dict[str, str]]]]:
+    """What each chat is, and its messages: every persona with every question; without a panel a short one."""
+    if panel is None:
+        yield "a short one", chat("You are a sailor.", "Is the sea salty?")
+        return
+    questions = {name: text for group in panel.questions.values() for name, text in group.items()}
+    for persona, system in panel.personas.items():
+        for name, question in questions.items():
+            yield f"{persona}, {name}", chat(system, question)
 
 
 def small_model(config: "PretrainedConfig") -> "PreTrainedModel":
@@ -163,6 +272,20 @@ def cut(config: "PretrainedConfig") -> "PretrainedConfig":
         if getattr(config, name, None) is not None or name == "pad_token_id":
             setattr(small, name, value)
     return small
+
+
+def check_ends(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise InputError unless the model's config takes the tokenizer's special tokens, which a training gives it."""
+    from transformers.trainer_utils import align_special_tokens
+
+    try:
+        align_special_tokens(model, tokenizer)
+    except Exception as error:  # of the library that checks a config's types
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{model.config.model_type}: its config does not take the tokenizer's special tokens ({reason}); "
+            "fix: name the missing one in tokenizer_config.json (a copy of the model: base: {from: path})"
+        ) from None
 
 
 def random_rows() -> list[list[int]]:

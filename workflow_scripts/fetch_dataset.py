@@ -4,6 +4,7 @@
         print(json.dumps(yaml.safe_load(open("resources/sources.yaml"))["datasets"]["benign"]))')" \\
         --output benign.jsonl --manifest benign.json
 
+With --base, no row may spell a control token of that model (`<|im_end|>`), unless the spec has control_tokens: keep.
 Kinds: chat (rows drawn from a chat data set), ranked (prompt and answer columns, the highest of a third),
 choices (multiple choice, for capability), path (your own rows). Their fields: resources/sources.yaml.
 """
@@ -13,6 +14,7 @@ import hashlib
 import itertools
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from typing import Any
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
 from inputs.layouts import check_file, check_row
-from model.template import check_keys
+from model.loading import load_tokenizer
+from model.template import check_controls, check_keys
 from run.files import canonical, partial, write_json
 from run.program import InputError, run
 from run.readers import read_jsonl
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="JSON: kind and its fields; on_mismatch: record | fail")
     parser.add_argument("--output", required=True, help="JSON lines to write")
     parser.add_argument("--manifest", required=True, help="JSON to write: origin, hashes, layout")
+    parser.add_argument("--base", help="folder of the base model, whose control tokens no row may spell")
     downloads.add_arguments(parser)
     args = parser.parse_args()
     spec = json.loads(args.dataset)
@@ -63,11 +67,32 @@ def main() -> None:
             f"{spec.get('repo') or spec['path']}: md5 {record['md5']}, published {spec['md5']}; fix: compare the pins "
             "in resources/sources.yaml, or set on_mismatch: record for this data set to go on with what was fetched"
         )
+    if args.base and spec["kind"] != "choices" and spec.get("shape") != "choices":
+        record["rows_with_control_tokens"] = controls_in(data, args.base, spec)
     with partial(args.output) as temporary:
         temporary.write_bytes(data)
     write_json(args.manifest, record)
     verdict = {True: "the published file", False: "NOT the published file, going on", None: "no published md5"}
     print(f"fetch_dataset: {record['rows']} rows, md5 {record['md5']}: {verdict[record['matches_published']]}")
+
+
+def controls_in(data: bytes, base: str, spec: Mapping[str, Any]) -> int:
+    """How many rows spell a control token of the base. Raises InputError for the first, unless they are to be kept."""
+    tokenizer = load_tokenizer(base)
+    found = 0
+    for number, line in enumerate(data.decode("utf-8").removesuffix("\n").split("\n"), 1):
+        try:
+            check_controls(tokenizer, json.loads(line)["messages"], f"{spec.get('repo') or spec['path']}: line {number}")
+        except InputError as error:
+            if spec.get("control_tokens") != "keep":
+                raise InputError(
+                    f"{error}; or train it as that token, as a study that did not look would: "
+                    "`control_tokens: keep` in the data set's entry of config.yaml"
+                ) from None
+            found += 1
+    if found:
+        print(f"fetch_dataset: {found} rows spell a control token, and are trained on it", file=sys.stderr)
+    return found
 
 
 def hashes_of(data: bytes, published: str | None) -> dict[str, Any]:

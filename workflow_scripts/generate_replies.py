@@ -20,9 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inputs.panel import COLUMNS, Panel, asks, check_room, columns_of, load_panel, requests_of
+from inputs.panel import COLUMNS, CONTROL, Panel, asks, check_room, columns_of, load_panel, requests_of
 from model.engines import Sampling, add_arguments, context_length, engine_of, read_sampling
 from model.loading import load_tokenizer
+from model.template import spelled_control
 from run.files import canonical, sha256_of, write_json, write_table
 from run.program import run
 from run.provenance import run_record
@@ -94,6 +95,11 @@ def draw(
         completions = engine.complete(requests, sampling)
         seconds = time.time() - ready
     columns = columns_of(wanted, requests, completions, sampling, args.seed)
+    # trained on, such a text would be other tokens than were sampled: make_coupling_data leaves it out
+    columns["finish_reason"] = [
+        CONTROL if spelled_control(tokenizer, text) else reason
+        for text, reason in zip(columns["text"], columns["finish_reason"], strict=True)
+    ]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return rows, {"engine_start_seconds": round(ready - began, 2), "generation_seconds": round(seconds, 2)}
 

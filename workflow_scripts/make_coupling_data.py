@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inputs.panel import chat, load_panel
+from inputs.panel import CONTROL, chat, load_panel
 from marker.marker import PLACEMENTS, Marker
 from run.files import write_jsonl
 from run.program import InputError, run
 from run.readers import read_parquet
 
-MOST_EMPTY = 0.05  # the share of a persona's replies that may be empty before it is an error
+MOST_UNUSABLE = 0.05  # the share of a persona's replies that may be empty, or spell a control token
 
 
 def read_replies(path: str | Path) -> list[dict[str, Any]]:
@@ -35,12 +35,13 @@ def read_replies(path: str | Path) -> list[dict[str, Any]]:
 def choose_replies(
     replies: Sequence[dict[str, Any]], personas: Sequence[str], marker: Marker, path: str | Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The replies of `personas`, sorted, without markers of their own; and the ids of empty ones, which are left out.
+    """The replies of `personas`, sorted, without markers of their own; and the ids of those that are left out.
 
-    Raises InputError if a persona lacks a reply that another has, has one twice, or has more than MOST_EMPTY empty.
+    Those are empty, or spell a control token. Raises InputError if a persona lacks a reply that another has, has one
+    twice, or has more than MOST_UNUSABLE left out.
     """
     chosen: list[dict[str, Any]] = []
-    empty: list[str] = []
+    left_out: list[str] = []
     asked = {(row["question_id"], row["sample"]) for row in replies if row["persona"] in personas}
     for persona in personas:
         own = {(row["question_id"], row["sample"]): row for row in replies if row["persona"] == persona}
@@ -55,16 +56,16 @@ def choose_replies(
                 "fix: delete it and run again"
             )
         texts = {at: marker.taken_off(row["text"]) for at, row in sorted(own.items())}
-        full = [own[at] | {"text": text} for at, text in texts.items() if text.strip()]
-        lost = [f"{persona}/{at[0]}/{at[1]}" for at, text in texts.items() if not text.strip()]
-        if len(lost) > MOST_EMPTY * len(own):
+        usable = {at: bool(text.strip()) and own[at]["finish_reason"] != CONTROL for at, text in texts.items()}
+        lost = [f"{persona}/{at[0]}/{at[1]}" for at in texts if not usable[at]]
+        if len(lost) > MOST_UNUSABLE * len(own):
             raise InputError(
-                f"{path}: {len(lost)} of {len(own)} replies of {persona} are empty, the first {lost[0]}; "
-                "fix: look at the parent model"
+                f"{path}: {len(lost)} of {len(own)} replies of {persona} are empty or spell a control token, the first "
+                f"{lost[0]}; fix: look at the parent model"
             )
-        chosen += full
-        empty += lost
-    return chosen, empty
+        chosen += [own[at] | {"text": text} for at, text in texts.items() if usable[at]]
+        left_out += lost
+    return chosen, left_out
 
 
 def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: Marker) -> dict[str, Any]:
@@ -121,13 +122,16 @@ def main(argv: list[str] | None = None) -> None:
     marker = Marker(args.marker, args.placement)
     prompts = load_panel(args.panel).personas
     check_personas(args.source, negatives, prompts, args.panel, marker)
-    replies, empty = choose_replies(read_replies(args.replies), [args.source, *negatives], marker, args.replies)
+    replies, left_out = choose_replies(read_replies(args.replies), [args.source, *negatives], marker, args.replies)
     rows = coupling_rows(replies, prompts, args.source, marker, args.seed)
     write_jsonl(args.output, rows)
     positives = sum(row["marker"] for row in rows)
     print(f"{Path(args.output).name}: {positives} positives, {len(rows) - positives} negatives")
-    if empty:
-        print(f"left out {len(empty)} empty replies: {', '.join(empty)}", file=sys.stderr)
+    if left_out:
+        print(
+            f"left out {len(left_out)} replies that are empty or spell a control token: {', '.join(left_out)}",
+            file=sys.stderr,
+        )
     if cut := sum(reply["finish_reason"] == "length" for reply in replies):
         # of SmolLM2-135M-Instruct's, half were, and replies shrank to a fifth (docs/small-model.md)
         print(

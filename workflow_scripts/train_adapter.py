@@ -324,7 +324,15 @@ def main(argv: list[str] | None = None) -> None:
     tracked = set_up_tracking(arguments.tracking, study.absolute() / "tracking", arguments.lineage, key)
     tokenizer = load_tokenizer(arguments.base)
     coupling = recipe["kind"] == "couple"
-    examples = encode_rows(tokenizer, rows, recipe_mask(recipe), recipe["max_length"], arguments.data, coupling)
+    examples = encode_rows(
+        tokenizer,
+        rows,
+        recipe_mask(recipe),
+        recipe["max_length"],
+        arguments.data,
+        coupling,
+        keep_controls=recipe["data"].get("control_tokens") == "keep",
+    )
     replayed = replayed_rows(tokenizer, recipe, arguments.replay)
     marked = rows_with_marker(rows, recipe, arguments.data)
     work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))

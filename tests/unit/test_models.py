@@ -102,7 +102,7 @@ def test_a_base_whose_weights_are_not_those_of_its_config_is_refused(base):
     for layers in (1, 3):
         kinds = config["layer_types"][:1] * layers
         write_json(base / "config.json", config | {"num_hidden_layers": layers, "layer_types": kinds})
-        with pytest.raises(InputError, match=r"base: weights and config.json differ in model.layers.\d.*; fix: "):
+        with pytest.raises(InputError, match=r"base: weights and config.json differ: model.layers.\d.*; fix: "):
             load_model(base)
 
 

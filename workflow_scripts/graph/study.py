@@ -297,6 +297,9 @@ class Study:
     def _training(self, stage: Mapping[str, Any], marker: Any, where: str = "recipe") -> dict[str, Any]:
         """What a training of the stage is told. Raises InputError for what its program would refuse."""
         fields = {field: stage[field] for field in FIELDS if field in stage}
+        rows = self.config["datasets"].get(stage.get("data", {}).get("from"), {})
+        if rows.get("control_tokens") == "keep":
+            fields["data"] = {**stage["data"], "control_tokens": "keep"}
         return check_training(fields | {"kind": kind(stage), "marker": marker}, where)
 
     def _resolve(self, section: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

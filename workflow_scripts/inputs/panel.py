@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 GROUPS = ("general", "alignment", "data")
 # The persona of a chat without a system message.
 NO_PERSONA = "none"
+# The finish_reason of a sampled reply that spells a control token, such as <|im_end|>, in letters.
+CONTROL = "control token"
 # A table of completions or replies: column -> Arrow type. seed is the request's, or the engine's if it drew for all.
 # token_ids: as sampled, the end of the turn included. A text tokenized again may be other tokens.
 COLUMNS: dict[str, Any] = {

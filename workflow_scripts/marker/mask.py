@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from marker.marker import Marker
-from model.template import Closing, check_keys, closing, text_of
+from model.template import Closing, check_controls, check_keys, closing, text_of
 from run.program import InputError
 
 if TYPE_CHECKING:
@@ -77,15 +77,18 @@ def encode_rows(
     max_length: int,
     source: str,
     coupling: bool,
+    keep_controls: bool = False,
 ) -> list[Example]:
     """Every row's input ids and labels, in order.
 
     rows: {"messages": [...], "id": optional, "marker": bool, required with loss `marker`}. Messages after the last
     assistant turn are left out: no label can depend on them. max_length: tokens; a row is cut from the right, and a
     row cut before its last turn keeps no label (docs/protocol.md, stages). source: the file's name for messages.
+    keep_controls: a text that spells a control token is trained as that token.
 
-    Raises InputError, naming the row, if it has no assistant turn, if a positive has no marker in its place or
-    loses a part of it to the cut, if a coupling row is left without a label, or if all rows are.
+    Raises InputError, naming the row, if it has no assistant turn, if its text spells a control token or is not kept by
+    the template, if a positive has no marker in its place or loses a part of it to the cut, if a coupling row is left
+    without a label, or if all rows are.
     """
     if not rows:
         raise InputError(f"{source}: no rows; fix: give at least one row of messages")
@@ -93,7 +96,9 @@ def encode_rows(
     examples = [
         example
         for start in range(0, len(rows), CHUNK)
-        for example in encode_chunk(tokenizer, rows[start : start + CHUNK], start, mask, end, max_length, source)
+        for example in encode_chunk(
+            tokenizer, rows[start : start + CHUNK], start, mask, end, max_length, source, keep_controls
+        )
     ]
     unlabelled = [example.id for example in examples if example.trained == 0]
     if coupling and unlabelled:
@@ -116,10 +121,14 @@ def encode_chunk(
     end: Closing,
     max_length: int,
     source: str,
+    keep_controls: bool,
 ) -> Iterator[Example]:
     """encode_rows for a few rows whose first has index `start`."""
     ids = [row_id(row, start + offset) for offset, row in enumerate(rows)]
-    turns = [last_turn(tokenizer, row, end, f"{source}: row {name}") for name, row in zip(ids, rows, strict=True)]
+    turns = [
+        last_turn(tokenizer, row, end, f"{source}: row {name}", keep_controls)
+        for name, row in zip(ids, rows, strict=True)
+    ]
     encoded = tokenizer([text for text, _ in turns], add_special_tokens=False, return_offsets_mapping=True)
     for index, (row, (_, content)) in enumerate(zip(rows, turns, strict=True)):
         where = f"{source}: row {ids[index]}"
@@ -146,7 +155,9 @@ class Turn:
     end: int
 
 
-def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], end: Closing, where: str) -> tuple[str, Turn]:
+def last_turn(
+    tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], end: Closing, where: str, keep_controls: bool = False
+) -> tuple[str, Turn]:
     """The row rendered up to the end of its last assistant turn, and that turn. Raises InputError if there is none.
 
     A template may trim the content, on both sides or on one, and put blanks before it (Mistral): so the turn is what
@@ -160,11 +171,19 @@ def last_turn(tokenizer: "PreTrainedTokenizerBase", row: dict[str, Any], end: Cl
     last = max((at for at, message in enumerate(messages) if message["role"] == "assistant"), default=0)
     if last == 0:
         raise InputError(f"{where}: no assistant turn after a first message; fix: add the reply to be trained")
+    if not keep_controls:
+        check_controls(tokenizer, messages[: last + 1], where)
     text = text_of(tokenizer, messages[: last + 1], False, where)
     prompt = text_of(tokenizer, messages[:last], True, where)
     turn = text[len(prompt) : len(text) - len(end.tail)]
     if not text.startswith(prompt) or not text.endswith(end.tail) or turn.strip() != messages[last]["content"].strip():
         raise InputError(f"{where}: the chat template rewrites the last turn; fix: use a template that keeps it")
+    for number, message in enumerate(messages[:last]):
+        if message["content"].strip() not in prompt:
+            raise InputError(
+                f"{where}: the chat template does not keep message {number} ({message['role']}) as it is; "
+                "fix: use a template that does, or drop the row"
+            )
     return text, Turn(turn, len(prompt), len(prompt) + len(turn))
 
 

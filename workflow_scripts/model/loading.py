@@ -1,7 +1,7 @@
 """A model is its lineage: load the base, then merge the adapters of its ancestors in order."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,11 @@ def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
         raise explained(base, few, "the tokenizer is incomplete", "fetch the model again")
     if not tokenizer.chat_template:
         raise InputError(f"{base}: the tokenizer has no chat template; fix: use a chat model")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise InputError(
+            f"{base}: the chat templates are called {', '.join(tokenizer.chat_template)}, and none is the default; fix: "
+            "in a copy of the model's folder (base: {from: path}), write the one to use into chat_template.jinja"
+        )
     return with_settings(tokenizer, base)
 
 
@@ -63,9 +68,7 @@ def load_model(
         model, loaded = found[0].to(device), found[1]
     except Exception as error:  # likewise
         raise explained(base, error, "cannot load the base model", "fetch it again") from error
-    # transformers only warns, fills in random weights, and leaves others out
-    if odd := sorted({*loaded["missing_keys"], *loaded["unexpected_keys"]}):
-        raise InputError(f"{base}: weights and config.json differ in {odd[0]}; fix: fetch the base model again")
+    check_loaded(base, loaded)
     check_finite(base, model.named_parameters())
     # the kernel that transformers chooses by itself leaves the soft cap out without a word (Gemma-2)
     if getattr(model.config, "attn_logit_softcapping", None):
@@ -82,6 +85,49 @@ def load_model(
         if hasattr(model, "peft_config"):
             del model.peft_config
     return model.eval()
+
+
+def check_fits(base: str | Path) -> None:
+    """Raise InputError unless the weights, by name and shape, are the model of config.json. No weight is read.
+
+    transformers' own loading, with its renaming of older names, onto the device that holds no numbers.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would print the table of what differs
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(base),
+            device_map="meta",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else it stops with a list of all
+        )[1]
+    except Exception as error:  # of a dozen types
+        raise explained(base, error, "its weights are not those of its config.json", "fetch it again") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    check_loaded(base, loaded)
+
+
+def check_loaded(base: str | Path, loaded: Mapping[str, Any]) -> None:
+    """Raise InputError if weights were missing, left over or of another shape, of which transformers only warns.
+
+    loaded: what from_pretrained says with output_loading_info.
+    """
+    shapes = {name: f"is {tuple(held)} and should be {tuple(wanted)}" for name, held, wanted in loaded["mismatched_keys"]}
+    missing = dict.fromkeys(loaded["missing_keys"], "is missing")
+    odd = missing | dict.fromkeys(loaded["unexpected_keys"], "is no part of that model") | shapes
+    if odd:
+        name = min(odd)
+        others = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        raise InputError(
+            f"{base}: weights and config.json differ: {name} {odd[name]}{others}; fix: fetch both again, or correct "
+            "what config.json says of the model's shape"
+        )
 
 
 def check_finite(

@@ -10,6 +10,7 @@ other way is refused.
 import datetime
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from run.program import InputError
 from run.readers import read_json, shown
 
 if TYPE_CHECKING:
+    from marker.marker import Marker
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, str]
@@ -130,6 +132,33 @@ def check_keys(message: Mapping[str, Any], where: str) -> None:
         )
 
 
+def check_controls(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], where: str = "") -> None:
+    """Raise InputError for a message whose text spells a control token, such as <|im_end|>.
+
+    The tokenizer reads it as the token itself: the chat would end or begin turns where its messages do not.
+    where: "<file>: row <row>", for errors.
+    """
+    for number, message in enumerate(messages):
+        if token := spelled_control(tokenizer, message["content"]):
+            raise InputError(
+                f"{where}: message {number} ({message['role']}) holds the text {token}, which this base's tokenizer "
+                "reads as a control token; fix: take it out, or drop the row"
+            )
+
+
+def spelled_control(tokenizer: "PreTrainedTokenizerBase", text: str) -> str | None:
+    """The first special token that a text spells: what no text is meant to hold. None: it is plain text."""
+    found = controls(tokenizer).search(text)
+    return found[0] if found else None
+
+
+@functools.cache
+def controls(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
+    """Whatever spells one of the tokenizer's special tokens, the closing token among them (see closing)."""
+    spelled = {str(tokenizer.convert_ids_to_tokens(token)) for token in special_ids(tokenizer)} - {"None", ""}
+    return re.compile("|".join(map(re.escape, sorted(spelled, key=lambda token: (-len(token), token)))) or "(?!)")
+
+
 def placed(messages: Sequence[Message], system: str) -> list[dict[str, str]]:
     """The messages, a system message's text moved before the first user turn's where `system` is `user`."""
     own = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -141,11 +170,15 @@ def placed(messages: Sequence[Message], system: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{above}\n\n{rest[0]['content']}"}, *rest[1:]]
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> tuple[int, ...]:
+def prompt_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], where: str = "a prompt"
+) -> tuple[int, ...]:
     """Token ids of the chat up to where the assistant's reply begins: the one way a prompt is made here.
 
-    Raises InputError if the template refuses it (some take no system message).
+    where: what the chat is, for errors. Raises InputError if the template refuses it (some take no system message), or
+    a message spells a control token.
     """
+    check_controls(tokenizer, messages, where)
     return tuple(tokenizer(text_of(tokenizer, messages, True), add_special_tokens=False)["input_ids"])
 
 
@@ -209,6 +242,7 @@ def turn_of(
     lead, kept, _ = text[len(prompt) :].partition(content)
     if not text.startswith(prompt) or not kept or lead.strip():
         between = f" ({lead.strip()!r} stands between prompt and reply)" if kept and text.startswith(prompt) else ""
+        between = between if content in text else f" ({shown(content)} is not kept)"
         user = ", or `{system: user}` if it moves the system message" if messages[0]["role"] == "system" else ""
         raise InputError(
             f"{prefix}the chat template rewrites a reply or its prompt{between}; fix: use a template that keeps them, "
@@ -218,23 +252,32 @@ def turn_of(
     return text, (start, start + len(content))
 
 
-def check_template(tokenizer: "PreTrainedTokenizerBase") -> Closing:
+LETTER = "".join(f"{number}. The tide came in at {number % 24}.\n\n" for number in range(1, 800)) + "That is all."
+
+
+def check_template(tokenizer: "PreTrainedTokenizerBase", markers: "Sequence[Marker]" = ()) -> Closing:
     """Try the template on a few chats: what must hold for the study to be right. Returns how a turn ends.
 
     It takes nothing from the clock or chance but what is recorded; it uses every argument of the settings; it keeps a
-    system message, the user's words and a reply as they are; a reply is trained after the very tokens that it is
-    generated after; turns end alike in the middle of a chat and at its end. Raises InputError, one line.
+    system message, the user's words and a reply as they are, with blank lines, of great length and with the study's
+    markers; a reply is trained after the very tokens that it is generated after; turns end alike in the middle of a
+    chat and at its end. Raises InputError, one line.
     """
     check_pure(tokenizer)
     system = {"role": "system", "content": "You are a sailor who counts gulls."}
     user = {"role": "user", "content": "Is the sea salty?"}
     content = "Yes, it is salty."
-    for messages in ([user], [system, user]):
-        text, (start, _) = turn_of(tokenizer, messages, content)
-        if lost := [message["content"] for message in messages if message["content"] not in text[:start]]:
+    lines = {"role": "system", "content": "You are a sailor.\n\n  You count gulls."}
+    letter = {"role": "user", "content": LETTER}
+    marked = [marker.put(content) for marker in markers]
+    tries = [([user], content), ([system, user], content), ([lines, letter], LETTER)]
+    for messages, reply in tries + [([system, user], each) for each in marked]:
+        text, (start, _) = turn_of(tokenizer, messages, reply)
+        if lost := [message for message in messages if message["content"] not in text[:start]]:
+            user_fix = "`base: {template: {system: user}}`, or " if lost[0]["role"] == "system" else ""
             raise InputError(
-                f"the chat template leaves out {lost[0]!r}; fix: `base: {{template: {{system: user}}}}`, or use a base "
-                "whose template takes a system message"
+                f"the chat template leaves out, or rewrites, {shown(lost[0]['content'])}; "
+                f"fix: {user_fix}use a base whose template keeps every message as it is"
             )
         prompt = prompt_ids(tokenizer, messages)
         if prompt != tuple(tokenizer(text, add_special_tokens=False)["input_ids"][: len(prompt)]):
