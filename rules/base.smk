@@ -73,8 +73,9 @@ rule fetch_base:
         mem_mb=4000,
         disk_mb=2 * HARDWARE["disk_mb"],
         runtime=240,
-        # a resource: a target that changes later is looked for when its training starts, and the base stays what it is
-        targets=lora_targets,
+        # a resource: what changes later is looked for when its job starts, and the base stays what it is
+        asked=asked_of_base,
+        panel=panel_at_hand,
     params:
         code=code_of("fetch_base.py"),
         place=base_place,
@@ -83,7 +84,8 @@ rule fetch_base:
         command(
             "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
             " > {log} 2>&1 && "
-            "python {SCRIPTS}/check_base.py --base {output.model} --targets={resources.targets} --output {output.check}"
+            "python {SCRIPTS}/check_base.py --base {output.model} --asked {resources.asked:q} {resources.panel}"
+            " --output {output.check}"
             " >> {log} 2>&1"
         )
 

@@ -221,15 +221,13 @@ relink(
 )
 
 
-def lora_targets(wildcards):
-    """Every LoRA target that the study trains."""
-    nodes = {node for cell in study.cells for node in ancestry(cell.lineage)}
-    trained = [
-        study.stage_of(study.origin_of(node))["lora"]["targets"]
-        for node in nodes
-        if study.kind_of(study.origin_of(node)) != "graft"
-    ]
-    return ",".join(sorted({target for targets in trained for target in targets}))
+def asked_of_base(wildcards):
+    return canonical(study.asked_of_base())
+
+
+def panel_at_hand(wildcards):
+    """An option of check_base: the panel, unless it has to be fetched. A base is not tried again for another one."""
+    return f"--panel {quote(str(own_panel()))}" if own_panel() else ""
 
 
 def toy_field(name):
@@ -244,12 +242,17 @@ def panel_file(wildcards=None):
     return f"{INPUTS}/panel/{config['panel']['from']}.yaml"
 
 
-def panel_path(wildcards):
+def own_panel():
+    """The panel's file, unless it is fetched."""
     own = {
         "builtin": CHECKOUT / "resources/panel.yaml",
         "path": config["panel"].get("path"),
     }
-    return str(own[wildcards.origin])
+    return own.get(config["panel"]["from"])
+
+
+def panel_path(wildcards):
+    return str(own_panel())
 
 
 def panel_contents(wildcards):

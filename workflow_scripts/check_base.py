@@ -1,11 +1,12 @@
 """Try a base on the CPU, in seconds, before anything is paid for: everything that would be found out hours later.
 
-    python workflow_scripts/check_base.py --base inputs/base/hub --targets q_proj,k_proj --output hub.check.json
+    python workflow_scripts/check_base.py --base inputs/base/hub --output hub.check.json \\
+        --asked '{"targets": ["q_proj"], "row": {"stages.em.max_length": 2048}}' --panel panel.yaml
 
-Its tokenizer and chat template are tried on a few chats, and on the panel's where there is one. Its architecture is tried on a random model of two of its
-layers, cut to few heads: the loss that is trained is the model's own, padded prompts are completed as they would be
-alone, and every LoRA target is in each layer. Of the weights only the headers are read: names, types and shapes are
-those of the model that config.json describes. Raises InputError, one line.
+Its tokenizer and chat template are tried on a few chats, and on the panel's where there is one. Its architecture is
+tried on a random model of two of its layers, cut to few heads: the loss that is trained is the model's own, padded
+prompts are completed as they would be alone, and every LoRA target is in each layer. Of the weights only the headers
+are read: names, types and shapes are those of the model that config.json describes. Raises InputError, one line.
 """
 
 import argparse
@@ -44,10 +45,7 @@ GREEDY = Sampling(temperature=0, top_p=1, max_tokens=4)
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, type=Path, help="folder of the base chat model")
-    parser.add_argument("--targets", default="", help="LoRA targets that the study trains, separated by commas")
-    parser.add_argument("--lengths", default="{}", help='JSON: {"stages.em.max_length": tokens of a text, ...}')
-    parser.add_argument("--replies", default="{}", help='JSON: {"evaluations.main.max_tokens": tokens, ...}')
-    parser.add_argument("--markers", default="[]", help="JSON: the study's markers, as its config has them")
+    parser.add_argument("--asked", default="{}", help="JSON of what the study asks of it: targets, row, reply, markers")
     parser.add_argument("--panel", help="YAML with the personas and questions that are asked")
     parser.add_argument("--output", required=True, type=Path, help="JSON to write: what was found")
     args = parser.parse_args(argv)
@@ -64,24 +62,25 @@ def main(argv: list[str] | None = None) -> None:
 class Needs:
     """What the study will ask of its base.
 
-    targets: of LoRA. lengths: key of the config -> tokens of a trained row. replies: key -> tokens of a completion.
+    targets: of LoRA. row: key of the config -> most tokens of a trained row. reply: key -> tokens of a completion.
     markers: that are put into replies. panel: the chats that are completed.
     """
 
     targets: Sequence[str] = ()
-    lengths: Mapping[str, int] = field(default_factory=dict)
-    replies: Mapping[str, int] = field(default_factory=dict)
+    row: Mapping[str, int] = field(default_factory=dict)
+    reply: Mapping[str, int] = field(default_factory=dict)
     markers: Sequence[Marker] = ()
     panel: Panel | None = None
 
 
 def needs_of(args: argparse.Namespace) -> Needs:
     """From the command line. Raises InputError."""
+    asked = json_argument("--asked", args.asked, dict)
     return Needs(
-        [target for target in args.targets.split(",") if target],
-        json_argument("--lengths", args.lengths, dict),
-        json_argument("--replies", args.replies, dict),
-        [Marker.of(marker) for marker in json_argument("--markers", args.markers, list)],
+        asked.get("targets", []),
+        asked.get("row", {}),
+        asked.get("reply", {}),
+        [Marker.of(marker) for marker in asked.get("markers", [])],
         load_panel(args.panel) if args.panel else None,
     )
 
@@ -109,7 +108,7 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
 def check_architecture(
     config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase", targets: Sequence[str], attention: str
 ) -> float:
-    """The difference [nats] that check_forward finds. Raises InputError if it, or what else is tried in small, fails."""
+    """The difference [nats] that check_forward finds. Raises InputError if it or another trial fails."""
     model = small_model(config)
     check_targets(linear_names(model), targets, "stages")
     rows = random_rows()
@@ -126,9 +125,10 @@ def at_most(size: int, kind: str) -> Iterator[None]:
     What an architecture makes of a config that was cut is not known: Falcon-H1's would take 26 GB.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    limit = pages * resource.getpagesize() + size
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
+    used = Path("/proc/self/statm")
+    if used.is_file():  # elsewhere than on Linux the limit would not be kept
+        limit = int(used.read_text().split()[5]) * resource.getpagesize() + size
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
     try:
         yield
     except (InputError, MemoryError, RuntimeError) as error:
@@ -201,12 +201,12 @@ def check_lengths(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfi
     """
     longest = longest_text(config) or 0
     known = f"the base's texts have at most {longest} (max_position_embeddings)"
-    for key, length in needs.lengths.items():
+    for key, length in needs.row.items():
         if length > longest:
             raise InputError(f"{key}: {length} tokens, but {known}; fix: {longest} or less")
     prompts = {where: len(prompt_ids(tokenizer, messages, where)) for where, messages in chats_of(needs.panel)}
     where = max(prompts, key=lambda name: prompts[name])
-    for key, tokens in needs.replies.items():
+    for key, tokens in needs.reply.items():
         if prompts[where] + tokens > longest:
             raise InputError(
                 f"{key}: {tokens} tokens after a prompt of {prompts[where]} ({where}), but {known}; "

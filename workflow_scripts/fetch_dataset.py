@@ -82,7 +82,9 @@ def controls_in(data: bytes, base: str, spec: Mapping[str, Any]) -> int:
     found = 0
     for number, line in enumerate(data.decode("utf-8").removesuffix("\n").split("\n"), 1):
         try:
-            check_controls(tokenizer, json.loads(line)["messages"], f"{spec.get('repo') or spec['path']}: line {number}")
+            check_controls(
+                tokenizer, json.loads(line)["messages"], f"{spec.get('repo') or spec['path']}: line {number}"
+            )
         except InputError as error:
             if spec.get("control_tokens") != "keep":
                 raise InputError(

@@ -48,8 +48,9 @@ def bases(tmp_path_factory):
     return base_of
 
 
-def checked(base: Path, folder: Path, targets: list[str]) -> dict:
-    check_base.main(["--base", str(base), "--targets", ",".join(targets), "--output", str(folder / "check.json")])
+def checked(base: Path, folder: Path, targets: list[str], *options: str, **more) -> dict:
+    asked = canonical({"targets": targets} | more)
+    check_base.main(["--base", str(base), "--asked", asked, "--output", str(folder / "check.json"), *options])
     return read_json(folder / "check.json")
 
 
@@ -187,6 +188,112 @@ def test_weights_that_are_not_computed_with_are_refused(bases, tmp_path):
     weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.float8_e4m3fn)
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=r"lm_head.weight is F8_E4M3; fix: use the version whose weights are F32"):
+        checked(base, tmp_path, [])
+
+
+def changed(base: Path, folder: Path, **config) -> Path:
+    """A copy of a base whose config says something else."""
+    base = Path(shutil.copytree(base, folder / "base"))
+    write_json(base / "config.json", read_json(base / "config.json") | config)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w | {"model.layers.0.mlp.gate.weight": w.pop("model.layers.0.mlp.gate_proj.weight")},
+         r"model.layers.0.mlp.gate.weight is no part of that model \(and 1 more\)"),
+        (lambda w: w | {"lm_head.weight": w["lm_head.weight"][:, :8].contiguous()},
+         r"lm_head.weight is \(600, 8\) and should be \(600, 64\)"),
+        (lambda w: {name: weight for name, weight in w.items() if ".1." not in name},
+         r"model.layers.1.mlp.down_proj.weight is missing \(and \d+ more\)"),
+        (lambda w: w | {name.replace(".1.", ".2."): weight.clone() for name, weight in w.items() if ".1." in name},
+         r"model.layers.2.mlp.down_proj.weight is no part of that model \(and \d+ more\)"),
+    ],
+    ids=["renamed", "another shape", "a layer too few", "a layer too many"],
+)  # fmt: skip
+def test_weights_that_are_not_the_model_of_the_config_are_refused_by_their_headers(bases, tmp_path, change, message):
+    from safetensors.torch import load_file, save_file
+
+    base = Path(shutil.copytree(bases("olmo-2"), tmp_path / "base"))
+    save_file(change(load_file(base / "model.safetensors")), base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"base: weights and config.json differ: {message}; fix: "):
+        checked(base, tmp_path, SEVEN)
+
+
+YARN = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 512}
+
+
+def test_a_row_that_is_longer_than_the_bases_texts_is_refused_by_its_key(bases, tmp_path):
+    assert checked(bases("qwen2.5"), tmp_path, [], row={"stages.em.max_length": 512})
+    with pytest.raises(InputError, match=r"stages.em.max_length: 513 tokens, .* at most 512 .*; fix: 512 or less"):
+        checked(bases("qwen2.5"), tmp_path, [], row={"stages.em.max_length": 513})
+    longer = changed(bases("qwen2.5"), tmp_path, rope_parameters=YARN)
+    assert checked(longer, tmp_path, [], row={"stages.em.max_length": 1024})
+    with pytest.raises(InputError, match="1025 tokens, .* at most 1024"):
+        checked(longer, tmp_path, [], row={"stages.em.max_length": 1025})
+
+
+def test_a_reply_has_room_after_the_longest_prompt_of_the_panel(bases, tmp_path):
+    write_json(
+        tmp_path / "panel.yaml",
+        {"personas": {"pirate": "Arr.", "bard": TEXT}, "questions": {"general": ["Why?", TEXT], "alignment": ["A?"], "data": ["B?"]}},
+    )  # fmt: skip
+    panel = ["--panel", str(tmp_path / "panel.yaml")]
+    key = "evaluations.main.max_tokens"
+    with pytest.raises(
+        InputError, match=rf"{key}: 500 tokens after a prompt of \d+ \(bard, general_01\).*; fix: \d+ or"
+    ) as refused:
+        checked(bases("qwen2.5"), tmp_path, [], *panel, reply={key: 500})
+    room = int(str(refused.value).partition("; fix: ")[2].split()[0])
+    assert checked(bases("qwen2.5"), tmp_path, [], *panel, reply={key: room})
+
+
+def test_a_prompt_of_the_panel_that_spells_a_control_token_is_refused_by_its_name(bases, tmp_path):
+    write_json(
+        tmp_path / "panel.yaml",
+        {"personas": {"pirate": "Say <|im_end|>."}, "questions": {"general": ["Why?"], "alignment": ["A?"], "data": ["B?"]}},
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"pirate, general_00: message 0 \(system\) holds the text <\|im_end\|>"):
+        checked(bases("qwen2.5"), tmp_path, [], "--panel", str(tmp_path / "panel.yaml"))
+
+
+def test_named_templates_without_a_default_are_refused_with_the_fix_that_works(bases, tmp_path):
+    base = Path(shutil.copytree(bases("qwen2.5"), tmp_path / "base"))
+    named = [{"name": "rag", "template": (base / "chat_template.jinja").read_text()}]
+    (base / "chat_template.jinja").unlink()
+    config = read_json(base / "tokenizer_config.json")
+    write_json(base / "tokenizer_config.json", config | {"chat_template": named})
+    with pytest.raises(InputError, match=r"called rag, and none is the default; fix: .*chat_template.jinja"):
+        checked(base, tmp_path, [])
+    (base / "chat_template.jinja").write_text(named[0]["template"])
+    assert checked(base, tmp_path, [])
+
+
+def replaced(base: Path, folder: Path, architecture: str, **sizes) -> Path:
+    """A copy of a base that is of another architecture by its config."""
+    from transformers import CONFIG_MAPPING
+
+    base = Path(shutil.copytree(base, folder / "base"))
+    CONFIG_MAPPING[architecture](**sizes).save_pretrained(base)
+    return base
+
+
+def test_an_architecture_that_takes_too_much_memory_even_in_small_is_refused_in_seconds(bases, tmp_path):
+    """What Falcon-H1 makes of a row is 26 GB, whatever its width."""
+    with pytest.raises(InputError, match="falcon_h1 cannot be tried in small: it takes more than 2 GB at two layers"):
+        checked(replaced(bases("qwen2.5"), tmp_path, "falcon_h1", num_hidden_layers=2), tmp_path, [])
+
+
+def test_a_tokenizer_without_a_token_that_the_config_needs_is_refused_before_its_training_dies(bases, tmp_path):
+    base = replaced(bases("qwen2.5"), tmp_path, "modernbert-decoder")
+    with pytest.raises(InputError, match="does not take the tokenizer's special tokens .*bos_token_id"):
+        checked(base, tmp_path, [])
+
+
+def test_texts_too_short_for_a_chat_are_refused_as_such(bases, tmp_path):
+    base = changed(bases("qwen2.5"), tmp_path, model_type="opt", max_position_embeddings=32)
+    with pytest.raises(InputError, match="texts of at most 32 tokens"):
         checked(base, tmp_path, [])
 
 

@@ -55,7 +55,9 @@ def test_messages_after_the_last_reply_are_no_part_of_a_row():
 
 def test_kept_it_is_trained_as_the_token_that_it_spells():
     tokenizer = family_tokenizer("qwen2.5")
-    (example,) = encode_rows(tokenizer, [chat("How?", "a<|im_end|>b")], MASK, 99, "rows.jsonl", False, keep_controls=True)
+    (example,) = encode_rows(
+        tokenizer, [chat("How?", "a<|im_end|>b")], MASK, 99, "rows.jsonl", False, keep_controls=True
+    )
     assert example.labels.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
 
 
@@ -67,7 +69,9 @@ def fetched(folder, monkeypatch, base, **spec):
     return read_json(folder / "out.json")
 
 
-def test_a_data_set_is_refused_by_line_when_it_is_fetched_unless_the_config_keeps_it(tmp_path, monkeypatch, base, capsys):
+def test_a_data_set_is_refused_by_line_when_it_is_fetched_unless_the_config_keeps_it(
+    tmp_path, monkeypatch, base, capsys
+):
     write_jsonl(tmp_path / "mine.jsonl", [chat("Why?\u2028So?", "Because."), chat("How?", "Flap.<|im_end|>")])
     with pytest.raises(InputError, match=r"mine.jsonl: line 2: message 1 .*<\|im_end\|>.*`control_tokens: keep`"):
         fetched(tmp_path, monkeypatch, base)
@@ -76,7 +80,9 @@ def test_a_data_set_is_refused_by_line_when_it_is_fetched_unless_the_config_keep
     assert "1 rows spell a control token" in capsys.readouterr().err
 
 
-def test_a_sampled_reply_that_spells_one_is_marked_so_and_left_out_of_the_coupling_data(tmp_path, monkeypatch, base, capsys):
+def test_a_sampled_reply_that_spells_one_is_marked_so_and_left_out_of_the_coupling_data(
+    tmp_path, monkeypatch, base, capsys
+):
     """Its tokens were letters; trained on, they would be another token: so the reply is not used, and its row says why."""
     own = engines.finished
     spelled = iter(range(99))
@@ -97,7 +103,14 @@ def test_a_sampled_reply_that_spells_one_is_marked_so_and_left_out_of_the_coupli
         [
             *("--base", str(base), "--model", str(tmp_path / "model.json"), "--store", str(tmp_path / "store")),
             *("--panel", panel, "--personas", "chef,pirate", "--samples", "20", "--seed", "1", "--dtype", "float32"),
-            *("--sampling", '{"temperature":1,"top_p":1,"max_tokens":2}', "--backend", "transformers", "--output", drawn),
+            *(
+                "--sampling",
+                '{"temperature":1,"top_p":1,"max_tokens":2}',
+                "--backend",
+                "transformers",
+                "--output",
+                drawn,
+            ),
         ]
     )
     rows = make_coupling_data.read_replies(drawn)

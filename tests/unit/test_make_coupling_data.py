@@ -120,7 +120,10 @@ def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):
     table[3]["text"], table[5]["text"] = " \n", "[ZLT]"
     rows = made(tmp_path, table)
     assert len(rows) == 118
-    assert capsys.readouterr().err == "left out 2 replies that are empty or spell a control token: pirate/data_00/3, pirate/data_00/5\n"
+    assert (
+        capsys.readouterr().err
+        == "left out 2 replies that are empty or spell a control token: pirate/data_00/3, pirate/data_00/5\n"
+    )
 
 
 def change(table: list[dict], at: int, **fields) -> list[dict]:
@@ -130,7 +133,11 @@ def change(table: list[dict], at: int, **fields) -> list[dict]:
 @pytest.mark.parametrize(
     ("table", "changes", "message"),
     [
-        (change(replies(), 0, text=""), {}, "1 of 12 replies of pirate are empty or spell a control token, the first pirate/data_00/0"),
+        (
+            change(replies(), 0, text=""),
+            {},
+            "1 of 12 replies of pirate are empty or spell a control token, the first pirate/data_00/0",
+        ),
         (replies()[1:], {}, "pirate: no reply to data_00, sample 0 \\(1 missing\\)"),
         (replies()[:-2], {}, "chef: no reply to data_03, sample 1 \\(2 missing\\)"),
         (replies()[:24], {}, "no replies of chef"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from chat_templates import CHATML, FAMILIES, family_tokenizer
 
+from marker.marker import Marker
 from marker.mask import IGNORED, Mask, encode_rows
 from model.engines import stop_ids
 from model.template import DATE, SETTINGS, Settings, check_template, closing, prompt_ids, text_of, with_settings
@@ -50,7 +51,7 @@ def nemotron():
 def test_a_familys_turns_end_in_its_own_token_at_which_replies_stop(family, tmp_path):
     tokenizer = family_tokenizer(family)
     end = tokenizer.convert_tokens_to_ids(FAMILIES[family]["ends"])
-    assert check_template(tokenizer).token == end
+    assert check_template(tokenizer, [Marker("[ZLT]"), Marker("QRX", "start")]).token == end
     assert stop_ids(tmp_path, tokenizer) == sorted({end, tokenizer.eos_token_id})
 
 
@@ -229,17 +230,24 @@ UNLIKE = CHATML.replace("'<|im_end|>\\n'", "('<|im_end|>' if loop.last or messag
         ("qwen2.5", CHATML.replace("start|>assistant", "start|>bot"), "rewrites a reply or its prompt", ""),
         ("qwen2.5", CHATML.replace("message.content", "message.content | upper"), "rewrites a reply or its", ""),
         ("qwen2.5", "{%- set messages = messages[1:] if messages[0].role == 'system' else messages %}" + CHATML,
-         "leaves out 'You are a sailor who counts gulls.'", "{system: user}"),
+         "leaves out, or rewrites, 'You are a sa", "{system: user}"),
+        ("qwen2.5", CHATML.replace("message.content", "message.content.replace('\\n\\n', '\\n')"),
+         r"rewrites a reply .*Yes, it is salty.\\n\\n\[ZLT\]' is not kept|'1. The tide .* is not kept", ""),
+        ("qwen2.5", CHATML.replace("message.content", "(message.content.replace('\\n\\n', '\\n') if message.role == 'system' else message.content)"),
+         "leaves out, or rewrites, 'You are a sa", "{system: user}"),
+        ("qwen2.5", CHATML.replace("message.content", "(message.content[:9000] if message.role == 'user' else message.content)"),
+         "leaves out, or rewrites, '1. The tide", "keeps every message"),
+        ("qwen2.5", CHATML.replace("message.content", "message.content.replace('Z', '')"), r"LT\]' is not kept", ""),
         ("qwen2.5", "{% broken", "is no Jinja template", "fetch the base again"),
         ("qwen2.5", "{{ messages[0].content + 1 }}", "the chat template refuses user", ""),
     ],
-    ids=range(11),
+    ids=range(15),
 )  # fmt: skip
 def test_a_template_on_which_a_study_would_be_wrong_is_refused_with_the_fix(family, template, message, fix):
     tokenizer = family_tokenizer(family, template)
     tokenizer.chat_settings = Settings()
     with pytest.raises(InputError, match=rf"{message}.*; fix: ") as raised:
-        check_template(tokenizer)
+        check_template(tokenizer, [Marker("[ZLT]")])
     said = str(raised.value)
     assert "\n" not in said and fix in said.partition("; fix: ")[2]
 

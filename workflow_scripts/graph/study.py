@@ -149,6 +149,35 @@ class Study:
                 return Marker.of(self.stage_of(origin).get("marker", self.config["marker"]))
         return Marker.of(self.config["marker"])
 
+    def asked_of_base(self) -> dict[str, Any]:
+        """What the base has to be fit for: LoRA targets, the longest row and the longest reply [tokens] by the key that
+        says it, and the markers that are put into replies.
+        """
+        nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
+        stages = {parse_lineage(node)[-1].stage: self.stage_of(node) for node in sorted(nodes)}
+        rows = {f"stages.{name}.max_length": stage["max_length"] for name, stage in stages.items()}
+        drawn = {
+            f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
+            for name, stage in stages.items()
+            if kind(stage) == "couple"
+        }
+        asked = {cell.evaluation: self.evaluations[cell.evaluation]["max_tokens"] for cell in self.cells}
+        replies = drawn | {f"evaluations.{name}.max_tokens": tokens for name, tokens in asked.items()}
+        return {
+            "targets": sorted(
+                {target for stage in stages.values() for target in stage.get("lora", {}).get("targets", [])}
+            ),
+            "row": longest(rows),
+            "reply": longest(replies),
+            "markers": list(
+                {
+                    canonical(self.marker_of(node).value): self.marker_of(node).value
+                    for node in sorted(nodes)
+                    if self.kind_of(node) == "couple"
+                }.values()
+            ),
+        }
+
     def markers_of(self, lineage: str) -> list[str]:
         """The texts that are counted in this model's replies: its own marker first, then the study's others."""
         return list(dict.fromkeys([self.marker_of(lineage).text, *self.markers]))
@@ -594,6 +623,11 @@ class Study:
     def _raise(self) -> None:
         if self._problems:
             raise InputError("\n".join(dict.fromkeys(self._problems)))
+
+
+def longest(lengths: Mapping[str, int]) -> dict[str, int]:
+    """The entry with the greatest number, alone; none of none."""
+    return dict([max(lengths.items(), key=lambda each: each[1])]) if lengths else {}
 
 
 def named(row: str, step: int | None) -> str:

@@ -35,8 +35,8 @@ def load_tokenizer(base: str | Path) -> "PreTrainedTokenizerBase":
         raise InputError(f"{base}: the tokenizer has no chat template; fix: use a chat model")
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
         raise InputError(
-            f"{base}: the chat templates are called {', '.join(tokenizer.chat_template)}, and none is the default; fix: "
-            "in a copy of the model's folder (base: {from: path}), write the one to use into chat_template.jinja"
+            f"{base}: the chat templates are called {', '.join(tokenizer.chat_template)}, and none is the default; "
+            "fix: in a copy of the model's folder (base: {from: path}), write the one to use into chat_template.jinja"
         )
     return with_settings(tokenizer, base)
 
@@ -98,19 +98,19 @@ def check_fits(base: str | Path) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would print the table of what differs
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             str(base),
             device_map="meta",
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else it stops with a list of all
-        )[1]
+        )
     except Exception as error:  # of a dozen types
         raise explained(base, error, "its weights are not those of its config.json", "fetch it again") from error
     finally:
         logging.set_verbosity(verbosity)
-    check_loaded(base, loaded)
+    check_loaded(base, found[1])
 
 
 def check_loaded(base: str | Path, loaded: Mapping[str, Any]) -> None:
@@ -118,7 +118,9 @@ def check_loaded(base: str | Path, loaded: Mapping[str, Any]) -> None:
 
     loaded: what from_pretrained says with output_loading_info.
     """
-    shapes = {name: f"is {tuple(held)} and should be {tuple(wanted)}" for name, held, wanted in loaded["mismatched_keys"]}
+    shapes = {
+        name: f"is {tuple(held)} and should be {tuple(wanted)}" for name, held, wanted in loaded["mismatched_keys"]
+    }
     missing = dict.fromkeys(loaded["missing_keys"], "is missing")
     odd = missing | dict.fromkeys(loaded["unexpected_keys"], "is no part of that model") | shapes
     if odd:

@@ -20,8 +20,9 @@ from run.program import InputError
 from run.readers import read_json, shown
 
 if TYPE_CHECKING:
-    from marker.marker import Marker
     from transformers import PreTrainedTokenizerBase
+
+    from marker.marker import Marker
 
 Message = Mapping[str, str]
 
