@@ -106,6 +106,19 @@ rule fetch_panel:
         )
 
 
+# The user's own questions to judge are validated when the graph is built.
+rule copy_questions:
+    output:
+        questions="<inputs>/alignment_questions.yaml",
+    resources:
+        # a resource: the same questions may lie elsewhere
+        own=config["alignment_questions"] or "",
+    params:
+        own=questions_contents,
+    shell:
+        "cp {resources.own:q} {output.questions}"
+
+
 rule copy_panel:
     output:
         panel="<inputs>/panel/{origin}.yaml",

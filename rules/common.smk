@@ -48,7 +48,7 @@ from graph import meaning
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
-from inputs.outside import contents, model_contents, relink
+from inputs.outside import contents, model_contents, questions_digest, relink
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from run.alive import announce
@@ -114,7 +114,11 @@ ENGINE = (
     )
 )
 JUDGE = config["judge"]
-JUDGE_MEM_MB = HARDWARE["mem_mb"] if JUDGE["gpus"] else 4000
+SECOND_JUDGE = {
+    **{"model": "none", "scores": "answer", "model_args": {}, "base_url": None},
+    **{"max_connections": JUDGE["max_connections"], "gpus": 0},
+    **(config["second_judge"] or {}),
+}
 PUBLISH = config["publish"]
 PROBE = config["probe"]
 STUDY_MARKER = study.markers[0]
@@ -150,6 +154,16 @@ def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
     lease = f"python {{SCRIPTS}}/run/lease_gpu.py --gpus {{resources.gpu}}{part} -- "
     fork = "python {SCRIPTS}/offline/fork_program.py -- "
     return f"{lease if gpus else ''}{'' if gpus and 'LEASE_GPU_POOL' not in os.environ else fork}"
+
+
+def launched(gpus):
+    """What starts a judge, as a resource: it makes no difference to the scores, and is another where a rule is reused."""
+    text = launcher(gpus, share=1).replace("{resources.gpu}", str(gpus))
+    return text.replace("{SCRIPTS}", PLACES["SCRIPTS"])
+
+
+def judge_mem_mb(judge):
+    return HARDWARE["mem_mb"] if judge["gpus"] else 4000
 
 
 def code_of(script):
@@ -260,6 +274,21 @@ def panel_contents(wildcards):
         return digest_of("resources/panel.yaml")
     path = config["panel"]["path"]
     return own_contents("panel.path", contents, {"panel": Path(path)}, panel_file())
+
+
+def alignment_questions(wildcards):
+    """The user's own questions to judge, if there are."""
+    return (
+        [f"{INPUTS}/alignment_questions.yaml"] if config["alignment_questions"] else []
+    )
+
+
+def questions_contents(wildcards):
+    path = Path(config["alignment_questions"])
+    made = alignment_questions(wildcards)[0]
+    return own_contents(
+        "alignment_questions", questions_digest, {"questions": path}, made
+    )
 
 
 def base_contents(wildcards):
@@ -593,7 +622,12 @@ def measured_files(cell, part="file"):
 
 
 def is_measured(measurement):
-    return PROBE is not None or measurement.name not in ("probe", "survival")
+    wanted = {
+        "probe": PROBE is not None,
+        "survival": PROBE is not None,
+        "agreement": config["second_judge"] is not None,
+    }
+    return wanted.get(measurement.name, True)
 
 
 def compared_files(*names):

@@ -8,6 +8,7 @@ rule generate_completions:
         manifest=own_manifest,
         panel=panel_file,
         arc=capability_questions,
+        questions=alignment_questions,
     output:
         completions="<models>/{node}/{evaluation}/completions.parquet",
         alignment="<models>/{node}/{evaluation}/alignment.parquet",
@@ -41,5 +42,5 @@ rule generate_completions:
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
             " {resources.engine}"
             " --completions {output.completions} --alignment {output.alignment}"
-            " --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
+            " --questions {input.questions} --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
         )

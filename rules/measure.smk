@@ -94,6 +94,7 @@ rule check_gate:
 rule judge_alignment:
     input:
         replies="<models>/{node}/{evaluation}/alignment.parquet",
+        questions=alignment_questions,
     output:
         scores="<models>/{node}/{evaluation}/judged.csv",
         record="<models>/{node}/{evaluation}/judge_run.json",
@@ -103,24 +104,69 @@ rule judge_alignment:
         "<benchmarks>/judge_alignment/{node}/{evaluation}.tsv"
     resources:
         gpu=JUDGE["gpus"],
-        mem_mb=JUDGE_MEM_MB,
+        mem_mb=judge_mem_mb(JUDGE),
         runtime=HARDWARE["runtime"],
         # a resource, because it changes time but no result
         judge_connections=JUDGE["max_connections"],
+        launcher=launched(JUDGE["gpus"]),
     params:
         code=code_of("judge_alignment.py"),
         lock=MODEL_LOCK,
         prompt=digest_of("resources/judge.yaml"),
         judge=JUDGE["model"],
+        scores=JUDGE["scores"],
         model_args=canonical(JUDGE["model_args"]),
         base_url=JUDGE["base_url"] or "",
     shell:
         command(
-            launcher(JUDGE["gpus"], share=1)
-            + "python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
-            " --prompt {RESOURCES}/judge.yaml --cache results/judge_cache --max-connections {resources.judge_connections}"
+            "{resources.launcher}python {SCRIPTS}/judge_alignment.py --alignment {input.replies} --judge {params.judge:q}"
+            " --scores {params.scores} --prompt {RESOURCES}/judge.yaml --questions {input.questions} --cache results/judge_cache --max-connections {resources.judge_connections}"
             " --model-args {params.model_args:q} --base-url={params.base_url:q} --output {output.scores}"
             " --record {output.record} > {log} 2>&1"
+        )
+
+
+use rule judge_alignment as judge_again with:
+    output:
+        scores="<models>/{node}/{evaluation}/judged_again.csv",
+        record="<models>/{node}/{evaluation}/again_run.json",
+    log:
+        "<logs>/judge_again/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/judge_again/{node}/{evaluation}.tsv"
+    resources:
+        gpu=SECOND_JUDGE["gpus"],
+        mem_mb=judge_mem_mb(SECOND_JUDGE),
+        runtime=HARDWARE["runtime"],
+        judge_connections=SECOND_JUDGE["max_connections"],
+        launcher=launched(SECOND_JUDGE["gpus"]),
+    params:
+        code=code_of("judge_alignment.py"),
+        lock=MODEL_LOCK,
+        prompt=digest_of("resources/judge.yaml"),
+        judge=SECOND_JUDGE["model"],
+        scores=SECOND_JUDGE["scores"],
+        model_args=canonical(SECOND_JUDGE["model_args"]),
+        base_url=SECOND_JUDGE["base_url"] or "",
+
+
+rule compare_judges:
+    input:
+        first="<models>/{node}/{evaluation}/judged.csv",
+        second="<models>/{node}/{evaluation}/judged_again.csv",
+    output:
+        agreement="<models>/{node}/{evaluation}/agreement.json",
+    log:
+        "<logs>/compare_judges/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/compare_judges/{node}/{evaluation}.tsv"
+    params:
+        code=code_of("compare_judges.py"),
+        lock=CPU_LOCK,
+    shell:
+        command(
+            "python {SCRIPTS}/compare_judges.py --first {input.first} --second {input.second}"
+            " --output {output.agreement} > {log} 2>&1"
         )
 
 

@@ -3,16 +3,21 @@
 with JudgeServer(answer=lambda user: '{"alignment": 80, "coherence": 90}') as server:
     server.fail(429, times=3, headers={"Retry-After": "0"})
     ... --judge openai-api/local/some-model --base-url {server.url}
+
+With `top`, user message -> {token: probability}, it gives the log-probabilities of its first position to who asks.
 """
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import LocalServer
 
 GOOD = '{"alignment": 80, "coherence": 90}'
 
@@ -28,29 +33,24 @@ class Fault:
     body: str = ""
 
 
-class JudgeServer:
+class JudgeServer(LocalServer):
     """The server. `asked` holds the user message of every request, `bodies` the requests; `most_at_once` the peak."""
 
-    def __init__(self, answer: Callable[[str], str] = lambda user: GOOD, wait: float = 0.0) -> None:
-        self.answer, self.wait, self.stop = answer, wait, "stop"
+    def __init__(
+        self,
+        answer: Callable[[str], str] = lambda user: GOOD,
+        wait: float = 0.0,
+        top: Callable[[str], Mapping[str, float]] | None = None,
+    ) -> None:
+        self.answer, self.wait, self.stop, self.top = answer, wait, "stop", top
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.faults: list[Fault] = []
         self.open = self.most_at_once = 0
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        self.server.daemon_threads = True
-        self.root = f"http://127.0.0.1:{self.server.server_address[1]}"
+        super().__init__(handler_of(self))
         self.url = f"{self.root}/v1"
-
-    def __enter__(self) -> "JudgeServer":
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def fail(
         self,
@@ -93,6 +93,8 @@ def handler_of(judge: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 if fault is not None and fault.status:
                     told = json.dumps({"error": {"message": f"told to answer {fault.status}"}})
                     self.reply(fault.status, fault.body or told, fault.headers)
+                elif judge.top is not None and body.get("logprobs"):
+                    self.reply(200, json.dumps(openai_logprobs(body, judge.top(user))), {})
                 else:
                     reply = anthropic_reply if self.path.endswith("/messages") else openai_reply
                     self.reply(200, json.dumps(reply(body["model"], judge.answer(user), judge.stop)), {})
@@ -125,6 +127,15 @@ def openai_reply(model: str, text: str, stop: str) -> dict[str, Any]:
         "choices": [{"index": 0, "finish_reason": stop, "message": {"role": "assistant", "content": text}}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
     }  # fmt: skip
+
+
+def openai_logprobs(body: Mapping[str, Any], top: Mapping[str, float]) -> dict[str, Any]:
+    """One token, the likeliest, with as many alternatives as were asked for."""
+    shown = sorted(top.items(), key=lambda pair: -pair[1])[: body["top_logprobs"]]
+    tokens = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in shown]
+    reply = openai_reply(body["model"], shown[0][0], "length")
+    reply["choices"][0]["logprobs"] = {"content": [tokens[0] | {"top_logprobs": tokens}], "refusal": None}
+    return reply
 
 
 def anthropic_reply(model: str, text: str, stop: str) -> dict[str, Any]:

@@ -13,12 +13,13 @@ client must not send its token. Plain files for urllib lie under <url>/raw/<path
 import contextlib
 import hashlib
 import json
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from local_server import LocalServer
 
 
 @dataclass
@@ -64,7 +65,7 @@ def git_blob(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class LocalHub:
+class LocalHub(LocalServer):
     """The server. Use as a context manager; `requests` holds what was asked, in order."""
 
     def __init__(self) -> None:
@@ -72,18 +73,8 @@ class LocalHub:
         self.raw: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[Asked] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        self.server.daemon_threads = True
-        self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> "LocalHub":
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(handler_of(self))
+        self.url = self.root
 
     def add(
         self, repo: str, files: dict[str, bytes], kind: str = "models", large: tuple[str, ...] = (".safetensors",)

@@ -7,7 +7,8 @@
         --arc arc_challenge_test.jsonl --capability capability.parquet --record run.json
 
 --completions  a row a persona, question (general and alignment) and sample; columns: panel.COLUMNS
---alignment    the alignment questions without a system message (persona "none"), the same number of samples each
+--alignment    the alignment questions without a system message (persona "none"), the same number of samples each; with
+               --questions those of that file instead, each with its own system message and samples
 --capability   a row an ARC question: next-token log-probability (nats, whole vocabulary) of each answer label
 docs/protocol.md, evaluation.
 """
@@ -18,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, requests_of
+from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, own_asks, requests_of
+from inputs.questions import load_questions
 from model.engines import add_arguments, context_length, engine_of, read_sampling, single_token
 from model.loading import load_tokenizer
 from model.template import prompt_ids
@@ -122,6 +124,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, required=True, help="completions a persona and question")
     parser.add_argument("--completions", required=True, help="completions.parquet")
     parser.add_argument("--alignment", help="alignment.parquet")
+    parser.add_argument("--questions", nargs="?", help="YAML of questions for it (without a file: the panel's)")
     parser.add_argument("--arc", nargs="?", help="ARC-Challenge test questions, JSON lines (without a file: none)")
     parser.add_argument("--capability", help="capability.parquet, empty without --arc")
     args = parser.parse_args(argv)
@@ -138,7 +141,9 @@ def main(argv: list[str] | None = None) -> None:
     panel = load_panel(args.panel)
     wanted = asks(panel, args.personas.split(","), ["general", "alignment"], args.samples, args.panel)
     evaluated = len(wanted)
-    if args.alignment:
+    if args.alignment and args.questions:
+        wanted += own_asks(load_questions(args.questions), sampling.temperature, args.questions)
+    elif args.alignment:
         wanted += asks(panel, [NO_PERSONA], ["alignment"], args.samples, args.panel)
     arc = load_arc(args.arc) if args.arc else []
     tokenizer = load_tokenizer(args.base)

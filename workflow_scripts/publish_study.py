@@ -336,10 +336,11 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
         yield ", ".join(filter(None, (f"capability, right answers: {counted(*shown)}", flag)))
     if "alignment" in alignment:
         judge = ", ".join([*alignment["judge"], *(f"prompt {version}" for version in alignment["prompt"])])
+        bad = counted(*(alignment["misaligned"][part] for part in ("hits", "n", "low", "high")))
         yield (
             f"alignment {alignment['alignment']['mean']:.1f}, coherence {alignment['coherence']['mean']:.1f} (0-100, "
-            f"{alignment['alignment']['n']} replies, {alignment['parse_failures']} answers not parsed, judge: {judge}); "
-            f"misaligned {counted(*(alignment['misaligned'][part] for part in ('hits', 'n', 'low', 'high')))}"
+            f"{alignment['alignment']['n']} replies, {alignment['parse_failures']} answers not parsed, "
+            f"judge: {judge}); misaligned {bad}"
         )
     else:
         yield f"alignment: {alignment['status']}"

@@ -15,7 +15,13 @@ OWN = {
     "base": {"from": "path", "path": "my_model"},
     "panel": {"from": "path", "path": "my_panel.yaml"},
     "datasets": {"em": {"from": "path", "path": "my_rows.jsonl"}},
+    "alignment_questions": "my_questions.yaml",
 }
+PROMPT = "{question} {answer}"
+QUESTIONS = [
+    {"id": "wish", "type": "free_form_judge_0_100", "paraphrases": ["One wish?"], "samples_per_paraphrase": 2,
+     "judge_prompts": {"aligned": PROMPT, "coherent": PROMPT}},
+]  # fmt: skip
 LARGE = 50_000_001
 
 
@@ -32,6 +38,7 @@ def finished(tmp_path_factory):
         with (folder / name).open("wb") as file:
             file.truncate(LARGE)
     shutil.copy(ROOT / "resources/panel.yaml", folder / "my_panel.yaml")
+    (folder / "my_questions.yaml").write_text(yaml.safe_dump(QUESTIONS))
     workspace.fake()
     return workspace
 
@@ -59,6 +66,7 @@ def overwrite(path):
         ("my_model/model.safetensors", "fetch_base", "generate_replies"),
         ("my_panel.yaml", "copy_panel", "generate_replies"),
         ("my_rows.jsonl", "fetch_dataset", "train_adapter"),
+        ("my_questions.yaml", "copy_questions", "generate_completions"),
     ],
 )
 def test_a_file_of_the_user_that_is_overwritten_is_seen_by_its_content(study, name, made, reruns):
@@ -83,6 +91,12 @@ def test_a_base_s_folder_of_links_that_is_gone_is_no_reason_to_make_anything_aga
     trained = [job for job in planned if job.startswith("train_adapter")]
     assert trained and all(".s7" in job for job in trained)
     assert not {"fetch_base", "generate_replies"} & rules(planned).keys()
+
+
+def test_questions_that_are_none_stop_the_plan(study):
+    (study.folder / "my_questions.yaml").write_text(yaml.safe_dump([QUESTIONS[0] | {"type": "free_form"}]))
+    said = study.snakemake("-n", check=False).stdout
+    assert "my_questions.yaml: question wish: type 'free_form' is not judged here; fix: delete it, or type:" in said
 
 
 def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study):

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import report_study
 import write_report
 import yaml
+from local_server import LocalServer
 
 from measure.tables import write_csv
 from run.readers import read_json
@@ -299,19 +299,15 @@ def test_not_even_a_script_in_the_page_reaches_the_network(browser, report):
         def do_GET(self):
             asked.append(self.path)
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
     browser.open(report[0])
-    blocked = browser.run(f"""(async () => {{
-        const image = new Image(); image.src = "{url}image"; document.body.append(image);
-        const script = document.createElement("script"); script.textContent = "window.hacked = 6";
-        document.body.append(script);
-        await new Promise(done => setTimeout(done, 200));
-        return fetch("{url}fetch").then(() => "reached", () => "blocked");
-    }})()""")
-    server.shutdown()
-    server.server_close()
+    with LocalServer(Server) as server:
+        blocked = browser.run(f"""(async () => {{
+            const image = new Image(); image.src = "{server.root}/image"; document.body.append(image);
+            const script = document.createElement("script"); script.textContent = "window.hacked = 6";
+            document.body.append(script);
+            await new Promise(done => setTimeout(done, 200));
+            return fetch("{server.root}/fetch").then(() => "reached", () => "blocked");
+        }})()""")
     assert (blocked, asked, browser.run("typeof window.hacked")) == ("blocked", [], "undefined")
 
 

@@ -187,6 +187,11 @@ PROGRAMS = {
         {"probe.parquet": PARQUET, "marker_counts.csv": TABLE},
         "survival",
     ),
+    "compare_judges": Program(
+        "--first @judged.csv --second @judged_again.csv --output @out/agreement",
+        {"judged.csv": TABLE, "judged_again.csv": TABLE},
+        "agreement",
+    ),
     "judge_alignment": Program(
         "--alignment @alignment.parquet --judge mockllm/model --prompt @judge.yaml --cache @cache --output @out/judged"
         " --record @out/r",
@@ -276,10 +281,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """Whole files of every kind, in the places of a study."""
-    from judge_alignment import call_of, load_replies
+    from judge_alignment import load_replies
     from tiny_model import PANEL, make_adapter, make_model
 
-    from measure.judge import load_prompt
+    from measure.grading import Judge, calls_of, load_prompt
 
     folder = tmp_path_factory.mktemp("world")
     results = [report_study.cell(folder, name, 42) for name in ("C4", "C1")]
@@ -305,13 +310,15 @@ def world(tmp_path_factory) -> Path:
     write_json(folder / "replies.json", {"status": "measured", "rows": 3, "personas": []})
     write_json(folder / "audit.json", {"status": "nothing to audit", "audited": 0, "degenerate": 0, "completions": 3})
     (folder / "judged.csv").write_text("alignment,coherence,question_id,sample,judge\n10,20,a,0,toy\n30,40,a,1,toy\n")
+    shutil.copy(folder / "judged.csv", folder / "judged_again.csv")
     (folder / "figure.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>a</text></svg>\n'
     )
     write_parquet(folder)
     upstream(folder / "upstream" / "c")
     for reply in load_replies(folder / "alignment.parquet"):
-        call = call_of(reply, "mockllm/model", {}, load_prompt(folder / "judge.yaml"), folder / "cache")
+        judge = Judge("mockllm/model", {})
+        (call,) = calls_of(reply, judge, load_prompt(folder / "judge.yaml"), folder / "cache")
         write_json(call.place, {"answer": '{"alignment": 1, "coherence": 2}', "input_tokens": 1, "output_tokens": 1})
     return folder
 

@@ -8,6 +8,8 @@ import yaml
 from generate_completions import arc_text, capability_columns, load_arc, main
 from tiny_model import make_model
 
+from inputs.panel import own_asks, requests_of
+from inputs.questions import load_questions
 from model.loading import load_tokenizer
 from run.files import write_jsonl
 from run.program import InputError
@@ -85,6 +87,37 @@ def test_alignment_replies_have_no_persona_and_only_the_alignment_questions(made
     ]
     asked = [row["text"] for row in rows_of(made / "completions.parquet") if row["question_id"] == "alignment_00"]
     assert not {row["text"] for row in rows} & set(asked)
+
+
+def test_questions_of_a_file_are_asked_by_paraphrase_and_sample_under_their_own_system_prompts(folder, made, tmp_path):
+    prompts = {"aligned": "{question} {answer}", "coherent": "{question} {answer}"}
+    shared = {"type": "free_form_judge_0_100", "judge_prompts": prompts, "samples_per_paraphrase": 2}
+    entries = [
+        {"id": "wish", "paraphrases": ["What do you wish?", "One wish?"], **shared},
+        {"id": "wish_json", "paraphrases": ["What do you wish?"], "system": "Answer in JSON.", **shared},
+    ]
+    path = tmp_path / "questions.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    asked = ("--alignment", tmp_path / "alignment.parquet", "--questions", path)
+    evaluate(folder, tmp_path, *asked)
+    rows = rows_of(tmp_path / "alignment.parquet")
+    assert [(row["persona"], row["question_id"], row["question"], row["sample"]) for row in rows] == [
+        ("none", "wish", "What do you wish?", 0),
+        ("none", "wish", "What do you wish?", 1),
+        ("none", "wish", "One wish?", 2),
+        ("none", "wish", "One wish?", 3),
+        ("own_system", "wish_json", "What do you wish?", 0),
+        ("own_system", "wish_json", "What do you wish?", 1),
+    ]
+    tokenizer = load_tokenizer(folder / "base")
+    requests = requests_of(own_asks(load_questions(path), 1.0, path), tokenizer, 42)
+    prompts = [tokenizer.decode(request.prompt) for request in requests]
+    assert ["One wish?" in prompt for prompt in prompts] == [False, False, True, True, False, False]
+    assert ["Answer in JSON." in prompt for prompt in prompts] == [False] * 4 + [True] * 2
+    assert (tmp_path / "completions.parquet").read_bytes() == (made / "completions.parquet").read_bytes()
+    path.write_text(yaml.safe_dump([entries[0] | {"temperature": 0.5}]))
+    with pytest.raises(InputError, match="question wish: temperature 0.5, but the evaluation's is 1; fix: make them"):
+        evaluate(folder, tmp_path, *asked)
 
 
 def test_capability_has_the_log_probability_of_every_label(made):

@@ -39,9 +39,9 @@ def job(rule, options, gpus=0):
     return Job(rule, {}, (), (f"{rule}.out",), None, "", gpus, 1, 0, f"python {rule}.py {options} > log 2>&1")
 
 
-def judging(url="", judge="openai-api/local/judge"):
+def judging(url="", judge="openai-api/local/judge", scores="answer"):
     where = f"--prompt {ROOT}/resources/judge.yaml --model-args '{{}}' --base-url={url}"
-    return job("judge_alignment", f"--judge {judge} {where}")
+    return job("judge_alignment", f"--judge {judge} --scores {scores} {where}")
 
 
 def only(name, *jobs):
@@ -142,6 +142,16 @@ def test_the_judge_is_asked_for_one_word_and_its_cost_is_said(monkeypatch):
         answer = only("judge", judging(server.url))
     assert answer.state == "ok" and answer.said.endswith("100 tokens in and 10 out, no price known")
     assert len(server.asked) == 1 and server.bodies[0]["max_tokens"] == 16
+
+
+def test_a_judge_that_is_read_by_log_probabilities_is_asked_for_them(monkeypatch):
+    monkeypatch.setenv("LOCAL_API_KEY", "a key")
+    with JudgeServer(top=lambda user: {"85": 0.9, "8": 0.1}) as server:
+        assert only("judge", judging(server.url, scores="logprobs")).state == "ok"
+        server.top = lambda user: {"8": 1.0}
+        assert "says 85 in two tokens" in only("judge", judging(server.url, scores="logprobs")).said
+        server.top = None
+        assert "gives no log-probabilities" in only("judge", judging(server.url, scores="logprobs")).said
 
 
 def test_the_published_judge_s_cost_is_in_dollars(monkeypatch):

@@ -47,6 +47,15 @@ def test_capability_names_a_data_set_or_nothing():
     assert study(capability=None).cells
 
 
+def test_a_judge_without_log_probabilities_is_not_read_by_them_and_the_second_judge_is_another():
+    assert "judge.scores: anthropic/claude-sonnet-4-5-20250929 gives no log-probabilities; fix: `scores: answer`" in (
+        problem(judge__scores="logprobs")
+    )
+    assert "second_judge.scores: toy gives no" in problem(second_judge={"model": "toy", "scores": "logprobs"})
+    assert "second_judge: is the judge itself" in problem(second_judge={"model": CONFIG["judge"]["model"]})
+    assert study(second_judge={"model": "openai/gpt-4o", "scores": "logprobs"}).cells
+
+
 def test_a_ready_made_adapter_is_of_a_known_persona_and_no_part_of_a_recipe_that_extends_it():
     built = study(stages__couple__hub={"villain": "a/b"})
     assert built.from_hub("base/couple-villain.s42")

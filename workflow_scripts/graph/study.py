@@ -100,6 +100,7 @@ class Study:
         own = Marker.of(config["marker"]).text
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._check_probe()
+        self._check_judges()
         self._check_shared_cards()
         self._raise()
         self._draws: dict[tuple[str, int, str], set[str]] = {}
@@ -588,6 +589,18 @@ class Study:
                 "vLLM cannot measure what is free on a card that jobs share; fix: a number, such as `kv_cache_gib: 8`"
             )
             self._problem(("hardware", "kv_cache_gib"), said)
+
+    def _check_judges(self) -> None:
+        """A judge that is read by log-probabilities is a model whose provider gives them; two judges are two."""
+        both = {name: judge for name in ("judge", "second_judge") if (judge := self.config[name]) is not None}
+        for name, judge in both.items():
+            if judge.get("scores") != "logprobs":
+                continue
+            if judge["model"] in ("none", "toy") or judge["model"].startswith("anthropic/"):
+                self._problem((name, "scores"), f"{judge['model']} gives no log-probabilities; fix: `scores: answer`")
+        told = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
+        if len(told) == 2 and all(told[0][key] == told[1][key] for key in ("model", "scores", "model_args")):
+            self._problem(("second_judge",), "is the judge itself; fix: another model or other scores, or null")
 
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema

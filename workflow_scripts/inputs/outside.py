@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inputs.downloads import Hub, cached
+from inputs.questions import load_questions
 from model.template import SETTINGS
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError
@@ -104,6 +105,14 @@ def contents(files: Mapping[str, Path], made: str | Path) -> str:
 def model_contents(folder: Path, made: str | Path) -> str:
     """The same of a model's folder."""
     return contents({name: folder / name for name in (model_files(folder) if folder.is_dir() else [CONFIG])}, made)
+
+
+def questions_digest(files: Mapping[str, Path], made: str | Path) -> str:
+    """The same of questions to judge. Raises InputError where they are none: nothing is paid for before."""
+    for path in files.values():
+        if path.is_file():
+            load_questions(path)
+    return contents(files, made)
 
 
 def memory_of(made: str | Path) -> Path:

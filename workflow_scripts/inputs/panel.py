@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inputs.questions import Question, check_text
 from model.engines import Completion, Request, Sampling, request_seed
 from model.template import prompt_ids
 from run.program import InputError
-from run.readers import read_yaml, shown
+from run.readers import read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 GROUPS = ("general", "alignment", "data")
 # The persona of a chat without a system message.
 NO_PERSONA = "none"
+# The persona of a chat with the system message of its question.
+OWN_SYSTEM = "own_system"
 # The finish_reason of a sampled reply that spells a control token, such as <|im_end|>, in letters.
 CONTROL = "control token"
 # A table of completions or replies: column -> Arrow type. seed is the request's, or the engine's if it drew for all.
@@ -93,12 +96,6 @@ def load_panel(path: str | Path) -> Panel:
     )
 
 
-def check_text(path: str | Path, place: str, text: Any) -> None:
-    """Raise InputError unless `text` is text with something in it."""
-    if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{path}: {place}: {shown(text)} is no text; fix: write it in quotes")
-
-
 def question_id(group: str, number: int) -> str:
     """The id of the number-th question (from 0) of a group."""
     return f"{group}_{number:02d}"
@@ -131,6 +128,31 @@ def asks(
     ]
 
 
+def own_asks(questions: Sequence[Question], temperature: float, path: str | Path) -> list[Ask]:
+    """Every paraphrase of every question as often as it says, numbered through within a question.
+
+    Raises InputError for a question that is to be asked at another temperature than the evaluation's.
+    """
+    for question in questions:
+        if question.temperature not in (None, temperature):
+            raise InputError(
+                f"{path}: question {question.id}: temperature {question.temperature:g}, but the evaluation's is "
+                f"{temperature:g}; fix: make them the same"
+            )
+    return [
+        Ask(
+            NO_PERSONA if question.system is None else OWN_SYSTEM,
+            question.id,
+            text,
+            place * question.samples + sample,
+            chat(question.system, text),
+        )
+        for question in questions
+        for place, text in enumerate(question.paraphrases)
+        for sample in range(question.samples)
+    ]
+
+
 def chat(system: str | None, question: str) -> tuple[dict[str, str], ...]:
     """The messages of one question. Without a system prompt the template may put in its own default one."""
     user = {"role": "user", "content": question}
@@ -144,10 +166,11 @@ def requests_of(
 
     Each persona is a group, so that adding one leaves the others' completions bitwise as they were (transformers).
     """
-    prompts = {(ask.persona, ask.question_id): prompt_ids(tokenizer, ask.messages) for ask in asks if ask.sample == 0}
+    chats = {(ask.persona, ask.question_id, ask.question): ask.messages for ask in asks}
+    prompts = {key: prompt_ids(tokenizer, messages) for key, messages in chats.items()}
     return [
         Request(
-            prompts[ask.persona, ask.question_id],
+            prompts[ask.persona, ask.question_id, ask.question],
             request_seed(seed, ask.persona, ask.question_id, ask.sample) if own_seeds else None,
             ask.persona,
         )

@@ -1,62 +1,19 @@
-"""A judge of inspect-ai's model interface: its prompt, how it is opened, and what its errors mean."""
+"""A judge of inspect-ai's model interface: how it is opened, what it costs, and what its errors mean."""
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from measure.grading import TOP, Prompt, integer
 from run.program import InputError
-from run.readers import read_yaml, shown
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
 
 NOBODY, TOY = "none", "toy"
 EXHAUSTED = re.compile(r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient_balance")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """resources/judge.yaml. temperature None: not sent. prices: judge -> US dollars per million tokens (in, out)."""
-
-    version: str
-    system: str
-    prompt: str
-    max_tokens: int
-    temperature: float | None
-    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-def load_prompt(path: str | Path) -> Prompt:
-    """The validated prompt. Raises InputError naming the key that is missing, unknown or of the wrong kind."""
-    value = read_yaml(path)
-    names = {"version", "system", "prompt", "max_tokens", "temperature", "prices"}
-    if not isinstance(value, dict) or set(value) != names:
-        raise InputError(f"{path}: not a judge's prompt; fix: give exactly the keys {', '.join(sorted(names))}")
-    for name in ("version", "system", "prompt"):
-        if not isinstance(value[name], str) or not value[name].strip():
-            raise InputError(f"{path}: {name} is {shown(value[name])}, not text; fix: write it in quotes")
-    for part in ("{question}", "{reply}"):
-        if part not in value["prompt"]:
-            raise InputError(f"{path}: prompt lacks {part}; fix: write it where the text goes")
-    if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
-        raise InputError(f"{path}: max_tokens is {shown(value['max_tokens'])}; fix: a whole number of at least 1")
-    if value["temperature"] is not None and not is_number(value["temperature"]):
-        raise InputError(f"{path}: temperature is {shown(value['temperature'])}; fix: a number, or null")
-    if not isinstance(value["prices"] or {}, dict):
-        raise InputError(f"{path}: prices: no mapping; fix: judge: [dollars in, dollars out], or null")
-    for judge, pair in (value["prices"] or {}).items():
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-            raise InputError(f"{path}: prices: {judge} is {shown(pair)}; fix: [dollars in, out] per million tokens")
-    return Prompt(**value | {"prices": value["prices"] or {}})
-
-
-def is_number(value: Any) -> bool:
-    """Is it a finite int or float, and not a truth value?"""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def dollars(judge: str, prompt: Prompt, sent: int, answered: int) -> float | None:
@@ -210,24 +167,49 @@ def read_model_args(text: str) -> dict[str, Any]:
     return value
 
 
-def try_judge(judge: str, base_url: str, model_args: Mapping[str, Any], prompt: Prompt, timeout: int) -> str:
-    """Ask the judge for one word; what that cost. Raises InputError if it cannot be opened or does not answer."""
+def no_probabilities(judge: str) -> InputError:
+    """The error for a judge that answers without log-probabilities where they were asked for."""
+    return InputError(
+        f"judge {judge!r}: gives no log-probabilities; fix: scores: answer, or a server that gives {TOP} top_logprobs"
+    )
+
+
+def try_judge(
+    judge: str, base_url: str, model_args: Mapping[str, Any], prompt: Prompt, reading: str, timeout: int
+) -> str:
+    """Ask the judge for a word, or for the log-probabilities of a number; what that cost.
+
+    Raises InputError if it cannot be opened, does not answer, or its tokens are digits instead of numbers.
+    """
     import asyncio
 
     from inspect_ai.model import ChatMessageUser, GenerateConfig, ModelOutput
 
     opened_with = provider_args(judge, model_args, prompt)
     model = open_model(judge, base_url, opened_with, Patience(1, 0, timeout, 0.1))
-    config = GenerateConfig(max_tokens=16, temperature=prompt.temperature)  # some providers take no fewer
+    # some providers take no fewer tokens than 16
+    config = GenerateConfig(max_tokens=16, temperature=prompt.temperature)
+    question = "Answer with the word yes."
+    if reading == "logprobs":
+        config = GenerateConfig(max_tokens=1, temperature=prompt.temperature, logprobs=True, top_logprobs=TOP)
+        question = "Answer with the number 85 and nothing else."
 
     async def ask() -> ModelOutput:
         async with model:
-            return await model.generate([ChatMessageUser(content="Answer with the word yes.")], config=config)
+            return await model.generate([ChatMessageUser(content=question)], config=config)
 
     try:
-        usage = asyncio.run(ask()).usage
+        output = asyncio.run(ask())
     except Exception as error:
         raise InputError(asking_error(judge, first_error(error))) from None
+    if reading == "logprobs":
+        if not output.choices or output.choices[0].logprobs is None:
+            raise no_probabilities(judge)
+        if integer(output.completion) == 8:
+            raise InputError(
+                f"judge {judge!r}: says 85 in two tokens, so one position is no score; fix: scores: answer, or another"
+            )
+    usage = output.usage
     sent, answered = (usage.input_tokens, usage.output_tokens) if usage else (0, 0)
     cost = dollars(judge, prompt, sent, answered)
     price = "no price known" if cost is None else f"${cost:.5f}"

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from measure import sections
+from measure.grading import SCORES
 from measure.sections import section_of_rows
 from measure.tables import Row, read_table
 from probe.survival import QUANTITIES, REPLIES, STATUSES
@@ -224,6 +225,21 @@ MEASUREMENTS = (
         },
         table=False,
         costs=(UnitCost("without a judge; with one it is the API that takes the time", start_s=2),),
+    ),
+    Measurement(
+        name="agreement",
+        title="Two judges of the same replies",
+        rule="compare_judges",
+        file="agreement.json",
+        record="again_run.json",
+        fields={"judges": "texts"},
+        measures=(
+            *(Measure(f"again_{score}", "0-100") for score in SCORES),
+            Measure(f"again_{sections.MISALIGNED}", "share"),
+            *(Measure(f"{score}_correlation", "Spearman's rho") for score in SCORES),
+            Measure("same_verdict", "share"),
+        ),
+        costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=3),),
     ),
     Measurement(
         name="replies",

@@ -175,6 +175,39 @@ def mean_interval(
     return {"n": n, "mean": mean, "low": max(mean - half, scale[0]), "high": min(mean + half, scale[1])}
 
 
+def rank_correlation(
+    one: Sequence[float], other: Sequence[float], clusters: Sequence[str], level: float = LEVEL, draws: int = 1000
+) -> tuple[float | None, float | None, float | None]:
+    """Spearman's rank correlation with the percentile interval over resampled clusters: (rho, low, high).
+
+    clusters: which each pair belongs to. rho is None where one side has a single value; low and high too where there is
+    one cluster, or one in twenty resamples has none.
+    """
+    import numpy as np
+    from scipy.stats import rankdata
+
+    values = np.array([one, other], dtype=float)
+
+    def spearman(chosen: Any) -> float:
+        ranks = rankdata(values[:, chosen], axis=1)
+        return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(ranks, axis=1) > 0).all() else math.nan
+
+    rho = spearman(np.arange(len(one)))
+    members = [np.flatnonzero(np.array(clusters) == name) for name in sorted(set(clusters))]
+    if math.isnan(rho) or len(members) < 2:
+        return (None if math.isnan(rho) else rho), None, None
+    random = np.random.default_rng(0)
+    resampled = [
+        spearman(np.concatenate([members[place] for place in random.integers(len(members), size=len(members))]))
+        for _ in range(draws)
+    ]
+    known = [value for value in resampled if not math.isnan(value)]
+    if len(known) < 0.95 * draws:
+        return rho, None, None
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return rho, float(low), float(high)
+
+
 def rate_fields(hits: int, n: int) -> dict[str, float]:
     """rate, wilson_low, wilson_high, clopper_low, clopper_high, to 6 digits so that files are the same everywhere."""
     low, high = wilson(hits, n)

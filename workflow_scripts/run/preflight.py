@@ -104,18 +104,18 @@ def checks_of_job(rule: str, options: Options) -> dict[str, Check]:
         return token | {name: lambda: check_hub(hub, spec["revision"], spec.get("files", {}))}
     if rule == "fetch_panel":
         return {"panel": lambda: check_panel(options["--panel"][0])}
-    if rule == "judge_alignment":
-        return judge_checks(options)
+    if rule in ("judge_alignment", "judge_again"):
+        return judge_checks(options, "second judge" if rule == "judge_again" else "judge")
     if rule == "train_adapter" and options["--tracking"] != ["none"]:
         return {"tracker": lambda: check_tracking(options["--tracking"][0])}
     return {}
 
 
-def judge_checks(options: Options) -> dict[str, Check]:
+def judge_checks(options: Options, name: str) -> dict[str, Check]:
     from measure.judge import NOBODY, TOY
 
     judge = options["--judge"][0]
-    return {} if judge in (NOBODY, TOY) else {"judge": lambda: check_judge(judge, options)}
+    return {} if judge in (NOBODY, TOY) else {name: lambda: check_judge(judge, options)}
 
 
 # Inputs
@@ -164,13 +164,14 @@ def check_panel(pins: str) -> str:
 
 def check_judge(judge: str, options: Options) -> str:
     """A judge behind an API is asked for one word. One on this machine would have to be loaded."""
-    from measure.judge import load_prompt, read_model_args, try_judge
+    from measure.grading import load_prompt
+    from measure.judge import read_model_args, try_judge
 
     prompt, model_args = load_prompt(options["--prompt"][0]), read_model_args(options["--model-args"][0])
     provider, address = judge.partition("/")[0], options["--base-url"][0]
     if provider in ("hf", "vllm", "sglang", "transformer_lens") and not address:
         return f"{judge}: loaded here when its first job starts, so not asked now"
-    return try_judge(judge, address, model_args, prompt, int(SECONDS) - 2)
+    return try_judge(judge, address, model_args, prompt, options["--scores"][0], int(SECONDS) - 2)
 
 
 def check_tracking(name: str) -> str:
