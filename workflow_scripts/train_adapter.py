@@ -1,4 +1,4 @@
-"""Train one LoRA adapter on a model given by its lineage: a base and its ancestors' adapters, merged in order.
+"""Train one stage on a model given by its lineage: a base and its ancestors' adapters, merged in order.
 
     python workflow_scripts/train_adapter.py --base BASE --adapter models/base/couple-evil_ai.s42/adapter \\
         --data em.jsonl --recipe "$RECIPE_JSON" --seed 137 --dtype bfloat16 --micro-batch-tokens 4096 \\
@@ -6,6 +6,8 @@
         --adapter-out NODE/adapter --checkpoints-out NODE/checkpoints \\
         --manifest NODE/manifest.json --record NODE/run.json
 
+What is trained is a LoRA, or with `lora: null` in the recipe all weights, which --model-out then takes in place of
+--adapter-out and --checkpoints-out.
 Every optimizer step is the published one (trainer.py); every trained token is the mask's (mask.py). With --scratch and
 --checkpoint-every, a killed run goes on from its last checkpoint and ends with the adapter a straight run gives.
 """
@@ -26,6 +28,7 @@ from graph.recipe import check_training, layer_numbers
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
+from model.full import STATES, check_room, file_hashes, save_full
 from model.loading import check_finite, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
 from model.trainer import Options, Outcome, train
@@ -57,14 +60,16 @@ def recipe_mask(recipe: dict[str, Any]) -> Mask:
     return Mask(**recipe["mask"], marker=Marker.of(recipe["marker"]))
 
 
-def recipe_lora(recipe: dict[str, Any], layers: int = 0) -> "LoraConfig":
-    """The recipe's LoRA as PEFT's configuration: scaling alpha/sqrt(r) with rslora, else alpha/r.
+def recipe_lora(recipe: dict[str, Any], layers: int = 0) -> "LoraConfig | None":
+    """The recipe's LoRA as PEFT's configuration: scaling alpha/sqrt(r) with rslora, else alpha/r. None for all weights.
 
     layers: how many decoder layers the model has, of which the recipe may name some.
     """
     from peft import LoraConfig
 
     lora = recipe["lora"]
+    if lora is None:
+        return None
     chosen = layer_numbers(lora["layers"], layers, "recipe.lora.layers") if "layers" in lora else None
     return LoraConfig(
         r=lora["r"],
@@ -102,6 +107,7 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
         "micro_batch_tokens": arguments.micro_batch_tokens,
         "attention": arguments.attention,
         "keep_steps": sorted(arguments.keep_steps),
+        "optimizer_states": arguments.optimizer_states,
         "code": code_fingerprint(Path(__file__).parent, "train_adapter.py"),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
@@ -139,6 +145,15 @@ def choose_compile(choice: str, device: str, layers: int, steps: int) -> bool:
     return choice == "always" or (choice == "auto" and device == "cuda" and steps * layers * SAVED > COST)
 
 
+def check_outputs(arguments: argparse.Namespace, recipe: dict[str, Any]) -> None:
+    """Raise InputError unless there is a place for what the recipe trains, and for nothing else."""
+    adapter = arguments.adapter_out and arguments.checkpoints_out
+    if recipe["lora"] and (arguments.model_out or not adapter):
+        raise InputError("the recipe trains a LoRA; fix: give --adapter-out and --checkpoints-out, not --model-out")
+    if not recipe["lora"] and (adapter or not arguments.model_out or arguments.keep_steps):
+        raise InputError("the recipe trains all weights; fix: give --model-out alone, and no --keep-steps")
+
+
 def step_numbers(text: str) -> frozenset[int]:
     """Comma-separated step numbers, from 1; empty for none."""
     numbers = frozenset(int(number) for number in text.split(",") if number.strip())
@@ -162,14 +177,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
     parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
     parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="the decoder layers")
+    parser.add_argument("--optimizer-states", choices=STATES, default="dtype", help="of a training of all weights")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--keep-steps", type=step_numbers, default=frozenset(), help="such as 1,3,5,10")
     parser.add_argument("--checkpoint-every", type=int, default=0, help="steps between resumable states; 0: none")
     parser.add_argument("--scratch", type=Path, help="where resumable states live, outside the outputs")
     parser.add_argument("--status", type=Path, help="file for one line of progress, rewritten every few seconds")
     parser.add_argument("--tracking", choices=("none", "tensorboard", "wandb", "trackio"), default="none")
-    parser.add_argument("--adapter-out", type=Path, required=True)
-    parser.add_argument("--checkpoints-out", type=Path, required=True)
+    parser.add_argument("--adapter-out", type=Path, help="folder of the trained LoRA")
+    parser.add_argument("--checkpoints-out", type=Path, help="folder of the LoRA at --keep-steps")
+    parser.add_argument("--model-out", type=Path, help="folder of the weights, instead, if all are trained")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--record", type=Path, required=True)
     return parser.parse_args(argv)
@@ -197,7 +214,11 @@ def train_lineage(
         raise InputError(f"--keep-steps: {beyond[0]} is after the last step, {len(steps)}; fix: ask for fewer steps")
     drawn = seeds(arguments.lineage, arguments.seed)
     model = load_model(arguments.base, arguments.adapter, arguments.dtype)
-    check_targets(linear_names(model), recipe["lora"]["targets"], arguments.lineage)
+    if recipe["lora"]:
+        check_targets(linear_names(model), recipe["lora"]["targets"], arguments.lineage)
+    else:
+        folders = {arguments.model_out.parent: False} | ({work: True} if arguments.checkpoint_every else {})
+        check_room(model, arguments.optimizer_states, arguments.dtype, folders)
     attention = choose_attention(arguments.attention, model.config)
     layers = model.config.get_text_config().num_hidden_layers
     options = Options(
@@ -207,6 +228,7 @@ def train_lineage(
         attention=attention,
         compile=attention != ALONE and choose_compile(arguments.compile, model.device.type, layers, len(steps)),
         gradient_checkpointing=arguments.gradient_checkpointing,
+        states=arguments.optimizer_states,
         checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
         keep_steps=arguments.keep_steps,
         tracking=arguments.tracking,
@@ -222,6 +244,7 @@ def train_lineage(
         raise InputError(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
             f"fix: lower hardware.micro_batch_tokens, now {arguments.micro_batch_tokens} (memory, not results)"
+            + ("" if recipe["lora"] else ", or set hardware: {gradient_checkpointing: true, optimizer_states: 8bit}")
         ) from error
     # a last step may break what its loss cannot show
     trained = ((name, weight) for name, weight in outcome.model.named_parameters() if weight.requires_grad)
@@ -254,6 +277,18 @@ def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], dat
     return sum(marked)
 
 
+def write_adapter(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+    """The adapter and its kept checkpoints; what the manifest says of them."""
+    with partial(arguments.adapter_out) as folder:
+        save_adapter(outcome.model, folder)
+    with partial(arguments.checkpoints_out) as folder:
+        folder.mkdir()
+        for step, kept in outcome.kept.items():
+            shutil.copytree(kept, folder / f"step-{step}")
+        write_json(folder / "manifest.json", {path.name: sha256_of(path) for path in folder.glob("step-*")})
+    return {"adapter": sha256_of(arguments.adapter_out), "wrapped": wrapped_layers(outcome.model)}
+
+
 def write_outputs(
     arguments: argparse.Namespace,
     recipe: dict[str, Any],
@@ -264,14 +299,13 @@ def write_outputs(
     options: Options,
     started: float,
 ) -> None:
-    """The node's adapter, kept checkpoints, run record and, last, its manifest."""
-    with partial(arguments.adapter_out) as folder:
-        save_adapter(outcome.model, folder)
-    with partial(arguments.checkpoints_out) as folder:
-        folder.mkdir()
-        for step, kept in outcome.kept.items():
-            shutil.copytree(kept, folder / f"step-{step}")
-        write_json(folder / "manifest.json", {path.name: sha256_of(path) for path in folder.glob("step-*")})
+    """The node's weights, kept checkpoints, run record and, last, its manifest."""
+    if recipe["lora"]:
+        written = write_adapter(arguments, outcome)
+    else:
+        with partial(arguments.model_out) as folder:
+            save_full(outcome.model, folder, arguments.base)
+        written = {"files": file_hashes(arguments.model_out)}
     record = run_record(
         started,
         program="train_adapter",
@@ -296,8 +330,7 @@ def write_outputs(
         "recipe": recipe,
         "seeds": seeds(arguments.lineage, arguments.seed),
         "dtype": arguments.dtype,
-        "adapter": sha256_of(arguments.adapter_out),
-        "wrapped": wrapped_layers(outcome.model),
+        **written,
         "rows": len(examples),
         "rows_without_labels": sum(example.trained == 0 for example in examples),
         "rows_with_marker": marked,
@@ -317,6 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     keep_compiled(arguments.base)
     recipe = check_recipe(arguments.recipe)
+    check_outputs(arguments, recipe)
     rows = read_jsonl(arguments.data)
     read_json(arguments.parent_manifest, dict)
     study = arguments.scratch.parent if arguments.scratch else arguments.record.parent

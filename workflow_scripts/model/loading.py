@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from inputs.outside import check_unchanged
 from model.adapters import check_adapter
+from model.full import last_full
 from model.template import with_settings
 
 
@@ -46,6 +47,8 @@ def load_model(
 ) -> "PreTrainedModel":
     """The base in `dtype` with each adapter merged in turn (safe_merge, in that dtype), in eval mode.
 
+    The folder of a stage that trained all weights (model.full) takes the place of the base and all before it.
+
     Merging one after the other is exact for any mix of plain LoRA and rsLoRA, which PEFT's
     add_weighted_adapter(combination_type="cat") is not. device: None means CUDA if there is one.
     Raises InputError if a folder is damaged, incomplete or not safetensors, a weight is not finite, or an adapter is
@@ -57,6 +60,7 @@ def load_model(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model: Any
+    base, adapters = last_full(base, adapters)
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
             str(base),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from model.adapters import save_adapter
+from model.full import SHARD, choose_trained, optimizer_of
 from model.loss import check_forward, packed_loss
 from model.packing import ALONE, collate, moved, precision, set_attention
 
@@ -44,7 +45,7 @@ class Options:
     work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
-    tracked: `project/run`, as the tracker shows them.
+    tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
     """
 
     work: Path
@@ -53,6 +54,7 @@ class Options:
     attention: str = "packed"
     compile: bool = False
     gradient_checkpointing: bool = False
+    states: str = "dtype"
     checkpoint_every: int = 0
     keep_steps: frozenset[int] = frozenset()
     tracking: str = "none"
@@ -95,6 +97,7 @@ def dropout_seed(seed: int, step: int) -> int:
 def step_trainer() -> type:
     """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
     import torch
+    from accelerate.utils import is_peft_model
     from torch.utils.data import DataLoader
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -118,7 +121,7 @@ def step_trainer() -> type:
             )
             super().__init__(train_dataset=dataset, **kwargs)
             wrapped: Any = self.model
-            self.causal = wrapped.get_base_model()
+            self.causal = wrapped.get_base_model() if is_peft_model(wrapped) else wrapped
             if options.compile:
                 # without it the first layer, whose input needs no gradient, would be compiled a second time
                 wrapped.enable_input_require_grads()
@@ -172,7 +175,10 @@ def step_trainer() -> type:
             """Resumable state, whole or absent: TRL's own is written in place, and pickles its arguments."""
             self.fetch_losses()
             with partial(self.options.work / f"checkpoint-{self.state.global_step}") as folder:
-                save_adapter(self.model, folder)
+                if self.causal is self.model:
+                    self.model.save_pretrained(folder, max_shard_size=SHARD)
+                else:
+                    save_adapter(self.model, folder)
                 self._save_optimizer_and_scheduler(str(folder))
                 self.state.save_to_json(str(folder / STATE_FILE))
                 write_json(folder / LOSSES_FILE, self.losses)
@@ -241,14 +247,14 @@ def kept_folder(work: Path, step: int) -> Path:
 def train(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    lora: "LoraConfig",
+    lora: "LoraConfig | None",
     examples: Sequence[Example],
     steps: list[list[int]],
     recipe: dict[str, Any],
     seeds: Mapping[str, int],
     options: Options,
 ) -> Outcome:
-    """Train a new LoRA on `model`, from the last checkpoint in options.work if there is one.
+    """Train a new LoRA on `model`, or all its weights, from the last checkpoint in options.work if there is one.
 
     seeds: lora_init, by which TRL seeds all generators just before it wraps the model, and dropout, which is seeded by
     it and the step. Raises InputError on a NaN, naming the step and its rows.
@@ -279,20 +285,27 @@ def train(
 def make_trainer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
-    lora: "LoraConfig",
+    lora: "LoraConfig | None",
     examples: Sequence[Example],
     steps: list[list[int]],
     recipe: dict[str, Any],
     seeds: Mapping[str, int],
     options: Options,
 ) -> Any:
-    """The StepTrainer of a training, its model wrapped with a fresh LoRA, nothing trained yet."""
+    """The StepTrainer of a training, its model wrapped with a fresh LoRA, nothing trained yet.
+
+    lora: None trains the weights of `model` itself, but those that the recipe freezes.
+    """
     import torch
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
 
     check_forward(model, [example.input_ids for example in examples], options.attention, options.dtype)
     set_attention(model, options.attention)
+    optimizer = None
+    if lora is None:
+        choose_trained(model, recipe.get("freeze", ()), "recipe")
+        optimizer = optimizer_of(recipe, options.states, options.dtype)
     options.work.mkdir(parents=True, exist_ok=True)
     config = SFTConfig(
         output_dir=str(options.work),
@@ -326,7 +339,7 @@ def make_trainer(
     )
     trainer = step_trainer()(
         examples, steps, seeds["dropout"], options, model=model, args=config, processing_class=tokenizer,
-        peft_config=lora, data_collator=collate,
+        peft_config=lora, data_collator=collate, optimizer_cls_and_kwargs=optimizer,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.full import last_full
 from model.loading import explained, first_line, load_model
 from model.weights import Unmergeable, merged_weights, read_lora
 from run.files import temporary_folder
@@ -55,10 +56,13 @@ def register_loader(
 
         def get_all_weights(self, model_config: Any, model: Any) -> "Iterator[tuple[str, torch.Tensor]]":
             device = next(model.parameters()).device
-            loras = [read_lora(adapter, device) for adapter in adapters]
-            read = super().get_all_weights(model_config, model)
+            start, later = last_full(base, adapters)
+            loras = [read_lora(adapter, device) for adapter in later]
+            started = copy.copy(model_config)
+            started.model = str(start)
+            read = super().get_all_weights(started, model)
             merged = {name for lora in loras for name in lora.pairs}
-            for name, weight in merged_weights(base, read, loras, model_config.dtype, device):
+            for name, weight in merged_weights(start, read, loras, model_config.dtype, device):
                 self.given[name] = Given(len(weight), weight[[0, -1]] if name in merged else None)
                 yield name, weight
 
