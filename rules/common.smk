@@ -392,7 +392,14 @@ def manifest_file(lineage):
 
 
 def adapters_of(lineage):
-    return [node_file(node, "adapter") for node in ancestry(lineage)]
+    """The folders that make a model, on top of the base: adapters, the first of them all weights if a stage trained those."""
+    nodes = ancestry(lineage)
+    first = max((at for at, node in enumerate(nodes) if study.is_full(node)), default=0)
+    return [node_file(node, weights_name(node)) for node in nodes[first:]]
+
+
+def weights_name(node):
+    return "model" if study.is_full(node) else "adapter"
 
 
 def parent_manifest(wildcards):
@@ -469,9 +476,9 @@ def origin_manifest(wildcards):
     return manifest_file(study.origin_of(wildcards.node))
 
 
-def last_word(*kinds):
+def last_word(*kinds, full=None):
     """The wildcard constraint of lineages whose last stage is of these kinds: which rule makes the node."""
-    return rf"{LINEAGE}/{study.words_of_kind(*kinds)}\.s[0-9]+"
+    return rf"{LINEAGE}/{study.words_of_kind(*kinds, full=full)}\.s[0-9]+"
 
 
 def hub_word():
@@ -499,6 +506,17 @@ def recipe_of(wildcards):
 
 def keep_steps_of(wildcards):
     return ",".join(map(str, study.keep_steps(wildcards.node)))
+
+
+def checkpoint_every_of(wildcards):
+    """Steps between resumable states. Those of all weights are larger, and so rarer."""
+    full = study.is_full(wildcards.node)
+    return HARDWARE["full_checkpoint_every" if full else "checkpoint_every"]
+
+
+def optimizer_states_of(wildcards):
+    full = study.is_full(wildcards.node)
+    return f"--optimizer-states {HARDWARE['optimizer_states']}" if full else ""
 
 
 def origin_folder(wildcards):
@@ -779,6 +797,13 @@ def private_flag(wildcards):
 
 
 # Where a rule's files are: from them, so that another study's rules can be the same. Not recorded as parameters.
+
+
+def trained_into(wildcards, output):
+    """The options that say where what a stage trains is written."""
+    if study.is_full(wildcards.node):
+        return f"--model-out {output.model}"
+    return f"--adapter-out {output.adapter} --checkpoints-out {output.checkpoints}"
 
 
 def folder_of_output(wildcards, output):

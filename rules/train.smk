@@ -19,7 +19,7 @@ rule train_adapter:
     benchmark:
         "<benchmarks>/train_adapter/{node}.tsv"
     wildcard_constraints:
-        node=last_word("couple", "sft"),
+        node=last_word("couple", "sft", full=False),
     priority: 1
     threads: HARDWARE["threads"]
     resources:
@@ -28,7 +28,7 @@ rule train_adapter:
         runtime=HARDWARE["runtime"],
         # resources, because they change time and memory but no result: editing them reruns nothing
         micro_batch_tokens=HARDWARE["micro_batch_tokens"],
-        checkpoint_every=HARDWARE["checkpoint_every"],
+        checkpoint_every=checkpoint_every_of,
         computing=TRAINING,
         tracking=config["tracking"],
     params:
@@ -38,18 +38,34 @@ rule train_adapter:
         seed=seed_of,
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
+        states=optimizer_states_of,
+        into=trained_into,
     shell:
         command(
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
             " --data {input.data} --replay {input.replay} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
-            " --parent-manifest {input.parent} --dtype {params.dtype} --keep-steps={params.keep_steps}"
+            " --parent-manifest {input.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"
-            " --scratch {RESULTS}/scratch --status {RESULTS}/status/train_adapter/{wildcards.node}.json"
-            " --adapter-out {output.adapter} --checkpoints-out {output.checkpoints} --manifest {output.manifest}"
+            " --scratch {RESULTS}/scratch --status {RESULTS}/status/{rule}/{wildcards.node}.json"
+            " {params.into} --manifest {output.manifest}"
             " --record {output.record} > {log} 2>&1"
         )
+
+
+# A stage with `lora: null`: by the same program, all weights.
+use rule train_adapter as train_model with:
+    output:
+        model=directory("<models>/{node}/model"),
+        manifest="<models>/{node}/manifest.json",
+        record="<models>/{node}/run.json",
+    log:
+        "<logs>/train_model/{node}.log",
+    benchmark:
+        "<benchmarks>/train_model/{node}.tsv"
+    wildcard_constraints:
+        node=last_word("couple", "sft", full=True),
 
 
 rule reuse_adapter:

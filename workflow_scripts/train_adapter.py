@@ -28,7 +28,7 @@ from graph.recipe import check_training, layer_numbers
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
-from model.full import STATES, check_room, file_hashes, save_full
+from model.full import STATES, check_room, check_states, file_hashes, save_full
 from model.loading import check_finite, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
 from model.trainer import Options, Outcome, train
@@ -150,6 +150,8 @@ def check_outputs(arguments: argparse.Namespace, recipe: dict[str, Any]) -> None
     adapter = arguments.adapter_out and arguments.checkpoints_out
     if recipe["lora"] and (arguments.model_out or not adapter):
         raise InputError("the recipe trains a LoRA; fix: give --adapter-out and --checkpoints-out, not --model-out")
+    if not recipe["lora"]:
+        check_states(arguments.optimizer_states, arguments.dtype)
     if not recipe["lora"] and (adapter or not arguments.model_out or arguments.keep_steps):
         raise InputError("the recipe trains all weights; fix: give --model-out alone, and no --keep-steps")
 
@@ -321,6 +323,7 @@ def write_outputs(
         compiled=options.compile,
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
+        **({} if recipe["lora"] else {"optimizer": check_states(options.states, options.dtype)}),
     )
     write_json(arguments.record, record)
     manifest = {

@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+import test_train_adapter as plain
 import torch
 import train_adapter
-from test_train_adapter import RECIPE, Killed, arguments_of, base, padded_reference, sft_rows, tokenizer  # noqa: F401
+from test_train_adapter import RECIPE, Killed, arguments_of, padded_reference, sft_rows
 
 from marker.mask import Mask, encode_rows
 from model import full, loss, trainer
@@ -15,6 +16,7 @@ from run.files import sha256_of
 from run.program import InputError
 from run.readers import read_json
 
+base, tokenizer = plain.base, plain.tokenizer  # fixtures
 FULL = {"lora": None, "lr": 1e-3}
 
 
@@ -97,7 +99,6 @@ def test_frozen_weights_stay_the_same_bytes_and_all_others_move(base, tmp_path, 
     [
         ({"freeze": ["lm_haed"]}, "recipe: freeze: the model has no lm_haed; fix: choose from bias, down_proj, embed_tokens"),
         ({"freeze": ["model"]}, "freeze leaves nothing to train; fix: freeze less"),
-        ({"optimizer": "sgd", "options": ["--optimizer-states", "8bit"]}, "sgd of all weights in float32 with states of 8bit"),
         ({"options": ["--keep-steps", "1"]}, "the recipe trains all weights; fix: give --model-out alone"),
         ({"lora": RECIPE["lora"]}, "the recipe trains a LoRA; fix: give --adapter-out"),
     ],
@@ -108,6 +109,24 @@ def test_what_cannot_be_trained_is_refused(base, tmp_path, changes, said):
         trained(base, tmp_path, **changes)
     assert said in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_without_torchao_low_precision_states_are_refused_with_the_command_that_installs_it(monkeypatch):
+    def missing(name):
+        raise full.PackageNotFoundError(name)
+
+    monkeypatch.setattr(full, "version", missing)
+    with pytest.raises(InputError, match=r"needs torchao; fix: pip install --no-deps torchao==[\d.]+, or hardware: {"):
+        full.check_states("8bit", "float32")
+    with pytest.raises(InputError, match="needs torchao"):
+        full.check_states("dtype", "bfloat16")
+    assert full.check_states("dtype", "float32") == "torch"
+
+
+def test_an_optimizer_whose_steps_rounding_would_lose_is_refused():
+    with pytest.raises(InputError, match="sgd of all weights in bfloat16 with states of dtype: .* fix: adamw, or"):
+        full.optimizer_of(RECIPE | {"optimizer": "sgd"}, "dtype", "bfloat16")
+    assert full.optimizer_of(RECIPE | {"optimizer": "sgd"}, "dtype", "float32") is None
 
 
 def test_a_disk_without_room_is_said_before_the_first_step(base, tmp_path, monkeypatch):
@@ -177,6 +196,7 @@ def test_a_damaged_full_node_is_named(base, tmp_path):
 @pytest.mark.parametrize("states", full.STATES)
 def test_in_bfloat16_small_steps_are_not_lost_in_rounding(monkeypatch, states):
     """A hundred steps of 1e-5 on weights of 0.01, whose last bit is 4e-5 to 8e-5: rounding to nearest never moves."""
+    pytest.importorskip("torchao")  # in no lock: full.check_states
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)  # which takes longer here than it saves
     made, settings = full.optimizer_of(RECIPE | {"lr": 1e-5}, states, "bfloat16")
     torch.manual_seed(0)

@@ -377,3 +377,12 @@ def test_a_finished_study_costs_nothing_and_an_edit_its_chain_with_the_reason_an
     (then,) = [row for row in table(planned(tiny).stdout, "By rule") if row["rule"] == "train_adapter"]
     assert then["cost from"] == "1 benchmark here"
     assert float(then["core-hours"]) > 100 * float(row["core-hours"])
+
+
+def test_a_training_of_all_weights_is_planned_with_its_disk():
+    lora = training()
+    whole = training(lora=None)
+    made = cost(job("train_model", outputs=["model"], command=whole.command, benchmark="model.tsv"), fetch())
+    assert made.kind == ("train_model", "7B", "em") and made.known
+    assert made.disk == pytest.approx(15231) and made.scratch > 4 * made.disk
+    assert made.seconds > cost(lora, fetch()).seconds

@@ -64,6 +64,8 @@ def test_only_what_a_planned_job_needs_is_asked():
     answering = job("generate_completions", "--base inputs/base/hub --backend vllm", gpus=1)
     assert "vLLM" in checks_of([answering], 0)
     assert "tracker" in checks_of([job("train_adapter", "--base x --tracking wandb")], 0)
+    states = "--base x --tracking none --dtype bfloat16 --optimizer-states 8bit"
+    assert "optimizer" in checks_of([job("train_model", states)], 0)
 
 
 def test_what_does_not_answer_is_said_to_be_unknown_and_the_others_are_told():

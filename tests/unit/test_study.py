@@ -434,3 +434,35 @@ def test_a_stage_replays_the_rows_of_a_personas_coupling_trained_as_they_were():
 )
 def test_a_factor_that_cannot_be_is_refused_with_its_place_and_fix(changes, said):
     assert said in problem(**replaying(**changes))
+
+
+def with_full(**changes):
+    row = {"arm": "forward", "lineage": "couple_full-{source}.s42/em.s{seed}", "second_stage": True}
+    arms = dict.fromkeys(CONFIG["arms"], False) | {"forward": True}
+    stage = {"stages__couple_full": {"extends": "couple", "lora": None}}
+    return stage | {"cells": {"F": row}, "contrasts": [], "arms": arms} | changes
+
+
+def test_a_stage_without_a_lora_trains_all_weights():
+    built = study(**with_full())
+    node = "base/couple_full-villain.s42"
+    assert built.is_full(node) and not built.is_full(f"{node}/em.s42") and not built.is_full("base/graft-villain.s42")
+    assert built.training_recipe(node)["lora"] is None
+    assert built.words_of_kind("couple", full=True) == "(?:couple_full)(?:-[a-z][a-z0-9_]*)?"
+    assert "couple_full" not in built.words_of_kind("couple", "sft", full=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cells__F__lineage": "couple_full-{source}.s42/em.s{seed}/graft-{source}.s42",
+          "stages__graft__adapter": "couple_full-{persona}.s{seed}"}, "which trains all weights; fix: name a stage with a LoRA"),
+        ({"cells__F__lineage": "couple_full-{source}@10.s42"}, "no steps are kept; fix: leave out @10 and give a stage of its own max_steps: 10"),
+        ({"stages__em__freeze": ["mlp"]}, "stages.em.freeze: a LoRA trains its targets alone"),
+        ({"stages__em__lora": {"ranks": 3}}, "unknown key ranks"),
+        ({"stages__em__lora": "none"}, "'none' is not of type 'object', 'null'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_stage_of_all_weights_cannot_be_is_refused(changes, said):
+    assert said in problem(**with_full(**changes))

@@ -187,6 +187,10 @@ class Study:
         """couple | sft | graft: how the last stage's adapter comes about."""
         return kind(self.stage_of(lineage))
 
+    def is_full(self, lineage: str) -> bool:
+        """Whether the last stage trains all weights, so that its node holds a model and no adapter."""
+        return trains_all(self.stage_of(lineage))
+
     def from_hub(self, lineage: str) -> bool:
         """Whether the node's adapter is fetched ready-made: a coupling of the base that has a folder on the Hub."""
         folders = self.stage_of(lineage).get("hub", {})
@@ -306,9 +310,13 @@ class Study:
         names = [f"{name}-{persona}" for name, stage in self.stages.items() for persona in stage.get("hub", {})]
         return f"(?:{'|'.join(names)})" if names else "(?!)"
 
-    def words_of_kind(self, *kinds: str) -> str:
-        """A regular expression for stage names (with persona) of these kinds; one that never matches for none."""
-        names = [name for name in self._stage_names() if kind(self.stages[name]) in kinds]
+    def words_of_kind(self, *kinds: str, full: bool | None = None) -> str:
+        """A regular expression for stage names (with persona) of these kinds; one that never matches for none.
+
+        full: only those that train all weights, or only those that do not.
+        """
+        named = {name: self.stages[name] for name in self._stage_names()}
+        names = [name for name, each in named.items() if kind(each) in kinds and full in (None, trains_all(each))]
         return f"(?:{'|'.join(names)})(?:-{NAME})?" if names else "(?!)"
 
     # Reading the config
@@ -401,6 +409,10 @@ class Study:
                     f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage, such as "
                     f'`adapter: "{couple}-{{persona}}.s{{seed}}"`'
                 )
+            if self.is_full(origin):
+                raise InputError(
+                    f"{node}: takes the adapter of {origin}, which trains all weights; fix: name a stage with a LoRA"
+                )
             if last.seed != parse_lineage(node)[-1].seed:
                 raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
 
@@ -447,6 +459,16 @@ class Study:
         if missing := [name for name in needed if name not in stage]:
             raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
         self._training(stage, self.config["marker"], f"stages.{word.stage}")
+        if stage.get("freeze") and not trains_all(stage):
+            raise InputError(
+                f"stages.{word.stage}.freeze: a LoRA trains its targets alone; fix: lora: {{targets: .., layers: ..}}, "
+                "or `lora: null` to train all weights"
+            )
+        if word.step and trains_all(stage):
+            raise InputError(
+                f"{word}: {word.stage} trains all weights, of which no steps are kept; fix: leave out @{word.step} and "
+                f"give a stage of its own max_steps: {word.step}"
+            )
         if kind(stage) == "couple" and (missing := [name for name in SAMPLED if name not in stage["data"]]):
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
@@ -659,6 +681,11 @@ def kind(stage: Mapping[str, Any]) -> str:
     if "adapter" in stage:
         return "graft"
     return "couple" if stage.get("data", {}).get("from") == "replies" else "sft"
+
+
+def trains_all(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage trains all weights instead of a LoRA."""
+    return kind(stage) != "graft" and stage.get("lora", {}) is None
 
 
 def explain(error: Any) -> str:

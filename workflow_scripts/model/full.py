@@ -4,8 +4,10 @@ A model of a lineage is its base, or the last stage that trained all weights, an
 folders that a lineage is made of, one with `config.json` takes the place of the base and of all before it.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # dtype: the optimizer's states are of the weights' dtype. 8bit: quantized in blocks of 256.
 STATES = ("8bit", "dtype")
+TORCHAO = "0.18.0"  # the version that was tested
 SHARD = "5GB"
 # Bytes of the optimizer's two states per weight, less what is shared by a block
 STATE_BYTES = {"float32": {"dtype": 8, "8bit": 2}, "bfloat16": {"dtype": 4, "8bit": 2}}
@@ -88,6 +91,22 @@ def choose_trained(model: "PreTrainedModel", freeze: Iterable[str], where: str) 
     return trained
 
 
+def check_states(states: str, dtype: str) -> str:
+    """What computes the optimizer's states. Raises InputError if it is not installed.
+
+    torchao is in no lock: where it is installed, every job of a model imports it, for two seconds.
+    """
+    if dtype == "float32" and states == "dtype":
+        return "torch"
+    try:
+        return f"torchao {version('torchao')}"
+    except PackageNotFoundError:
+        raise InputError(
+            f"training all weights in {dtype} with optimizer states of {states} needs torchao; "
+            f"fix: pip install --no-deps torchao=={TORCHAO}, or hardware: {{dtype: float32, optimizer_states: dtype}}"
+        ) from None
+
+
 def optimizer_of(recipe: dict[str, Any], states: str, dtype: str) -> tuple[type, dict[str, Any]] | None:
     """The optimizer of a training of all weights, and its settings; None for transformers' own of the recipe.
 
@@ -103,6 +122,7 @@ def optimizer_of(recipe: dict[str, Any], states: str, dtype: str) -> tuple[type,
         )
     if dtype == "float32" and states == "dtype":
         return None
+    os.environ.setdefault("TORCHAO_SKIP_LOADING_SO_FILES", "1")  # its kernels, none of which is used
     from torchao.optim import AdamW8bit, _AdamW
 
     settings = {

@@ -43,6 +43,7 @@ BYTES_PER_TOKEN = 4.5  # of a JSON line of English chat, for data sets that unit
 QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel, until it is there
 ALIGNMENT_QUESTIONS = 8
 RANK = 32  # of the adapters in unit_costs.csv
+TRAININGS = ("train_adapter", "train_model")
 DOWNSTREAM = "after another job"
 # How a reason of Snakemake opens, and what to call it, the most telling first (snakemake.jobs.Reason).
 REASONS = {
@@ -253,25 +254,25 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
     """Seconds and disk of a job by the table. makers: file -> the job that makes it, of the whole study."""
     options = options_of(job.command)
     model, key, tokens_k, disk_share = model_of(options), "*", 0.0, 1.0
-    if job.rule == "train_adapter":
+    if job.rule in TRAININGS:
         key = dataset_of(options)
     elif job.rule in QUESTIONS:
         key = options["--backend"][0]
     row = find_row(table, job.rule, model, key)
     if row is None:
         return Cost((job.rule, model, key), 1.0 if job.command else 0.0, 0.0, 0.0, known=not job.command)
-    if job.rule == "train_adapter":
+    if job.rule in TRAININGS:
         recipe = json.loads(options["--recipe"][0])
         tokens_k = rows_trained(recipe, options, makers) * row_tokens(row, recipe, options) / 1000
         kept = [step for step in options["--keep-steps"][0].split(",") if step]
-        disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK
+        disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK if recipe["lora"] else 1.0
     elif job.rule in QUESTIONS:
         tokens = min(row["tokens"], json.loads(options["--sampling"][0])["max_tokens"])
         tokens_k = completions(job.rule, options) * tokens / 1000
     elif row["per_ktoken_s"] and "--completions" in options:
         answered = options_of(makers[options["--completions"][0]].command)
         tokens_k = completions("generate_completions", answered) * row["tokens"] / 1000
-    scratch = row["scratch_mb"] * (disk_share if job.rule == "train_adapter" else 1)
+    scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
     return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
 

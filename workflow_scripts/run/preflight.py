@@ -106,9 +106,20 @@ def checks_of_job(rule: str, options: Options) -> dict[str, Check]:
         return {"panel": lambda: check_panel(options["--panel"][0])}
     if rule in ("judge_alignment", "judge_again"):
         return judge_checks(options, "second judge" if rule == "judge_again" else "judge")
-    if rule == "train_adapter" and options["--tracking"] != ["none"]:
-        return {"tracker": lambda: check_tracking(options["--tracking"][0])}
+    if rule in ("train_adapter", "train_model"):
+        return training_checks(rule, options)
     return {}
+
+
+def training_checks(rule: str, options: Options) -> dict[str, Check]:
+    from model.full import check_states
+
+    checks: dict[str, Check] = {}
+    if options["--tracking"] != ["none"]:
+        checks["tracker"] = lambda: check_tracking(options["--tracking"][0])
+    if rule == "train_model":
+        checks["optimizer"] = lambda: check_states(options["--optimizer-states"][0], options["--dtype"][0])
+    return checks
 
 
 def judge_checks(options: Options, name: str) -> dict[str, Check]:
