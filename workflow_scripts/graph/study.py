@@ -104,7 +104,8 @@ class Study:
         self._check_shared_cards()
         self._raise()
         self._draws: dict[tuple[str, int, str], set[str]] = {}
-        for lineage in {node for cell in self.cells for node in self._trained(cell.lineage)}:
+        trained = {node for cell in self.cells for node in self._trained(cell.lineage)}
+        for lineage in trained | {replayed for node in trained if (replayed := self.replayed(node))}:
             if self.kind_of(lineage) == "couple":
                 personas = {str(parse_lineage(lineage)[-1].persona), *self.negatives_of(lineage)}
                 self._draws.setdefault(self._draw(lineage), set()).update(personas)
@@ -166,7 +167,7 @@ class Study:
         replies = drawn | {f"evaluations.{name}.max_tokens": tokens for name, tokens in asked.items()}
         return {
             "targets": sorted(
-                {target for stage in stages.values() for target in stage.get("lora", {}).get("targets", [])}
+                {target for stage in stages.values() for target in (stage.get("lora") or {}).get("targets", [])}
             ),
             "row": longest(rows),
             "reply": longest(replies),
