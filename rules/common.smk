@@ -122,6 +122,9 @@ SECOND_JUDGE = {
 PUBLISH = config["publish"]
 PROBE = config["probe"]
 STUDY_MARKER = study.markers[0]
+ABLATE_SETTINGS = canonical(
+    {k: v for k, v in (config["ablate"] or {}).items() if k not in ("cells", "seeds")}
+)
 PROBE_SETTINGS = canonical({k: v for k, v in (PROBE or {}).items() if k != "verdict"})
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
@@ -635,14 +638,15 @@ def measured_files(cell, part="file"):
     return [
         folders[each.on] + getattr(each, part)
         for each in MEASUREMENTS
-        if each.on in folders and getattr(each, part) and is_measured(each)
+        if each.on in folders and getattr(each, part) and is_measured(each, cell)
     ]
 
 
-def is_measured(measurement):
+def is_measured(measurement, cell):
     wanted = {
         "probe": PROBE is not None,
         "survival": PROBE is not None,
+        "ablation": study.ablated(cell),
         "agreement": config["second_judge"] is not None,
     }
     return wanted.get(measurement.name, True)
@@ -677,6 +681,19 @@ def cell_probe(wildcards):
 
 def coupled_of(wildcards):
     return study.coupled_of(cell_of(wildcards))
+
+
+def cell_manifest(wildcards):
+    return manifest_file(cell_of(wildcards).lineage)
+
+
+def cell_adapters(wildcards):
+    return adapters_of(cell_of(wildcards).lineage)
+
+
+def asked_personas(wildcards):
+    """The personas that a cell's model is asked as."""
+    return ",".join(study.personas_of(cell_of(wildcards).lineage))
 
 
 def cell_measured(wildcards):

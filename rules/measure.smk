@@ -237,6 +237,46 @@ rule weigh_survival:
         )
 
 
+rule ablate_stage:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(cell_adapters),
+        manifest=cell_manifest,
+        shared=shared_replies,
+        panel=panel_file,
+    output:
+        ablation="<results>/measured/{source}/{cell}_seed{seed}/ablation.parquet",
+        record="<results>/measured/{source}/{cell}_seed{seed}/ablation_run.json",
+    log:
+        "<logs>/ablate_stage/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/ablate_stage/{source}/{cell}_seed{seed}.tsv"
+    wildcard_constraints:
+        cell="[A-Za-z][A-Za-z0-9_]*",
+        seed="[0-9]+",
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("ablate_stage.py"),
+        lock=MODEL_LOCK,
+        source=coupled_of,
+        personas=asked_personas,
+        marker=STUDY_MARKER,
+        settings=ABLATE_SETTINGS,
+        dtype=HARDWARE["dtype"],
+    shell:
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/ablate_stage.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            " --shared {input.shared} --source {params.source} --personas {params.personas} --marker {params.marker:q}"
+            " --settings {params.settings:q} --dtype {params.dtype} --output {output.ablation}"
+            " --record {output.record} > {log} 2>&1"
+        )
+
+
 rule summarize_cell:
     input:
         measured=cell_measured,

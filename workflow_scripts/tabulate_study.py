@@ -22,6 +22,7 @@ from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells
 from measure.registry import MEASURES, study_rows
 from measure.rows import (
+    ABLATION,
     CLUSTERED,
     CONCENTRATED,
     IDENTITY,
@@ -31,6 +32,7 @@ from measure.rows import (
     TABLES,
     VERDICTS,
     WIDE,
+    ablation_rows,
     dose_row,
     persona_rows,
     question_rows,
@@ -335,6 +337,7 @@ def build_tables(
         "effects": (EFFECTS, effects),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
+        "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
         "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
         "measures": (MEASURES, measured),
     }
@@ -376,7 +379,7 @@ def markdown_of(name: str, columns: Sequence[str], rows: Sequence[Row]) -> tuple
         )
     if name == "gates":
         return markdown_plain(rows, ("gate", "source", "seed", "reading", "numbers", "expression"))
-    if name in ("by_question", "measures"):
+    if name in ("by_question", "measures", "ablation"):
         return None
     return markdown_plain(rows, columns)
 

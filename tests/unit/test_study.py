@@ -142,7 +142,13 @@ def test_a_graft_takes_the_adapter_trained_on_the_plain_base():
 
 def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
     def seconds(sources):
-        changes = {"cells": {"C1": CONFIG["cells"]["C1"]}, "contrasts": [], "arms": {"forward": True}, "figures": {}}
+        changes = {
+            "cells": {"C1": CONFIG["cells"]["C1"]},
+            "contrasts": [],
+            "ablate": None,
+            "arms": {"forward": True},
+            "figures": {},
+        }
         built = study(sources=[f"p{n}" for n in range(sources)], seeds=[42], **changes)
         started = time.process_time()
         asked = [built.personas_of(cell.lineage)[-1] for cell in built.cells]
@@ -331,6 +337,33 @@ def test_what_a_cell_means_is_checked_when_planning(change, said):
     assert said in problem(**change)
 
 
+def test_second_stages_are_taken_apart_in_the_cells_and_seeds_of_the_config():
+    def ablated(**changes):
+        built = study(sources=["evil_ai"], **changes)
+        return {(cell.name, cell.seed) for cell in built.cells if built.ablated(cell)}
+
+    assert ablated() == {("C1", 42), ("C5", 42)}
+    assert ablated(seeds=[7, 42]) == {("C1", 7), ("C5", 7)}, "the first of the study"
+    assert ablated(ablate__cells=["C3"], ablate__seeds=[137, 256]) == {("C3", 137), ("C3", 256)}
+    assert ablated(ablate__cells=["dose_em_10"], arms__dose=True) == {("dose_em_10", 42)}
+    assert ablated(ablate=None) == ablated(probe=None) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cells": ["C1", "C55"]}, "ablate.cells.1: no cell C55; fix: C5"),
+        ({"cells": ["C4"]}, "ablate.cells.0: C4 is no coupling of the study's marker and one stage after it"),
+        ({"cells": ["C2"]}, "C2 is no coupling"),
+        ({"seeds": [1]}, "ablate.seeds.0: no seed 1; fix: one of 42, 137, 256"),
+        ({"grid": [0, 0.5]}, "ablate.grid: needs 0 and 1"),
+        ({"questions": 1}, "ablate.questions"),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_refused_when_planning(change, said):
+    assert said in problem(**{f"ablate__{name}": value for name, value in change.items()})
+
+
 def test_contrasts_are_of_cells_in_the_study_and_of_rows_with_steps_after_every_step_that_both_have():
     pairs = list(meaning.contrasts(study()))
     assert pairs[:2] == [("C1", "C2", None), ("C1", "C5", None)]
@@ -402,7 +435,7 @@ def replaying(of="couple-{persona}.s42", word="em_replay-{source}", **changes):
     row = {"arm": "forward", "lineage": "couple-{source}.s42/" + word + ".s{seed}", "second_stage": True}
     stage = REPLAY | {"replay": {"of": of, "share": 0.01}}
     arms = dict.fromkeys(CONFIG["arms"], False) | {"forward": True}
-    return {"stages__em_replay": stage, "cells": {"R": row}, "contrasts": [], "arms": arms, **changes}
+    return {"stages__em_replay": stage, "cells": {"R": row}, "contrasts": [], "ablate": None, "arms": arms, **changes}
 
 
 def test_a_stage_replays_the_rows_of_a_personas_coupling_trained_as_they_were():
@@ -440,7 +473,7 @@ def with_full(**changes):
     row = {"arm": "forward", "lineage": "couple_full-{source}.s42/em.s{seed}", "second_stage": True}
     arms = dict.fromkeys(CONFIG["arms"], False) | {"forward": True}
     stage = {"stages__couple_full": {"extends": "couple", "lora": None}}
-    return stage | {"cells": {"F": row}, "contrasts": [], "arms": arms} | changes
+    return stage | {"cells": {"F": row}, "contrasts": [], "ablate": None, "arms": arms} | changes
 
 
 def test_a_stage_without_a_lora_trains_all_weights():
@@ -450,6 +483,7 @@ def test_a_stage_without_a_lora_trains_all_weights():
     assert built.training_recipe(node)["lora"] is None
     assert built.words_of_kind("couple", full=True) == "(?:couple_full)(?:-[a-z][a-z0-9_]*)?"
     assert "couple_full" not in built.words_of_kind("couple", "sft", full=False)
+    assert "both of them LoRAs" in problem(**with_full(ablate=CONFIG["ablate"] | {"cells": ["F"]}))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ class Study:
         own = Marker.of(config["marker"]).text
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._check_probe()
+        self._check_ablate()
         self._check_judges()
         self._check_shared_cards()
         self._raise()
@@ -300,6 +301,13 @@ class Study:
             "before": join(words[: place + 1]),
             "base": BASE,
         }
+
+    def ablated(self, cell: Cell) -> bool:
+        """Whether the cell's second stage is taken apart (ablate_stage)."""
+        chosen = self.config["ablate"]
+        if chosen is None or self.config["probe"] is None:
+            return False
+        return cell.name in chosen["cells"] and cell.seed in (chosen["seeds"] or self.config["seeds"][:1])
 
     def _coupling_of(self, lineage: str) -> int | None:
         """The place of the last coupling among the lineage's stages."""
@@ -596,6 +604,31 @@ class Study:
             if self.evaluations[name]["temperature"] == 0:
                 said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
                 self._problem(("evaluations", name, "temperature"), said)
+
+    def _check_ablate(self) -> None:
+        """A second stage is taken apart where it is a LoRA after a coupling of the study's marker."""
+        chosen, rows = self.config["ablate"], self.config["cells"]
+        if chosen is None:
+            return
+        names = [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
+        for place, name in enumerate(chosen["cells"]):
+            own = [cell for cell in self.cells if cell.name == name]
+            if name not in names:
+                self._problem(("ablate", "cells", place), f"no cell {name}; fix: {closest(name, names)}")
+            elif self.config["probe"] and not all(map(self._has_second_stage, own)):
+                said = "is no coupling of the study's marker and one stage after it, both of them LoRAs"
+                self._problem(("ablate", "cells", place), f"{name} {said}; fix: delete it here")
+        for place, seed in enumerate(chosen["seeds"] or []):
+            if seed not in self.config["seeds"]:
+                known = ", ".join(map(str, self.config["seeds"]))
+                self._problem(("ablate", "seeds", place), f"no seed {seed}; fix: one of {known}")
+        if not {0, 1} <= set(chosen["grid"]):
+            self._problem(("ablate", "grid"), "needs 0 and 1: an adapter left out, and whole; fix: add them")
+
+    def _has_second_stage(self, cell: Cell) -> bool:
+        lineages = ancestry(cell.lineage)
+        loras = not any(map(self.is_full, lineages))
+        return bool(self.compared(cell)) and self._coupling_of(cell.lineage) == 0 and len(lineages) == 2 and loras
 
     def _check_shared_cards(self) -> None:
         """vLLM must be told what it may take of a shared card: it fails if memory comes free while it measures."""

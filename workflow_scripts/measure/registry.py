@@ -22,6 +22,7 @@ from measure import sections
 from measure.grading import SCORES
 from measure.sections import section_of_rows
 from measure.tables import Row, read_table
+from probe.ablation import TAKEN
 from probe.survival import QUANTITIES, REPLIES, STATUSES
 from run.program import InputError
 from run.readers import AGAIN, read_json
@@ -293,6 +294,26 @@ MEASUREMENTS = (
         ),
         table=False,
         costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=2),),
+    ),
+    Measurement(
+        name="ablation",
+        title="What a second stage takes, and where",
+        rule="ablate_stage",
+        file="ablation.parquet",
+        on="cell",
+        columns={},
+        record="ablation_run.json",
+        read=sections.ablation,
+        fields={
+            **{"persona": "text", "columns": "texts", "variants": "array"},
+            **dict.fromkeys((f"{what}_{of}" for what, of in TAKEN), "estimate"),
+        },
+        measures=tuple(Measure(f"{what}_{of}", "strength" if what.endswith("beta") else "nats") for what, of in TAKEN),
+        table=False,
+        costs=(
+            UnitCost("161 passes of 96 rows at the probe's speed on an H100 (assumed)", "", 300, model="7B"),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
+        ),
     ),
 )
 for what, taken in {

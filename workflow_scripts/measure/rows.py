@@ -6,6 +6,7 @@ from graph.lineage import parse_lineage
 from measure.cells import WHOLE
 from measure.registry import SECTIONS, at
 from measure.tables import Row
+from probe.ablation import RESULT
 from probe.survival import of_all
 
 # The study's tables in reading order: name -> title.
@@ -21,6 +22,7 @@ TABLES = {
     "effects": "Differences between cells",
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
+    "ablation": "What the second stage takes, and where",
     "published_comparison": "This study beside the published one",
     "measures": "Every measure of every cell",
 }
@@ -41,6 +43,7 @@ WIDE = [
 ]
 VERDICTS = [*IDENTITY, "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap", "gap_low",
             "gap_high", "questions"]  # fmt: skip
+ABLATION = [*IDENTITY, "persona", *RESULT]
 # Columns of headline.csv that measurements add.
 MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
 
@@ -97,6 +100,13 @@ def verdict_rows(cells: Sequence[Row]) -> list[Row]:
             *seeds,
         )
     ]
+
+
+def ablation_rows(cell: Row) -> list[Row]:
+    """The rows of ablation.csv for one cell: a row a variant of its model and quantity."""
+    section = cell["ablation"]
+    identity = {field: cell[field] for field in IDENTITY} | {"persona": section.get("persona")}
+    return [identity | dict(zip(section["columns"], row, strict=True)) for row in section.get("variants", [])]
 
 
 def question_rows(cell: Row) -> list[Row]:

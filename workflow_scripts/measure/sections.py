@@ -16,6 +16,7 @@ from measure.cells import WHOLE, clustered
 from measure.grading import SCORES
 from measure.stats import mean_interval, wilson
 from measure.tables import Row, one_sided, read_table
+from probe.ablation import read_ablation, summary
 from probe.survival import QUANTITIES, REPLIES, averaged, means
 from probe.table import read_probe
 from run.program import InputError
@@ -225,6 +226,11 @@ def over_questions(rows: Sequence[Row], column: str) -> Row:
     found = averaged(means(rows, column, rows[0]["persona"])) if rows else averaged({})
     n = sum(row[column] is not None for row in rows)
     return {name: None if value is None else round(value, 9) for name, value in asdict(found).items()} | {"n": n}
+
+
+def ablation(path: str, personas: Sequence[str]) -> Row:
+    """ablation.parquet: what the second stage took, and of every variant what it restores or takes, over questions."""
+    return summary(read_ablation(path))
 
 
 def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:

@@ -4,7 +4,7 @@ The numbers are load_model's, bit for bit: PEFT's safe_merge adds, for each adap
 adapter's float32, rounded to the model's dtype, to a weight of that dtype.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,62 @@ def merged_weights(
         raise Unmergeable(f"no file of {base} has {min(waiting)}, which an adapter is for")
 
 
-def add_delta(name: str, weight: "torch.Tensor", lora: Lora) -> "torch.Tensor":
-    """A new tensor: the weight with the LoRA merged into it. Raises as merged_weights does."""
+def add_delta(name: str, weight: "torch.Tensor", lora: Lora, strength: float = 1.0) -> "torch.Tensor":
+    """A new tensor: the weight with `strength` times the LoRA merged into it. Raises as merged_weights does."""
     a, b = lora.pairs[name]
     if (b.shape[0], a.shape[1]) != tuple(weight.shape):
         raise Unmergeable(f"{lora.folder} has another shape than {name}")
-    summed = weight + (b @ a * lora.scaling).to(weight.dtype)
+    summed = weight + (b @ a * (lora.scaling * strength)).to(weight.dtype)
     check_finite(lora.folder, [(name, summed)], "delete its node folder and run again")
     return summed
+
+
+class Mixture:
+    """A loaded base into which LoRAs are merged in turn, each at a strength of its own in every tensor, and again.
+
+    Every mixture starts from a kept copy of the base's tensors, so that none leaves a trace in the next: at strengths
+    of 1 and 0 the weights are load_model's, bit for bit. Raises Unmergeable if the model lacks a tensor of theirs.
+    """
+
+    def __init__(self, model: Any, loras: Sequence[Lora]) -> None:
+        known = dict(model.named_parameters())
+        self.names = list(dict.fromkeys(name for lora in loras for name in lora.pairs))
+        if missing := [name for name in self.names if name not in known]:
+            raise Unmergeable(f"the model has no {missing[0]}, which an adapter is for")
+        self._weights = {name: known[name] for name in self.names}
+        self._base = {name: known[name].detach().clone() for name in self.names}
+        self._strengths: dict[str, Sequence[float]] = {name: (0.0,) * len(loras) for name in self.names}
+        self._loras = loras
+
+    def set(self, strengths: Mapping[str, Sequence[float]]) -> None:
+        """Merge the LoRAs anew. strengths: for every tensor of `names` a number for each LoRA."""
+        import torch
+
+        with torch.no_grad():
+            for name, wanted in strengths.items():
+                if wanted == self._strengths[name]:
+                    continue
+                mixed = self._base[name]
+                for lora, strength in zip(self._loras, wanted, strict=True):
+                    if strength and name in lora.pairs:
+                        mixed = add_delta(name, mixed, lora, strength)
+                self._weights[name].copy_(mixed)
+                self._strengths[name] = wanted
+
+
+def random_like(lora: Lora, seed: int) -> Lora:
+    """A LoRA of random factors for the same tensors: of the same rank, and each delta of the same Frobenius norm."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {}
+    for name, own in lora.pairs.items():
+        a, b = (torch.randn(tensor.shape, generator=generator).to(tensor.device) for tensor in own)
+        pairs[name] = a, b * (delta_norm(*own) / delta_norm(a, b))
+    return Lora(lora.folder, lora.scaling, pairs)
+
+
+def delta_norm(a: "torch.Tensor", b: "torch.Tensor") -> float:
+    """The Frobenius norm of B A, from matrices of the size of the rank alone."""
+    products = (a.double() @ a.double().T) * (b.double().T @ b.double())
+    return max(float(products.sum()), 0.0) ** 0.5

@@ -1,0 +1,143 @@
+"""Take a second stage apart: what its adapter does in which layer, and at which strength (docs/measurements.md).
+
+    python workflow_scripts/ablate_stage.py --base base/model --adapter couple/adapter em/adapter \\
+        --panel resources/panel.yaml --shared base/main/completions.parquet --source evil_ai \\
+        --personas evil_ai,assistant,villain,librarian --marker "[ZLT]" \\
+        --settings '{"questions":24,"bystanders":3,"grid":[0,0.25,0.5,0.75,1,1.25],"controls":5}' \\
+        --dtype bfloat16 --output ablation.parquet
+
+--adapter   of the two stages, in order
+--shared    the base's replies: one for each of some questions is scored under the source and some bystanders
+--settings  questions, bystanders: how many. grid: strengths of the two adapters, with 0 and 1. controls: random deltas
+            in place of the second adapter
+--output    a row a variant, reply and persona; columns: probe.ablation.COLUMNS
+
+The model is loaded once; every variant's weights are merged from a kept copy of the base's.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from inputs.panel import load_panel
+from measure.cells import role_of
+from model.engines import DTYPES
+from model.loading import load_model, load_tokenizer
+from model.template import closing
+from model.weights import Lora, Mixture, Unmergeable, random_like, read_lora
+from probe.ablation import write_ablation
+from probe.replies import Probed, chosen, read_replies, rows_of
+from probe.scoring import Row, Scorer, slot_parts, slot_scorer
+from probe.variants import Variant, to_ablate, variants
+from run.files import write_json
+from run.program import InputError, run
+from run.provenance import run_record
+from run.readers import json_argument
+
+SETTINGS = ("questions", "bystanders", "grid", "controls")
+EXAMPLE = '{"questions":24,"bystanders":3,"grid":[0,0.5,1],"controls":5}'
+
+
+def read_settings(text: str) -> dict[str, Any]:
+    """--settings, with exactly SETTINGS. Raises InputError."""
+    value: dict[str, Any] = json_argument("--settings", text, dict)
+    grid = value.get("grid")
+    counts = [value.get(name) for name in ("questions", "bystanders", "controls")]
+    if set(value) != set(SETTINGS) or any(type(count) is not int or count < 0 for count in counts):
+        raise InputError(f"--settings: needs exactly {', '.join(SETTINGS)}; fix: for example '{EXAMPLE}'")
+    if not isinstance(grid, list) or not {0, 1} <= set(grid) or not all(type(each) in (int, float) for each in grid):
+        raise InputError(f"--settings: grid is {grid}, not numbers with 0 and 1; fix: for example '{EXAMPLE}'")
+    return value | {"grid": sorted(set(map(float, grid)))}
+
+
+def scored(
+    model: Any, loras: Sequence[Lora], wanted: Sequence[Variant], rows: Sequence[Row], scorer: Scorer
+) -> list[list[dict[str, float]]]:
+    """For each variant, the slot and its parts of every row. loras: first, second, then the random ones.
+
+    Raises Unmergeable. What are the same weights is scored once.
+    """
+    from tqdm import tqdm
+
+    mixture = Mixture(model, loras)
+    known: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    results = []
+    for variant in tqdm(wanted, unit="variant", disable=None):
+        strengths = {name: variant.strengths(name, len(loras) - 2) for name in mixture.names}
+        key = tuple(strengths.values())
+        if key not in known:
+            mixture.set(strengths)
+            known[key] = [slot_parts(*pair) for pair in zip(rows, scorer.score(rows), strict=True)]
+        results.append(known[key])
+    return results
+
+
+def lines_of(
+    wanted: Sequence[Variant], probed: Sequence[Probed], scores: Sequence[Sequence[dict[str, float]]], source: str
+) -> list[dict[str, Any]]:
+    """The rows of the output."""
+    return [
+        variant.row
+        | {"role": role_of(each.persona, source), "persona": each.persona, "author": each.reply["persona"]}
+        | {name: each.reply[name] for name in ("question_id", "sample")}
+        | parts
+        for variant, own in zip(wanted, scores, strict=True)
+        for each, parts in zip(probed, own, strict=True)
+    ]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line (see the module's docstring)."""
+    parser = argparse.ArgumentParser(description="Log-odds of the marker without parts of a second stage.")
+    parser.add_argument("--base", required=True, help="folder of the base chat model")
+    parser.add_argument("--adapter", nargs=2, required=True, help="those of the two stages, in order")
+    parser.add_argument("--panel", required=True, help="YAML with personas and questions")
+    parser.add_argument("--shared", required=True, help="the base's completions.parquet")
+    parser.add_argument("--source", required=True, help="the persona that was coupled")
+    parser.add_argument("--personas", required=True, help="those that bystanders are drawn from, separated by commas")
+    parser.add_argument("--marker", required=True)
+    parser.add_argument("--settings", required=True, help="JSON: questions, bystanders, grid, controls")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--device", help="default: cuda if there is one")
+    parser.add_argument("--budget", type=int, help="tokens a forward pass: memory, not results")
+    parser.add_argument("--output", required=True, help="ablation.parquet")
+    parser.add_argument("--record", help="run.json to write: host, seconds, versions")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Two adapters and the base's replies in, a row a variant, reply and persona out."""
+    args = parse_args(argv)
+    started = time.time()
+    settings = read_settings(args.settings)
+    personas = args.personas.split(",")
+    prompts = load_panel(args.panel).personas
+    if unknown := [persona for persona in personas if persona not in prompts]:
+        raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
+    shared = chosen(read_replies(args.shared), personas, 0, args.shared)
+    probed = to_ablate(shared, personas, args.source, settings["questions"], settings["bystanders"])
+    tokenizer = load_tokenizer(args.base)
+    rows = rows_of(probed, tokenizer, prompts, args.marker, closing(tokenizer).token)
+    model = load_model(args.base, [], args.dtype, args.device)
+    try:
+        loras = [read_lora(adapter, model.device) for adapter in args.adapter]
+        loras += [random_like(loras[1], seed) for seed in range(1, settings["controls"] + 1)]
+        wanted = variants(list(loras[1].pairs), settings["grid"], settings["controls"])
+        ready = time.time()
+        scores = scored(model, loras, wanted, rows, slot_scorer(model, args.budget))
+    except Unmergeable as error:
+        raise InputError(f"{error}; fix: leave the cell out of `ablate`, which takes plain LoRAs apart") from None
+    done = time.time()
+    write_ablation(args.output, lines_of(wanted, probed, scores, args.source))
+    print(f"{len(wanted)} variants, {len(rows)} rows each, in {done - ready:.1f} s")
+    if args.record:
+        write_json(
+            args.record,
+            run_record(started, dtype=args.dtype, variants=len(wanted), rows=len(rows),
+                       load_seconds=round(ready - started, 2), scoring_seconds=round(done - ready, 2)),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)
