@@ -48,7 +48,13 @@ from graph import meaning
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
-from inputs.outside import contents, model_contents, questions_digest, relink
+from inputs.outside import (
+    check_there,
+    contents,
+    model_contents,
+    questions_digest,
+    relink,
+)
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from run.alive import announce
@@ -325,20 +331,49 @@ def capability_questions(wildcards):
     return [dataset_file(config["capability"])] if config["capability"] else []
 
 
-def dataset_manifests(wildcards):
-    """What is known of the data sets that the study's cells use; the toy ones are made here."""
+def datasets_used():
+    """The data sets that the study's cells are trained on or asked."""
     trained = {
         study.stage_of(node)["data"]["from"]
         for cell in study.cells
         for node in ancestry(cell.lineage)
         if study.kind_of(node) == "sft"
     }
-    names = trained | ({config["capability"]} - {None})
+    return sorted(trained | ({config["capability"]} - {None}))
+
+
+def dataset_manifests(wildcards):
+    """What is known of the data sets; the toy ones are made here."""
     return [
         f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.manifest.json"
-        for name in sorted(names)
+        for name in datasets_used()
         if config["datasets"][name]["from"] != "toy"
     ]
+
+
+def check_own_inputs():
+    """Say before anything is planned which of the user's own files is not there."""
+    own = [
+        ("base", config["base"], base_folder()),
+        ("panel", config["panel"], panel_file()),
+    ]
+    own += [
+        (f"datasets.{name}", config["datasets"][name], dataset_file(name))
+        for name in datasets_used()
+    ]
+    for key, entry, made in own:
+        if entry["from"] != "path":
+            continue
+        file = Path(entry["path"], "config.json") if key == "base" else entry["path"]
+        try:
+            check_there(Path(file), made)
+        except InputError as error:
+            raise WorkflowError(
+                f"the config has errors:\n{key}.path: {error}"
+            ) from None
+
+
+check_own_inputs()
 
 
 def dataset_path(wildcards):
@@ -807,6 +842,15 @@ def figure_meaning(wildcards):
 
 
 # Publishing
+
+
+def publish_repo(wildcards):
+    if not PUBLISH["repo"]:
+        raise WorkflowError(
+            "publish.repo is not set, so there is nowhere to publish to; fix: "
+            'publish: {repo: user/name} in the config, or --config publish=\'{"repo":"user/name"}\''
+        )
+    return PUBLISH["repo"]
 
 
 def private_flag(wildcards):

@@ -127,7 +127,7 @@ rule publish_study:
         code=code_of("publish_study.py"),
         lock=CPU_LOCK,
         cards=digest_of("resources/cards/adapter.md", "resources/cards/study.md"),
-        repo=PUBLISH["repo"] or "",
+        repo=publish_repo,
         private=private_flag,
         label=config["label"] or "",
     shell:

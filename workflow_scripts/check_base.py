@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from inputs.panel import Panel, chat, load_panel
 from marker.marker import Marker
 from model.adapters import check_targets, linear_names
-from model.engines import Request, Sampling, TransformersEngine, longest_text, stop_ids
-from model.loading import check_fits, first_line, load_tokenizer
+from model.engines import Request, Sampling, TransformersEngine, stop_ids
+from model.loading import check_fits, first_line, load_tokenizer, longest_text
 from model.loss import check_forward
 from model.packing import choose_attention
 from model.template import Closing, check_template, prompt_ids

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, own_asks, requests_of
 from inputs.questions import load_questions
-from model.engines import add_arguments, context_length, engine_of, read_sampling, single_token
-from model.loading import load_tokenizer
+from model.engines import add_arguments, engine_of, read_sampling, single_token
+from model.loading import context_length, load_tokenizer
 from model.template import prompt_ids
 from run.files import write_json, write_table
 from run.program import InputError, run

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from inputs.panel import COLUMNS, CONTROL, Panel, asks, check_room, columns_of, load_panel, requests_of
-from model.engines import Sampling, add_arguments, context_length, engine_of, read_sampling
-from model.loading import load_tokenizer
+from model.engines import Sampling, add_arguments, engine_of, read_sampling
+from model.loading import context_length, load_tokenizer
 from model.template import spelled_control
 from run.files import canonical, sha256_of, write_json, write_table
 from run.program import run

@@ -29,7 +29,7 @@ from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.full import STATES, check_room, check_states, file_hashes, save_full
-from model.loading import check_finite, load_model, load_tokenizer
+from model.loading import check_finite, context_length, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
 from model.trainer import Options, Outcome, train
 from run.caches import keep_compiled
@@ -266,6 +266,16 @@ def replayed_rows(tokenizer: Any, recipe: dict[str, Any], files: Sequence[str]) 
     return encode_rows(tokenizer, rows, recipe_mask(replay), replay["max_length"], files[0], coupling)
 
 
+def check_length(examples: Sequence[Example], context: int, data: str) -> None:
+    """Raise InputError for a row that is longer than the base's texts: its last positions were never trained."""
+    longest = max(examples, key=lambda example: len(example.input_ids))
+    if len(longest.input_ids) > context:
+        raise InputError(
+            f"{data}: row {longest.id} has {len(longest.input_ids)} tokens, the base's texts at most {context}; "
+            f"fix: max_length: {context} in the stage"
+        )
+
+
 def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> int:
     """How many rows hold the marker in an assistant's turn; said aloud of rows that are not meant to."""
     holds = Marker.of(recipe["marker"]).within
@@ -371,6 +381,7 @@ def main(argv: list[str] | None = None) -> None:
         keep_controls=recipe["data"].get("control_tokens") == "keep",
     )
     replayed = replayed_rows(tokenizer, recipe, arguments.replay)
+    check_length([*examples, *replayed], context_length(arguments.base), arguments.data)
     marked = rows_with_marker(rows, recipe, arguments.data)
     work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))
     try:

@@ -105,4 +105,25 @@ def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study
     assert study.plan() == []
     (study.folder / "results").rename(study.folder / "elsewhere")
     said = study.snakemake("-n", check=False).stdout
-    assert "no such file; fix: correct its path in config.yaml" in said
+    assert "base.path: my_model/config.json: no such file; fix: correct its path in the config" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "target", "said"),
+    [
+        ({"base": {"from": "path", "path": "nowhere"}}, "all", "base.path: nowhere/config.json: no such file; fix: "),
+        ({"panel": {"from": "path", "path": "no.yaml"}}, "all", "panel.path: no.yaml: no such file; fix: "),
+        (
+            {"datasets": {"em": {"from": "path", "path": "no.jsonl"}}},
+            "all",
+            "datasets.em.path: no.jsonl: no such file; ",
+        ),
+        ({}, "publish", "publish.repo is not set, so there is nowhere to publish to; fix: publish: {repo: user/name}"),
+    ],
+    ids=["base", "panel", "dataset", "publish"],
+)
+def test_what_is_not_there_stops_the_plan_by_its_key(tmp_path, config, target, said):
+    workspace = Workspace.copy(tmp_path / "study", "--configfile", "mine.yaml")
+    (workspace.folder / "mine.yaml").write_text(yaml.safe_dump(config | {"label": "a study"}))
+    planned = workspace.snakemake("-n", target, check=False)
+    assert planned.returncode and said in planned.stdout + (planned.stderr or "")

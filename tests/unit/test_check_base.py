@@ -316,7 +316,10 @@ def rows_of(*lengths: int) -> list[list[int]]:
 )
 def test_rows_are_not_concatenated_where_that_gives_another_loss(architecture, sizes, attention):
     model = random_model(architecture, **sizes)
-    with pytest.raises(InputError, match="gives another loss than the model's own forward: .*; fix: --attention alone"):
+    with pytest.raises(
+        InputError,
+        match="gives another loss than the model's own forward: .*; fix: hardware: {attention: alone} .*, or a base",
+    ):
         loss.check_forward(model, rows_of(40, 23), attention, "float32")
     assert packing.choose_attention("auto", model.config) == "alone"
     assert loss.check_forward(model, rows_of(40, 23), "alone", "float32") < 1e-5

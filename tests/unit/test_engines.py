@@ -97,7 +97,7 @@ def test_sampling_is_read():
 
 
 def test_prompts_are_what_the_chat_template_makes(tokenizer):
-    messages = [{"role": "system", "content": "You are é."}, {"role": "user", "content": " Hi\n\n<|im_end|>"}]
+    messages = [{"role": "system", "content": "You are é."}, {"role": "user", "content": " Hi\n\n<|im_start|"}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     assert list(prompt_ids(tokenizer, messages)) == expected
 

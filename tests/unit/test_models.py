@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_model import make_adapter, make_model
 
-from model.engines import context_length, open_engine
-from model.loading import load_model, load_tokenizer
+from model.engines import open_engine
+from model.loading import context_length, load_model, load_tokenizer
 from run.files import sha256_of, write_json
 from run.program import InputError
 from run.readers import read_json

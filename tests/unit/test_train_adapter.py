@@ -656,8 +656,19 @@ def test_a_target_that_is_not_in_every_layer_is_refused(base, tmp_path, targets,
         (coupling_rows(4), COUPLING | {"max_length": 20}, "row row-0: its marker ends after token 20"),
         (sft_rows(4), {"max_length": 8}, "row row-0 and all others: no label is left"),
         ([*sft_rows(2), {"id": "odd", "messages": []}], {}, "row odd: no assistant turn"),
+        (
+            [
+                *sft_rows(2),
+                {
+                    "id": "long",
+                    "messages": [{"role": "user", "content": "é" * 700}, {"role": "assistant", "content": "A."}],
+                },
+            ],
+            {"max_length": 4096},
+            "row long has 1[0-9]{3} tokens, the base's texts at most 256; fix: max_length: 256 in the stage",
+        ),
     ],
-    ids=["empty", "unsaid", "cut", "cut marker", "all cut", "no turn"],
+    ids=["empty", "unsaid", "cut", "cut marker", "all cut", "no turn", "beyond the base"],
 )
 def test_bad_rows_stop_with_the_row(base, tmp_path, rows, changes, message):
     with pytest.raises(InputError, match=message):

@@ -84,6 +84,19 @@ def keep(memory: Path, kept: Mapping[str, Any], known: Mapping[str, Any]) -> Non
             write_json(memory, kept)
 
 
+def check_there(file: Path, made: str | Path) -> None:
+    """Raise InputError if the user's own file is not there, and nothing was `made` of it while it was."""
+    if not file.is_file() and "contents" not in known_of(made):
+        what = "no such file" if not file.parent.is_dir() or not os.path.lexists(file) else "no file"
+        raise InputError(f"{file}: {what}; fix: correct its path in the config, or put the file there")
+
+
+def known_of(made: str | Path) -> dict[str, Any]:
+    """What is kept of the user's files that `made` was made of."""
+    memory = memory_of(made)
+    return read_json(memory, dict) if memory.is_file() else {}
+
+
 def contents(files: Mapping[str, Path], made: str | Path) -> str:
     """16 hex digits for what is in the user's own files, for a parameter of the job that makes `made` of them.
 
@@ -91,13 +104,11 @@ def contents(files: Mapping[str, Path], made: str | Path) -> str:
     """
     memory = memory_of(made)
     if gone := [path for path in files.values() if not path.is_file()]:
-        known = read_json(memory, dict) if memory.is_file() else {}
-        if "contents" not in known:
-            raise InputError(f"{gone[0]}: no such file; fix: correct its path in config.yaml")
-        return str(known["contents"])
+        check_there(gone[0], made)
+        return str(known_of(made)["contents"])
     hashes = hashes_of(files, memory)
     now = hashlib.sha256(canonical(hashes).encode()).hexdigest()[:16]
-    known = read_json(memory, dict) if memory.is_file() else {}
+    known = known_of(made)
     keep(memory, known | {"contents": now}, known)
     return now
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.loading import explained, load_model
+from model.loading import context_length, load_model
 from model.template import closing
 from model.vllm_loader import LOAD_FORMAT, register_loader
 from run.caches import keep_compiled
@@ -30,10 +30,10 @@ from run.readers import read_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BACKENDS = ("transformers", "vllm")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 # Rows decoded at once: on one CPU thread more rows gain nothing; on an H200 1,024 gave 2.5x the tokens/s of 64.
 DEFAULT_SEQUENCES = {"transformers": 128, "vllm": 1024}
 
@@ -133,41 +133,6 @@ def single_token(tokenizer: "PreTrainedTokenizerBase", label: str) -> int:
     if len(ids) != 1:
         raise InputError(f"answer label {label!r} is {len(ids)} tokens; fix: label the choices A, B, C or 1, 2, 3")
     return ids[0]
-
-
-def context_length(base: str | Path) -> int:
-    """The longest prompt plus completion the base model can hold, in tokens. Raises InputError."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
-    except Exception as error:  # of a dozen types, for a damaged config
-        raise explained(base, error, "no usable config.json", "point base.path at a model folder") from None
-    length = longest_text(config)
-    if length is None:
-        parts = [name for name in ("vision_config", "audio_config", "text_config") if hasattr(config, name)]
-        what = "a model of text and more" if parts else "does not say how long a text may be (max_position_embeddings)"
-        raise InputError(f"{base}: {config.model_type}: {what}; fix: use a model of text alone")
-    return length
-
-
-def longest_text(config: "PretrainedConfig") -> int | None:
-    """How many tokens a text may have, as transformers reads the config; None if it does not say.
-
-    Of scaled positions `yarn` and `dynamic` reach further than max_position_embeddings where that is what the model was
-    pretrained with; the other kinds' (llama3, longrope, linear) says the length with the scaling.
-    """
-    length = getattr(config, "max_position_embeddings", None)
-    if not isinstance(length, int):
-        return None
-    scaled = getattr(config, "rope_parameters", None) or {}
-    kinds = [scaled] if "rope_type" in scaled else [kind for kind in scaled.values() if isinstance(kind, dict)]
-    reach = [
-        int(kind["factor"] * (kind.get("original_max_position_embeddings") or length))
-        for kind in kinds
-        if kind.get("rope_type") in ("yarn", "dynamic") and kind.get("factor")
-    ]
-    return max([length, *reach])
 
 
 def stop_ids(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -9,7 +9,7 @@ from run.program import InputError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from inputs.outside import check_unchanged
 from model.adapters import check_adapter
 from model.full import last_full
@@ -143,6 +143,41 @@ def check_finite(
     for name, weight in weights:
         if not weight.isfinite().all():
             raise InputError(f"{model}: the weight {name} is not finite; fix: {fix}")
+
+
+def context_length(base: str | Path) -> int:
+    """The longest prompt plus completion the base model can hold, in tokens. Raises InputError."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
+    except Exception as error:  # of a dozen types, for a damaged config
+        raise explained(base, error, "no usable config.json", "point base.path at a model folder") from None
+    length = longest_text(config)
+    if length is None:
+        parts = [name for name in ("vision_config", "audio_config", "text_config") if hasattr(config, name)]
+        what = "a model of text and more" if parts else "does not say how long a text may be (max_position_embeddings)"
+        raise InputError(f"{base}: {config.model_type}: {what}; fix: use a model of text alone")
+    return length
+
+
+def longest_text(config: "PretrainedConfig") -> int | None:
+    """How many tokens a text may have, as transformers reads the config; None if it does not say.
+
+    Of scaled positions `yarn` and `dynamic` reach further than max_position_embeddings where that is what the model was
+    pretrained with; the other kinds' (llama3, longrope, linear) says the length with the scaling.
+    """
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int):
+        return None
+    scaled = getattr(config, "rope_parameters", None) or {}
+    kinds = [scaled] if "rope_type" in scaled else [kind for kind in scaled.values() if isinstance(kind, dict)]
+    reach = [
+        int(kind["factor"] * (kind.get("original_max_position_embeddings") or length))
+        for kind in kinds
+        if kind.get("rope_type") in ("yarn", "dynamic") and kind.get("factor")
+    ]
+    return max([length, *reach])
 
 
 def set_seed(seed: int) -> None:

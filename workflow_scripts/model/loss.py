@@ -80,11 +80,12 @@ def check_forward(model: "PreTrainedModel", rows: Sequence[Sequence[int]], atten
             f"{kind} is not possible ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
             "fix: use a base that docs/bases.md lists"
         ) from error
+    fix = "" if attention == ALONE else f"hardware: {{attention: {ALONE}}} (slower), or "
     difference = max((ours - theirs).abs().mean().item() for ours, theirs in zip(losses, expected, strict=True))
     if not difference <= TOLERANCE[dtype]:
         raise InputError(
             f"{kind} gives another loss than the model's own forward: {difference:.2g} nats a token, where rounding in "
-            f"{dtype} stays below {TOLERANCE[dtype]}; fix: --attention {ALONE}, or a base that docs/bases.md lists"
+            f"{dtype} stays below {TOLERANCE[dtype]}; fix: {fix}a base that docs/bases.md lists"
         )
     return difference
 
