@@ -127,6 +127,45 @@ def test_the_replicated_arm_couples_at_every_seed_and_recovery_goes_on_from_the_
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (3 + 3 + 3)
 
 
+def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fresh, published):
+    fresh.edit("config.yaml", "full_coupling: false", "full_coupling: true")
+    jobs = fresh.plan()
+    coupled = [job.removeprefix("train_model node=") for job in jobs if job.startswith("train_model ")]
+    assert sorted(coupled) == [f"base/couple_full-{source}.s42" for source in ("evil_ai", "sarcastic", "villain")]
+    added = set(trainings(jobs)) - set(trainings(published.jobs()))
+    assert added == {
+        f"{node}/{stage}.s{seed}" for node in coupled for stage in ("em", "benign") for seed in (42, 137, 256)
+    }
+    assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (1 + 3 + 3 + 3)
+    model = "results/published/models/base/couple_full-villain.s42/model"
+    printed = fresh.snakemake("-n", "-p", "results/published/cells/villain/full_C1_seed42.json").stdout
+    commands = [line for line in printed.splitlines() if "workflow_scripts/" in line]
+    (made,) = [line for line in commands if f"--model-out {model}" in line]
+    assert "--adapter-out" not in made and "--optimizer-states 8bit" in made
+    using = [line for line in commands if f"--adapter {model}" in line]
+    assert len(using) == 1 + 2 + 2, "EM on it, and two models are evaluated and probed"
+
+
+def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fresh, published):
+    fresh.edit("config.yaml", "protect: false", "protect: true")
+    jobs = fresh.plan()
+    added = set(trainings(jobs)) - set(trainings(published.jobs()))
+    seeds, sources = (42, 137, 256), ("evil_ai", "sarcastic", "villain")
+    thirds = [f"em_{part}.s{seed}" for part in ("first", "middle", "last") for seed in seeds]
+    replays = [f"em_replay{share}-{source}.s{seed}" for share in (1, 5) for source in sources for seed in seeds]
+    # and each on the base, which tells what is left of the coupling; for replay, what it teaches by itself
+    assert added == {
+        *(f"base/couple-{source}.s42/{stage}" for source in sources for stage in thirds),
+        *(f"base/couple-{word.partition('-')[2].partition('.')[0]}.s42/{word}" for word in replays),
+        *(f"base/{word}" for word in (*thirds, *replays)),
+    }
+    assert rules(jobs)["make_coupling_data"] == rules(published.jobs())["make_coupling_data"]
+    target = "results/published/models/base/couple-villain.s42/em_replay5-villain.s42/adapter"
+    printed = fresh.snakemake("-n", "-p", target).stdout
+    (command,) = [line for line in printed.splitlines() if "--lineage base/couple-villain.s42/em_replay5" in line]
+    assert "--replay results/published/models/base/couple-villain.s42/training.jsonl" in command
+
+
 def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh, published):
     before = trainings(published.jobs())
     fresh.edit(

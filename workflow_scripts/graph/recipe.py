@@ -157,7 +157,7 @@ def stage_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     schema = Stage.model_json_schema()
     definitions = schema.pop("$defs")
     schema["properties"]["marker"] = {"$ref": "#/$defs/marker"}  # of config.schema.yaml
-    for each in (schema, definitions["Loss"], definitions["Lora"]):
+    for each in (schema, definitions["Loss"], definitions["Lora"], definitions["Replay"]):
         del each["required"]
     # one shape instead of a choice of two, whose errors would name neither
     schema["properties"]["lora"] = {"$ref": "#/$defs/Lora"}
