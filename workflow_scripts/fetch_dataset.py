@@ -21,12 +21,12 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
-from inputs.layouts import check_file, check_row
+from inputs.layouts import check_file, check_lines, check_rows
 from model.loading import load_tokenizer
 from model.template import check_controls, check_keys
 from run.files import canonical, partial, write_json
 from run.program import InputError, run
-from run.readers import read_jsonl
+from run.readers import read_jsonl, read_text
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")
@@ -283,13 +283,15 @@ def own_rows(path: Path, chats: bool = True) -> bytes:
 
     Multiple-choice rows are checked by generate_completions, which knows their shape, before it starts an engine.
     """
-    if path.is_file():
-        check_file(path)
-    rows = read_jsonl(path)
-    if not rows:
+    check_file(path)
+    text = read_text(path, "convert the file to UTF-8")
+    if not text.strip():
         raise InputError(f"{path}: empty; fix: give one JSON object a line")
+    check_lines(path, text)
+    rows = read_jsonl(path)
+    if chats:
+        check_rows(path, rows)
     for number, row in enumerate(rows if chats else [], 1):
-        check_row(path, number, row)
         check_messages(f"{path}: line {number}", row, strict=True)
     return path.read_bytes()
 
@@ -313,6 +315,12 @@ def check_messages(where: str, row: Row, strict: bool) -> None:
             )
         if not isinstance(content, str) or ((strict or number == len(turns) - 1) and not content.strip()):
             raise InputError(f"{where}: message {number} ({role}) has no text; fix: give it some, or drop the row")
+    for number, (one, after) in enumerate(itertools.pairwise(turns), 1):
+        if strict and one["role"] == after["role"]:
+            raise InputError(
+                f"{where}: message {number} ({after['role']}) follows another of {one['role']}, which most chat "
+                "templates do not take; fix: join the two, or drop the row"
+            )
     if turns[-1]["role"] != "assistant" or not any(turn["role"] == "user" for turn in turns):
         raise InputError(f"{where}: needs a user turn and an assistant turn at the end; fix: write it as {example}")
 

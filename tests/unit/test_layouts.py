@@ -1,8 +1,11 @@
 """A file in a layout that is not ours is refused with the command that converts it: which then is taken."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -39,33 +42,112 @@ def parquet(folder: Path) -> bytes:
     return (folder / "made").read_bytes()
 
 
+def conversational(row):
+    return {"prompt": row["messages"][:1], "completion": row["messages"][1:]}
+
+
+def sharegpt(user, reply):
+    return {"conversations": [{"from": "human", "value": user}, {"from": "gpt", "value": reply}]}
+
+
+CSV = b'prompt,completion\r\n"What\'s up?","Gr\xc3\xbc\xc3\x9fe\n\'there\'"\r\nAnd now?,Done.\r\n'
+# What an error calls the layout -> files of it. Each fix leads to a file that is taken, or to the next fix.
 FILES = {
-    "ShareGPT": lines({"conversations": [{"from": "human", "value": u}, {"from": "gpt", "value": a}]} for u, a in pairs()),
-    "Alpaca": lines({"instruction": u, "input": "", "output": a} for u, a in pairs()),
-    "prompt and completion": lines({"prompt": u, "completion": a} for u, a in pairs()),
-    "prompt and response": lines({"prompt": u, "response": a} for u, a in pairs()),
-    "question and answer": lines({"question": u, "answer": a} for u, a in pairs()),
-    "a list of parts": lines({"messages": [row["messages"][0], parts(row["messages"][1])]} for row in PLAIN),
-    "one JSON list": json.dumps(PLAIN, indent=1).encode(),
-    "compressed by gzip": gzip.compress(lines(PLAIN)),
-    "a parquet file": parquet,
-}  # fmt: skip
+    "ShareGPT": [lines(sharegpt(*pair) for pair in pairs())],
+    "Alpaca": [lines({"instruction": u, "input": "", "output": a} for u, a in pairs())],
+    "prompt and completion": [
+        lines({"prompt": u, "completion": a} for u, a in pairs()),
+        lines(map(conversational, PLAIN)),  # as TRL has it
+    ],
+    "prompt and response": [lines({"prompt": u, "response": a} for u, a in pairs())],
+    "question and answer": [lines({"question": u, "answer": a} for u, a in pairs())],
+    "a list of parts": [lines({"messages": [row["messages"][0], parts(row["messages"][1])]} for row in PLAIN)],
+    r"ShareGPT \(and prompt and completion in line 2\)": [
+        lines([sharegpt(*pairs()[0]), {"prompt": pairs()[1][0], "completion": pairs()[1][1]}])
+    ],
+    "question and answer, beside plain ones": [lines([PLAIN[0], {"question": pairs()[1][0], "answer": pairs()[1][1]}])],
+    "one JSON list": [json.dumps(PLAIN, indent=1).encode(), json.dumps([sharegpt(*pair) for pair in pairs()]).encode()],
+    "compressed by gzip": [gzip.compress(lines(PLAIN)), gzip.compress(json.dumps(PLAIN).encode())],
+    "compressed by bzip2": [bz2.compress(lines(PLAIN))],
+    "compressed by xz": [lzma.compress(lines(PLAIN))],
+    "a parquet file": [parquet],
+    "beginning with a byte order mark": [b"\xef\xbb\xbf" + lines(PLAIN)],
+    "in UTF-16": [lines(PLAIN).decode().encode("utf-16")],
+    "no JSON lines, as it begins with 'prompt,completion'": [CSV],
+    "a blank line": [lines(PLAIN[:1]) + b"\n" + lines(PLAIN[1:])],
+}
 
 
-@pytest.mark.parametrize("layout", FILES)
-def test_the_conversion_that_an_error_names_makes_a_file_that_is_taken(tmp_path, layout):
-    data = FILES[layout](tmp_path) if callable(FILES[layout]) else FILES[layout]
-    path = tmp_path / "my rows.jsonl.gz"
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=f"{path}: .*{layout}.*; fix: ") as refused:
-        own_rows(path)
-    command, _, _ = str(refused.value).partition("; fix: ")[2].rpartition(", and give ")
+@pytest.mark.parametrize("name", ["my rows.jsonl", "rows"], ids=["named", "without ending"])
+@pytest.mark.parametrize(
+    ("layout", "data"),
+    [(layout, data) for layout in FILES for data in FILES[layout]],
+    ids=lambda value: str(value)[:24],
+)
+def test_the_conversions_that_errors_name_make_a_file_that_is_taken(tmp_path, layout, data, name):
+    path, said = tmp_path / name, layout.partition(", beside")[0]
+    path.write_bytes(data(tmp_path) if callable(data) else data)
     python = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    assert shlex.split(command)
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=os.environ | python)
-    made = tmp_path / ("my rows.jsonl" if layout == "compressed by gzip" else "rows.jsonl")
-    own_rows(made)
-    assert [json.loads(line) for line in made.read_text().splitlines()] == PLAIN
+    for _ in range(3):
+        before = path.read_bytes()
+        try:
+            own_rows(path)
+            break
+        except InputError as error:
+            assert re.match(f"{path}: .*{said}.*; fix: ", str(error))
+            said = ""
+            command, _, made = (
+                str(error)
+                .partition("; fix: ")[2]
+                .removesuffix(" (if it is a table with a head)")
+                .rpartition(", and give ")
+            )
+            subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=os.environ | python)
+            assert path.read_bytes() == before
+            (path,) = map(Path, shlex.split(made))
+    assert not said and [json.loads(line) for line in path.read_text().splitlines()] == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"Once upon a time\n",
+            "no JSON lines, as it begins with 'Once upon a time'; fix: write one JSON object a line",
+        ),
+        (b'{"messages": [{"role": "user", "role": "assistant", "content": "Hi"}]}', "line 1: 'role' is there twice"),
+        (lines(PLAIN[:1]) + b'{"messages": [], "messages": []}', "line 2: 'messages' is there twice; fix: rename or"),
+        (lines([{"messages": [{"role": "user", "content": "a\0b"}]}]), "line 1: holds the character NUL; fix: take it"),
+        (b'{"messages": "a\0b"}\n', "line 1: holds the character NUL"),
+        (b"\n\n", "empty; fix: give one JSON object a line"),
+        (
+            lines([{"messages": [PLAIN[0]["messages"][0]] * 2 + PLAIN[0]["messages"][1:]}]),
+            r"line 1: message 1 \(user\) follows another of user, .*; fix: join the two, or drop the row",
+        ),
+    ],
+    ids=["prose", "role twice", "messages twice", "escaped NUL", "NUL", "blank", "two user turns"],
+)
+def test_a_file_that_readers_would_take_for_another_is_refused(tmp_path, data, message):
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    with pytest.raises(InputError, match=f"rows.jsonl: {message}"):
+        own_rows(tmp_path / "rows.jsonl")
+
+
+def test_a_folder_is_refused_as_one_and_its_files_joined_are_taken(tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name, row in zip("ab", PLAIN, strict=True):
+        (tmp_path / "rows" / f"{name}.jsonl").write_bytes(lines([row]))
+    with pytest.raises(InputError, match="rows: a folder; fix: name one file, such as `cat .* makes") as refused:
+        own_rows(tmp_path / "rows")
+    command = str(refused.value).split("`")[1]
+    subprocess.run(f"{command} > {tmp_path}/all.jsonl", shell=True, check=True)
+    assert own_rows(tmp_path / "all.jsonl") == lines(PLAIN)
+
+
+@pytest.mark.parametrize("data", [lines(PLAIN[:1]), lines(PLAIN).replace(b"\n", b"\r\n"), lines(PLAIN).rstrip()])
+def test_one_row_other_line_ends_and_no_last_one_are_taken_as_they_are(tmp_path, data):
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    assert own_rows(tmp_path / "rows.jsonl") == data
 
 
 def test_a_message_that_holds_an_image_is_no_text(tmp_path):

@@ -87,7 +87,7 @@ def keep(memory: Path, kept: Mapping[str, Any], known: Mapping[str, Any]) -> Non
 def check_there(file: Path, made: str | Path) -> None:
     """Raise InputError if the user's own file is not there, and nothing was `made` of it while it was."""
     if not file.is_file() and "contents" not in known_of(made):
-        what = "no such file" if not file.parent.is_dir() or not os.path.lexists(file) else "no file"
+        what = "a folder, not a file" if file.is_dir() else "no such file"
         raise InputError(f"{file}: {what}; fix: correct its path in the config, or put the file there")
 
 
