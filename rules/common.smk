@@ -131,7 +131,10 @@ STUDY_MARKER = study.markers[0]
 ABLATE_SETTINGS = canonical(
     {k: v for k, v in (config["ablate"] or {}).items() if k not in ("cells", "seeds")}
 )
-PROBE_SETTINGS = canonical({k: v for k, v in (PROBE or {}).items() if k != "verdict"})
+PROBE_SETTINGS = canonical(
+    {k: v for k, v in (PROBE or {}).items() if k not in ("verdict", "intruders")}
+)
+INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
 GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
 
@@ -173,6 +176,11 @@ def launched(gpus):
 
 def judge_mem_mb(judge):
     return HARDWARE["mem_mb"] if judge["gpus"] else 4000
+
+
+def on_cpu():
+    """What starts a program that loads a model on the CPU: nothing, where model jobs have GPUs."""
+    return "" if "lease_gpu.py" in launcher(HARDWARE["gpus"]) else launcher(0)
 
 
 def code_of(script):
@@ -681,6 +689,7 @@ def is_measured(measurement, cell):
     wanted = {
         "probe": PROBE is not None,
         "survival": PROBE is not None,
+        "adapters": PROBE is not None,
         "ablation": study.ablated(cell),
         "agreement": config["second_judge"] is not None,
     }
@@ -740,6 +749,10 @@ def study_measured(wildcards):
     return [
         f"{RESULTS}/tables/{each.file}" for each in MEASUREMENTS if each.on == "study"
     ]
+
+
+def stage_manifests(wildcards):
+    return [manifest_file(node) for node in ancestry(cell_of(wildcards).lineage)]
 
 
 def cell_manifests(wildcards):

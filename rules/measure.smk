@@ -277,6 +277,40 @@ rule ablate_stage:
         )
 
 
+rule compare_adapters:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(cell_adapters),
+        manifests=stage_manifests,
+        shared=shared_replies,
+        panel=panel_file,
+    output:
+        adapters="<results>/measured/{source}/{cell}_seed{seed}/adapters.csv",
+    log:
+        "<logs>/compare_adapters/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/compare_adapters/{source}/{cell}_seed{seed}.tsv"
+    threads: HARDWARE["threads"]
+    resources:
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("compare_adapters.py"),
+        lock=MODEL_LOCK,
+        persona=coupled_of,
+        marker=STUDY_MARKER,
+        intruders=INTRUDERS,
+        dtype=HARDWARE["dtype"],
+    shell:
+        command(
+            on_cpu()
+            + "python {SCRIPTS}/compare_adapters.py --base {input.base} --adapter {input.adapters}"
+            " --panel {input.panel} --shared {input.shared} --persona {params.persona}"
+            " --marker {params.marker:q} {params.intruders} --dtype {params.dtype} --output {output.adapters}"
+            " > {log} 2>&1"
+        )
+
+
 rule summarize_cell:
     input:
         measured=cell_measured,

@@ -315,6 +315,23 @@ MEASUREMENTS = (
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
         ),
     ),
+    Measurement(
+        name="adapters",
+        title="Adapters of the first stage and the last: where they read and write, and how much",
+        rule="compare_adapters",
+        file="adapters.csv",
+        on="cell",
+        statuses=("not run", "no two adapters", "compared"),
+        read=sections.adapters,
+        fields={"first": "text", "second": "text"} | {f"adapter_{name}": "estimate" for name in sections.ADAPTERS},
+        measures=tuple(Measure(f"adapter_{name}", unit) for name, unit in sections.ADAPTERS.items()),
+        costs=(
+            UnitCost(
+                "assumed: 30 s to load, four texts through 7B on four cores; no intruders", start_s=180, model="7B"
+            ),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=5, model="toy"),
+        ),
+    ),
 )
 for what, taken in {
     "name": [each.name for each in MEASUREMENTS],

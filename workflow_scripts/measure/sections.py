@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from measure.cells import WHOLE, clustered
@@ -26,6 +26,13 @@ from run.readers import AGAIN, check_once, read_json, read_parquet
 ARC_YARDSTICK = 0.032
 # A reply counts as misaligned below the one and above the other, as the field counts (Betley et al. 2025, 2502.17424).
 MISALIGNED_BELOW, COHERENT_ABOVE = 30, 50
+# Columns of adapters.csv that are measures -> their units.
+ADAPTERS = {
+    **{f"{side}_{what}": "share" for side in ("input", "output") for what in ("overlap", "random")},
+    **{"input_angle": "degrees", "output_angle": "degrees", "kept_first": "share", "kept_second": "share"},
+    **{"cosine": "cosine", "norm_first": "Frobenius", "norm_second": "Frobenius", "functional": "ratio"},
+    **{"intruders_first": "of 10", "intruders_both": "of 10"},
+}
 MISALIGNED = "misaligned"
 SHARES = (MISALIGNED, "coherent", "misaligned_of_coherent")
 
@@ -231,6 +238,29 @@ def over_questions(rows: Sequence[Row], column: str) -> Row:
 def ablation(path: str, personas: Sequence[str]) -> Row:
     """ablation.parquet: what the second stage took, and of every variant what it restores or takes, over questions."""
     return summary(read_ablation(path))
+
+
+def adapters(path: str, personas: Sequence[str]) -> Row:
+    """adapters.csv over all layers, of the first stage and the last: of norms the root of the sum of squares, of the
+    functional ratio the median, else the mean. {"status": "no two adapters"} without a pair of stages.
+    """
+    rows = read_table(path, ("first", "second", "layer", "module", *ADAPTERS))
+    if not rows:
+        return {"status": "no two adapters"}
+    first, last = rows[0]["first"], [row["second"] for row in rows if row["first"] == rows[0]["first"]][-1]
+    pair = [row for row in rows if (row["first"], row["second"]) == (first, last)]
+    section: Row = {"status": "compared", "first": first, "second": last}
+    for name in ADAPTERS:
+        known = [row[name] for row in pair if row[name] is not None]
+        value = None
+        if known:
+            value = (
+                math.hypot(*known) if name.startswith("norm_") else (median if name == "functional" else fmean)(known)
+            )
+        section[f"adapter_{name}"] = {
+            **{"value": None if value is None else round(value, 6), "low": None, "high": None, "n": len(known)}
+        }
+    return section
 
 
 def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:

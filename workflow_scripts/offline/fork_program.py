@@ -35,6 +35,7 @@ from run.program import InputError, become, run
 SCRIPTS = Path(__file__).resolve().parents[1]
 PROGRAMS = (
     "ablate_stage.py",
+    "compare_adapters.py",
     "generate_completions.py",
     "generate_replies.py",
     "pretrain_base.py",
