@@ -685,6 +685,26 @@ def measured_files(cell, part="file"):
     ]
 
 
+def check_registry():
+    """Say when the graph is built which measurement names a rule that does not make its file."""
+    texts = [path.read_text("utf-8") for path in CHECKOUT.glob("rules/*.smk")]
+    made = dict(
+        re.match(r"(\w+):(.*)", block, re.DOTALL).groups()
+        for text in texts
+        for block in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]
+    )
+    for each in MEASUREMENTS:
+        if f'/{each.file}"' not in made.get(each.rule, ""):
+            makers = [name for name, block in made.items() if f'/{each.file}"' in block]
+            raise WorkflowError(
+                f"workflow_scripts/measure/registry.py: {each.name}: no rule {each.rule} in rules/ makes {each.file}; "
+                f"fix: correct rule= or file=, or write the rule (its file is named in {', '.join(makers) or 'none'})"
+            )
+
+
+check_registry()
+
+
 def is_measured(measurement, cell):
     wanted = {
         "probe": PROBE is not None,

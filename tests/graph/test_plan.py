@@ -45,6 +45,12 @@ def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coup
     assert rules(jobs)["summarize_cell"] == 1
 
 
+def test_a_measurement_whose_rule_is_not_there_stops_the_plan(fresh):
+    fresh.edit("workflow_scripts/measure/registry.py", 'rule="check_replies"', 'rule="check_reply"')
+    said = fresh.snakemake("-n", check=False)
+    assert said.returncode and "replies: no rule check_reply in rules/ makes replies.json; fix: " in said.stdout
+
+
 def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
     config = yaml.safe_load((fresh.folder / "config.yaml").read_text())
     (fresh.folder / "config.yaml").write_text(yaml.safe_dump(config | {"probe": None}, sort_keys=False))

@@ -164,6 +164,9 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
     [
         ({"seeds": [42, 42]}, ": seeds: 42 is there twice; fix: write `seeds: [42]`"),
         ({"stages__em__lrr": 1e-4}, "unknown key lrr; fix: write `lr: 0.0001`"),
+        ({"mask": {"loss": "marker"}}, "unknown key mask; fix: move it to where it belongs, `stages: {<name>: {mask: ...}}`"),
+        ({"dtype": "float32"}, "unknown key dtype; fix: move it to where it belongs, `hardware: {dtype: ...}`"),
+        ({"sedes": [1]}, "unknown key sedes; fix: write `seeds: [1]`"),
         ({"stages__couple__lr": "5e-6"}, "YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
         ({"stages__couple__epochs": "20"}, "fix: write `epochs: 20` without quotes"),
         ({"stages__couple__schedule": "cosin"}, "'cosin' is not one of linear, cosine, constant; fix: write `schedule: cosine`"),
@@ -382,6 +385,8 @@ def test_the_state_before_comes_first_in_the_study():
 def test_a_figure_is_drawn_for_every_source_with_a_cell_in_its_arms():
     assert meaning.sources_of(study(), "reversed_order") == ["villain"]
     assert meaning.sources_of(study(figures__gates=[]), "gates") == []
+    assert meaning.sources_of(study(), "below_floor") == study().config["sources"]
+    assert meaning.sources_of(study(probe=None), "below_floor") == []  # an empty one says nothing
 
 
 def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():

@@ -45,7 +45,9 @@ def sources_of(study: Study, figure: str) -> list[str]:
 
 
 def drawn(study: Study, figure: str) -> list[Cell]:
-    """The cells in a figure."""
+    """The cells in a figure; none in one of what the study does not measure."""
+    if figure == "below_floor" and study.config["probe"] is None:
+        return []
     return [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
 
 

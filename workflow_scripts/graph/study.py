@@ -728,6 +728,8 @@ def explain(error: Any) -> str:
     value = error.instance
     if error.validator == "additionalProperties":
         known, unknown = list(error.schema.get("properties", {})), unknown_keys(error)
+        if not error.absolute_path and (inside := section_of(unknown[0], error.schema)):
+            return f"unknown key {unknown[0]}; fix: move it to where it belongs, `{inside}`"
         close = [difflib.get_close_matches(name, known, 1) for name in unknown]
         meant = [f"{match[0]}: {value[name]}" for name, match in zip(unknown, close, strict=True) if match]
         fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
@@ -754,6 +756,17 @@ def explain(error: Any) -> str:
     if error.validator == "required":
         return f"{error.message}; fix: add it"
     return f"{error.message}; fix: see the comment at this key in config.yaml"
+
+
+def section_of(key: str, schema: Mapping[str, Any]) -> str:
+    """How a key is written that a section of the config knows, or every entry of one; "" if none does."""
+    for section, own in schema["properties"].items():
+        if key in own.get("properties", {}):
+            return f"{section}: {{{key}: ...}}"
+        each = own.get("additionalProperties")
+        if isinstance(each, Mapping) and key in each.get("properties", {}):
+            return f"{section}: {{<name>: {{{key}: ...}}}}"
+    return ""
 
 
 def unknown_keys(error: Any) -> list[str]:

@@ -4,6 +4,7 @@ Every fix is a shell command that leaves the file as it is and writes another be
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,12 +99,12 @@ def check_lines(path: Path, text: str) -> None:
             raise InputError(f"{path}: line {number}: holds the character NUL; fix: take it out, or drop the row")
         twice: list[str] = []
         with contextlib.suppress(ValueError, RecursionError):  # of what is not JSON, which its reader says better
-            json.loads(line, object_pairs_hook=lambda pairs, twice=twice: note_twice(pairs, twice))
+            json.loads(line, object_pairs_hook=functools.partial(note_twice, twice))
         if twice:
             raise InputError(f"{path}: line {number}: {twice[0]!r} is there twice; fix: rename or delete one of them")
 
 
-def note_twice(pairs: Sequence[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+def note_twice(twice: list[str], pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The object; the keys that it has twice are added to `twice`."""
     names = [name for name, _ in pairs]
     twice += [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -495,7 +495,8 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)",
     ]
     if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
-        sums.append(f"- not counted, as unit_costs.csv lacks them: {', '.join(unknown)}")
+        missing = "neither resources/unit_costs.csv nor an entry of measure/registry.py (`costs`) says what they take"
+        sums.append(f"- not counted, as {missing}: {', '.join(unknown)}")
     return [
         "\n".join(sums),
         "## By rule\n\n" + by_rule(jobs, costs, factors),
