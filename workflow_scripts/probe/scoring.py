@@ -251,8 +251,9 @@ class Scorer:
         row, score = found
         for branch, read in zip(slot_branches(row), (score.marked, score.ended), strict=True):
             whole = torch.tensor([[*row.trunk[: branch.at], *branch.tokens]], device=self.model.device)
-            logits = self.model(input_ids=whole, use_cache=False).logits
-            places = [(0, branch.at - 1 + depth, token) for depth, token in enumerate(branch.tokens)]
+            kept = torch.arange(branch.at - 1, whole.shape[1] - 1, device=self.model.device)
+            logits = self.model(input_ids=whole, use_cache=False, logits_to_keep=kept).logits
+            places = [(0, depth, token) for depth, token in enumerate(branch.tokens)]
             plain = [value for value, _ in self._read(logits, places)]
             worst = max(abs(one - other) for one, other in zip(plain, read, strict=True))
             # a token of -60 nats has the rounding of its logit
