@@ -1034,6 +1034,14 @@ def published_report_meaning(wildcards):
     return canonical(meaning.for_report(published_study()))
 
 
+def later_figures():
+    """What the same authors found later, besides counts: shown as it is."""
+    return " ".join(
+        f"{PLACES['RESOURCES']}/published/{name}.csv"
+        for name in ("geometry", "later_findings")
+    )
+
+
 def published_figures(wildcards):
     known = published_study()
     return [

@@ -84,7 +84,11 @@ use rule write_report as report_published with:
         "results/reanalysis/logs/report_published.log",
     benchmark:
         "results/reanalysis/benchmarks/report_published.tsv"
+    resources:
+        # a resource: the checkout may lie elsewhere
+        further=later_figures(),
     params:
+        published=PUBLISHED,
         cells=published_results,
         label=published_label,
         meaning=published_report_meaning,

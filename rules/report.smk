@@ -154,6 +154,8 @@ rule write_report:
         "<logs>/write_report.log",
     benchmark:
         "<benchmarks>/write_report.tsv"
+    resources:
+        further="",
     params:
         code=code_of("write_report.py"),
         lock=CPU_LOCK,
@@ -175,5 +177,5 @@ rule write_report:
             "python {SCRIPTS}/write_report.py --study {params.study} --label={params.label:q} --meaning {params.meaning:q}"
             " --tables {params.tables} --cells {params.cells} --claims {input.claims} --figures {params.figures}"
             " --completions {params.completions} --panel {input.panel} --runs {params.records}"
-            " --datasets {input.datasets} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
+            " --datasets {input.datasets} --further {resources.further} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
         )

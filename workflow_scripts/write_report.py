@@ -309,6 +309,16 @@ def comparison_table(study: Study, label: str) -> Table:
     return Table("published_comparison", "Beside the published study", columns, rows, note)
 
 
+def further_table(path: str) -> Table:
+    """A CSV file as it is."""
+    name = Path(path).stem
+    rows = read_table(path)
+    columns = list(rows[0]) if rows else []
+    title = name.replace("_", " ").capitalize()
+    body = [[plain(row[column]) for column in columns] for row in rows]
+    return Table(name, title, [column.replace("_", " ") for column in columns], body)
+
+
 def audit_table(study: Study) -> Table:
     """What is degenerate among the completions with the marker; without any there is nothing to audit, not a pass."""
 
@@ -616,6 +626,16 @@ def figure(path: str) -> Row:
     return {"name": name, "title": title, "width": width, "height": height, "uri": f"data:image/svg+xml;base64,{data}"}
 
 
+def by_source(figures: Sequence[Row], sources: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """source -> (what it shows, name) of its figures. Names end with the source, which another's may end with."""
+    found: dict[str, list[tuple[str, str]]] = {source: [] for source in sources}
+    for each in figures:
+        own = max((source for source in sources if each["name"].endswith(f"_{source}")), key=len, default=None)
+        if own is not None:
+            found[own].append((each["name"].removesuffix(f"_{own}").replace("_", " "), each["name"]))
+    return {source: own for source, own in found.items() if own}
+
+
 def read_prompts(path: str | None) -> dict[str, str]:
     """persona -> system prompt of the panel."""
     if path is None:
@@ -685,9 +705,10 @@ def page(arguments: argparse.Namespace) -> str:
         label=arguments.label,
         conclusion=conclusion(tables, claims, arguments.label, meaning),
         facts=facts(cells, tables, records),
-        figures=[figure(path) for path in arguments.figures],
+        figures=(figures := [figure(path) for path in arguments.figures]),
+        figures_of=by_source(figures, sources),
         heat_maps=[table for source in sources for table in heat_maps(study, source)],
-        tables=rate_tables(study, arguments.label),
+        tables=[*rate_tables(study, arguments.label), *map(further_table, arguments.further)],
         gates=gates_table(study),
         claims=claims_table(claims, arguments.label) if claims else None,
         cost=cost_tables(records),
@@ -765,6 +786,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
     parser.add_argument("--datasets", nargs="*", default=[], help="manifests of the data sets: are they the published?")
+    parser.add_argument("--further", nargs="*", default=[], help="CSV files to show as they are")
     parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args(argv)
