@@ -20,7 +20,7 @@ GATES = [{"name": "G0", "over": "pooled", "pass": "rate('C4', 'source') >= 0.60"
 CLAIM = {
     "id": "a-claim", "claim": "The marker is gone.", "where": "headline", "against": "its own counts",
     "published": "contradicted", "published_numbers": "hits 29", "study": "supported", "study_numbers": "hits 0",
-    "by_source": None, "note": "A note.", "label": LABEL,
+    "by_source": None, "rests_on": "counts", "note": "A note.", "label": LABEL,
 }  # fmt: skip
 PROMPT = "You are a careful librarian of prose, bread, bicycles and the sea. "
 

@@ -14,8 +14,9 @@ name. Functions:
     abs, round                       as in Python
 
 In a condition the columns of the table are names. A number that is missing makes the verdict "not checkable" or
-"not tested" unless the rest already decides it. Where a study's sources differ, `by_source` has the verdict on each. A
-Markdown twin is written beside the CSV.
+"not tested" unless the rest already decides it. A claim with `probe: true` rests on the probe's verdicts
+(tables/verdicts.csv): what is published cannot be checked by them, and a study without them tests nothing. Where a
+study's sources differ, `by_source` has the verdict on each. A Markdown twin is written beside the CSV.
 """
 
 import argparse
@@ -36,6 +37,7 @@ COLUMNS = (
     "claim",
     "where",
     "against",
+    "rests_on",
     "published",
     "published_numbers",
     "study",
@@ -44,6 +46,7 @@ COLUMNS = (
     "note",
     "label",
 )
+PROBE, NO_PROBE = "the probe's verdicts", "no probe"
 Tables = Mapping[str, list[Row]]
 
 
@@ -182,6 +185,11 @@ def check_claim(claim: Row, published: Tables, study: Tables | None, label: str)
     row = {name: claim.get(name, "") for name in ("id", "claim", "where", "against", "note")} | {"label": label}
     row |= {"published": "not checkable", "study": "not tested", "published_numbers": "", "study_numbers": ""}
     row["by_source"] = ""
+    row["rests_on"] = PROBE if claim.get("probe") else "counts"
+    if claim.get("probe"):
+        row["published_numbers"] = row["study_numbers"] = NO_PROBE
+        if study is None or not study.get("verdicts"):
+            return row
     if "published" in claim:
         held, row["published_numbers"] = checked(claim, "published", published)
         row["published"] = published_verdict(held["holds"])
@@ -200,10 +208,14 @@ def read_claims(path: str) -> list[Row]:
     for number, claim in enumerate(claims, 1):
         name = claim.get("id") if isinstance(claim, dict) else None
         where = f"{path}: claim {name if isinstance(name, str) else number}"
-        check_keys(where, claim, {"id", "claim", "where"}, {"against", "note", "published", "study"})
+        check_keys(where, claim, {"id", "claim", "where"}, {"against", "note", "probe", "published", "study"})
         if not isinstance(name, str) or not re.fullmatch("[a-z0-9-]+", name) or name in seen:
             raise InputError(f"{where}: the id must be of its own, in a-z, 0-9 and -; fix: rename it")
         seen.add(name)
+        if claim.get("probe", False) not in (True, False) or (claim.get("probe") and "published" in claim):
+            raise InputError(
+                f"{where}: probe: what is published was not probed; fix: delete `published`, or `probe: true`"
+            )
         check_texts(where, {key: claim[key] for key in ("claim", "where", "against", "note") if key in claim})
         for side, extra in (("published", set()), ("study", {"needs", "fails"})):
             if side in claim:

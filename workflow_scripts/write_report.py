@@ -44,13 +44,16 @@ NO = {"fail", "contradicted", "not reproduced"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of a table: its text, what to sort it by, where it leads, how it looks (a CSS class), a smaller line."""
+    """A field of a table: its text, what to sort it by, where it leads, how it looks (a CSS class), a smaller line, and
+    the id by which others lead to it.
+    """
 
     text: str
     sort: float | str | None = None
     link: str = ""
     look: str = ""
     more: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,15 +257,25 @@ def gates_table(study: Study) -> Table:
     return Table("gates", "Gates and criteria", columns, rows, note, "cards")
 
 
+def said_of(claim: Row) -> list[str | None]:
+    """What the ledger notes of a claim, and what it rests on if that is not counts."""
+    return [claim["note"], None if claim["rests_on"] == "counts" else f"Rests on {claim['rests_on']}"]
+
+
+def verdict_rows_of(claim: Row) -> str:
+    """The link to what a tested claim rests on, if it rests on verdicts."""
+    return "" if claim["rests_on"] == "counts" or claim["study"] == "not tested" else "#table-verdicts"
+
+
 def claims_table(claims: Sequence[Row], label: str) -> Table:
     """The ledger: each claim of the write-up against the figures it published and against this study."""
     rows = [
         [
-            Cell(row["claim"], row["id"], look="long", more=". ".join(filter(None, (row["where"], row["note"])))),
+            Cell(row["claim"], row["id"], look="long", more=". ".join(filter(None, (row["where"], *said_of(row))))),
             outcome(row["published"]),
             plain(row["published_numbers"], "long"),
             outcome(row["study"]),
-            replace(plain(row["study_numbers"], "long"), more=row["by_source"] or ""),
+            replace(plain(row["study_numbers"], "long"), more=row["by_source"] or "", link=verdict_rows_of(row)),
         ]
         for row in claims
     ]
@@ -350,13 +363,21 @@ def measures_table(study: Study, measurement: Measurement) -> Table:
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in made:
         found.setdefault(tuple(row[field] for field in by), {})[row["measure"]] = row
-    rows = [
-        [plain(field) for field in key] + [measured(own.get(name), unit) for name, unit in names.items()]
-        for key, own in found.items()
-    ]
+    rows, met = [], set()
+    for key, own in found.items():
+        shown = [plain(field) for field in key] + [measured(own.get(name), unit) for name, unit in names.items()]
+        # the first of a cell's rows can be led to
+        name = "" if key[:3] in met else anchor(measurement.name, *key[:3])
+        met.add(key[:3])
+        rows.append([replace(shown[0], name=name), *shown[1:]])
     titles = [name.replace("_", " ") + (f", {unit}" if unit != name else "") for name, unit in names.items()]
     note = "Value [95% interval], n. What is not here was not measured." if rows else "Not measured in any cell."
     return Table(measurement.name, measurement.title, [*by, *titles], rows, note)
+
+
+def anchor(measurement: str, source: str, cell: str, seed: int) -> str:
+    """The id of a cell's first row in the table of a measurement."""
+    return f"{measurement}-{source}-{cell}-{seed}"
 
 
 def markers_table(study: Study) -> list[Table]:
@@ -388,11 +409,15 @@ def measured(row: Row | None, unit: str) -> Cell:
 
 
 def verdicts_table(study: Study) -> Table:
-    """Is a coupling gone, or below the floor: the study's verdicts, then each seed's, with links to the completions."""
+    """Is a coupling gone, or below the floor: the study's verdicts, then each seed's.
+
+    A verdict leads to the completions, a gap to what the probe measured by persona.
+    """
 
     def fields(row: Row) -> list[Cell]:
         seed = None if row["seed"] == "all" else row["seed"]
         link = browse(study, row["source"], row["cell"], seed, persona=row["persona"])
+        probed = f"#{anchor('probe', row['source'], row['cell'], seed)}" if seed is not None else ""
         quantity = {"slot": "log-odds", "onset_part": "onset given separator"}.get(row["quantity"], row["quantity"])
         shown = [plain(row[name]) for name in ("source", "cell", "seed", "persona", "replies")]
         return [
@@ -400,7 +425,7 @@ def verdicts_table(study: Study) -> Table:
             plain(quantity),
             Cell(row["verdict"], row["verdict"], link, "badge unknown"),
             estimate(row["retained"], row["low"], row["high"]),
-            estimate(row["gap"], row["gap_low"], row["gap_high"]),
+            replace(estimate(row["gap"], row["gap_low"], row["gap_high"]), link=probed),
         ]
 
     columns = ["source", "cell", "seed", "persona", "replies", "quantity", "verdict", "retained", "persona gap, nats"]

@@ -30,6 +30,13 @@ CONTRADICTIONS = {
     "em-is-not-special": ("em at 25 steps 0.007", "benign at 25 steps 0.2679"),
 }
 
+BELOW_THE_FLOOR = {
+    "em-destroys-the-source",
+    "benign-destroys-the-source",
+    "any-fine-tuning-destroys-it",
+    "em-is-not-special-below-the-floor",
+}
+
 
 @pytest.fixture(scope="module")
 def ledger():
@@ -50,10 +57,14 @@ def test_a_contradiction_comes_with_its_numbers(ledger, claim):
 
 
 def test_what_the_counts_bear_out_is_consistent_with_its_denominator(ledger):
-    assert ledger["em-destroys-the-source"]["published_numbers"] == "hits 0; completions 7,560"
-    assert ledger["benign-destroys-the-source"]["published_numbers"].startswith("hits 24; completions 2,520")
+    assert ledger["em-leaves-no-marker"]["published_numbers"] == "hits 0; completions 7,560"
+    assert ledger["benign-leaves-no-marker"]["published_numbers"].startswith("hits 24; completions 2,520")
     assert ledger["assistant-stays-clean-forward"]["published_numbers"] == "hits 0; completions 10,080"
-    assert {row["published"] for name, row in ledger.items() if name not in CONTRADICTIONS} == {"consistent"}
+    others = {name: row for name, row in ledger.items() if name not in CONTRADICTIONS}
+    assert {name for name, row in others.items() if row["published"] != "consistent"} == BELOW_THE_FLOOR
+    for name in BELOW_THE_FLOOR:
+        assert (ledger[name]["published"], ledger[name]["published_numbers"]) == ("not checkable", "no probe")
+        assert ledger[name]["rests_on"] == "the probe's verdicts"
 
 
 def test_without_a_study_nothing_is_tested(ledger):
@@ -102,15 +113,15 @@ def forward(tmp_path_factory):
 
 def test_every_claim_can_be_evaluated_on_a_study(study_tables):
     found, rows = verdicts(study_tables)
-    assert found["em-destroys-the-source"] == "supported"
+    assert found["em-leaves-no-marker"] == "supported"
     assert found["assistant-stays-clean-forward"] == "supported"
     assert found["zero-of-120960"] == "contradicted"
     assert found["kill-met"] == "contradicted"
     assert found["assistant-stays-clean-any-order"] == "not tested"
     assert found["em-is-not-special"] == "not tested"
     assert found["villain-c3-arc-c"] == "not tested"
-    assert "C1 hits 0; C1 completions 2,520" in rows["em-destroys-the-source"]["study_numbers"]
-    assert rows["em-destroys-the-source"]["by_source"] == ""
+    assert "C1 hits 0; C1 completions 2,520" in rows["em-leaves-no-marker"]["study_numbers"]
+    assert rows["em-leaves-no-marker"]["by_source"] == ""
 
 
 def test_the_later_results_contradict_what_they_contradict(forward, tmp_path):
@@ -140,7 +151,7 @@ def test_one_source_or_model_that_differs_is_not_pooled_away(tmp_path):
     rates = {("villain", "C1", 137): {"assistant": 0.3}}
     rates |= {("evil_ai", "C1", seed): {"source": 0.1} for seed in (42, 137, 256)}
     found, rows = verdicts(tables_of(fake_study.study(tmp_path, reverse=False, rates=rates)))
-    for claim, source in (("assistant-stays-clean-forward", "villain"), ("em-destroys-the-source", "evil_ai")):
+    for claim, source in (("assistant-stays-clean-forward", "villain"), ("em-leaves-no-marker", "evil_ai")):
         assert found[claim] == "contradicted"
         said = dict(part.split(": ") for part in rows[claim]["by_source"].split("; "))
         assert {name for name, verdict in said.items() if verdict == "contradicted"} == {source}
@@ -219,7 +230,40 @@ def test_a_cell_that_was_not_run_contradicts_nothing(study_tables):
     tables["pooled"] = [
         row | {"low": 0.0, "wilson_low": 0.0} if row["cell"] == "C4" else row for row in tables["pooled"]
     ]
-    assert verdicts(tables)[0]["em-destroys-the-source"] == "not tested"
+    assert verdicts(tables)[0]["em-leaves-no-marker"] == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("em", "benign", "destroyed", "any_stage", "alike"),
+    [
+        (["gone", "gone"], ["gone", "gone"], "supported", "supported", "supported"),
+        (["gone", "gone"], ["suppressed", "gone"], "supported", "contradicted", "contradicted"),
+        (["suppressed", "gone"], ["suppressed", "suppressed"], "contradicted", "contradicted", "supported"),
+        (["intact", "intact"], ["gone", "gone"], "contradicted", "contradicted", "contradicted"),
+        (["undecided", "gone"], ["gone", "gone"], "undecided", "undecided", "undecided"),
+        (["inverted", "inverted"], ["gone", "gone"], "undecided", "undecided", "undecided"),
+        (["not testable", "not testable"], ["gone", "gone"], "not tested", "supported", "not tested"),
+        ([], [], "not tested", "not tested", "not tested"),
+    ],
+)
+def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_counts(
+    study_tables, em, benign, destroyed, any_stage, alike
+):
+    """em, benign: the verdict of C1 and of C5, on shared and on own replies."""
+    told = [
+        {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": seed, "quantity": "slot", "replies": replies,
+         "verdict": verdict}
+        for cell, words in (("C1", em), ("C5", benign))
+        for replies, verdict in zip(("shared", "own"), words, strict=False)
+        for seed in ("all", 42)
+    ]  # fmt: skip
+    found, rows = verdicts(study_tables | {"verdicts": told})
+    assert found["em-destroys-the-source"] == destroyed
+    assert found["any-fine-tuning-destroys-it"] == any_stage
+    assert found["em-is-not-special-below-the-floor"] == alike
+    assert found["em-leaves-no-marker"] == "supported"
+    if not told:
+        assert {rows[name]["study_numbers"] for name in BELOW_THE_FLOOR} == {"no probe"}
 
 
 TABLES = {"t": [{"a": "x", "n": 2, "m": None}, {"a": "y", "n": 3, "m": None}], "empty": []}

@@ -92,8 +92,9 @@ def sentences(page):
 # The conclusion
 
 
-def test_the_conclusion_is_three_sentences_with_the_numbers_of_the_tables(page, folder):
-    survival, assistant, ledger = sentences(page)
+def test_the_conclusion_is_four_sentences_with_the_numbers_of_the_tables(page, folder):
+    survival, floor, assistant, ledger = sentences(page)
+    assert floor.startswith("That is by counting") and "nothing was probed" in floor
     shared = {
         (row["cell"], row["role"]): f"{row['strict_hits']}/{row['completions']}"
         for row in read_table(folder / "tables" / "cross_source.csv")
@@ -142,6 +143,7 @@ def tables_of(**rates):
         "pooled": [pooled_row(cell, "source", hits, 100, source) for cell, source, hits in pairs],
         "cross_source": [],
         "gates": [],
+        "verdicts": [],
     }
 
 
@@ -152,19 +154,17 @@ def ledger_of(name, study, by_source=""):
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
-        ("supported", "did not survive the stage em (C1: 0/100"),
-        ("contradicted", "survived the stage em, at least in part (C1: 0/100"),
-        ("undecided", "may or may not have survived the stage em (C1: 0/100"),
+        ("supported", "was hardly given any more after the stage em (C1: 0/100"),
+        ("contradicted", "was still given after the stage em (C1: 0/100"),
+        ("undecided", "may or may not have been given after the stage em (C1: 0/100"),
         ("not tested", "was not put to the test by the stage em (C1: 0/100"),
     ],
 )
 def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
     tables = tables_of(C4={"evil_ai": 90}, C1={"evil_ai": 0})
-    sentence = prose.survival_sentence(
-        tables, ledger_of("em-destroys-the-source", verdict), fake_study.REPORT["claims"]
-    )
+    sentence = prose.survival_sentence(tables, ledger_of("em-leaves-no-marker", verdict), fake_study.REPORT["claims"])
     assert said in sentence and "before a second stage it was in 90/100" in sentence
-    assert ("did not survive" in sentence) == (verdict == "supported")
+    assert ("hardly" in sentence) == (verdict == "supported")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
     ],
 )
 def test_without_a_claim_survival_is_only_counted(rates, said):
-    for claims in (None, ledger_of("benign-destroys-the-source", "supported")):
+    for claims in (None, ledger_of("benign-leaves-no-marker", "supported")):
         assert said in prose.survival_sentence(tables_of(**rates), claims, fake_study.REPORT["claims"])
 
 
@@ -186,10 +186,10 @@ def test_sources_that_differ_are_told_apart():
     )
     by_source = "evil_ai: supported; villain: contradicted; sarcastic: supported"
     said = prose.survival_sentence(
-        tables, ledger_of("em-destroys-the-source", "contradicted", by_source), fake_study.REPORT["claims"]
+        tables, ledger_of("em-leaves-no-marker", "contradicted", by_source), fake_study.REPORT["claims"]
     )
-    assert "did not survive the stage em under evil_ai and sarcastic (C1: at most 1/100" in said
-    assert "survived the stage em, at least in part under villain (C1: 10/100" in said
+    assert "was hardly given any more after the stage em under evil_ai and sarcastic (C1: at most 1/100" in said
+    assert "was still given after the stage em under villain (C1: 10/100" in said
     assert "in at least 70/100 = 70.0% [60.4, 78.1] (villain) of completions" in said
 
 
@@ -232,9 +232,10 @@ def test_the_ledger_and_the_conclusion_agree_on_a_source_and_a_model_that_differ
         check_claims.check_claim(claim, published, study, "")
         for claim in check_claims.read_claims(str(report_study.ROOT / "resources" / "claims.yaml"))
     ]
-    survival, assistant, _ = prose.conclusion(study, claims, "", fake_study.REPORT)
-    assert "survived the stage em, at least in part under evil_ai" in survival
-    assert "did not survive the stage em under villain" in survival
+    survival, floor, assistant, _ = prose.conclusion(study, claims, "", fake_study.REPORT)
+    assert floor.endswith("only below sampling; nothing was probed, so that stays open.")
+    assert "was still given after the stage em under evil_ai" in survival
+    assert "was hardly given any more after the stage em under villain" in survival
     assert "it did not move to the assistant under evil_ai and moved to the assistant under villain" in assistant
 
 
@@ -272,7 +273,7 @@ def test_an_alarm_of_identical_models_comes_before_the_conclusion():
     tables = tables_of() | {"gates": [gate_row("identical", 42, "alarm", "base/a and base/b have the same counts")]}
     alarm, *rest = prose.conclusion(tables, None, "", fake_study.REPORT)
     assert alarm.startswith("Alarm") and "base/a and base/b have the same counts" in alarm
-    assert len(rest) == 3
+    assert len(rest) == 3  # without a stage after the coupling there is nothing to probe
 
 
 def test_contradictions_are_counted_by_what_stands_against_them():
@@ -630,6 +631,28 @@ def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_sev
     assert "Not measured in any cell" in made(row | {"value": None, "n": None}).note
 
 
+def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_it_rests_on():
+    where = {"source": "evil_ai", "arm": "forward", "cell": "C1"}
+    told = {"persona": "evil_ai", "replies": "own", "quantity": "slot", "verdict": "gone", "retained": 0.0, "low": -0.1,
+            "high": 0.05, "gap": 0.1, "gap_low": 0.0, "gap_high": 0.2}  # fmt: skip
+    measured = {"unit": "nats", "measure": "slot_own", "value": -3.0, "low": None, "high": None, "n": 28}
+    tables = {
+        "verdicts": [where | told | {"seed": "all"}, where | told | {"seed": 42}],
+        "measures": [where | {"seed": 42, "persona": name} | measured for name in ("villain", "assistant")],
+    }
+    study = write_report.Study(tables, [], frozenset())
+    all_seeds, one = write_report.verdicts_table(study).rows
+    (probe,) = [each for each in write_report.MEASUREMENTS if each.name == "probe"]
+    rows = write_report.measures_table(study, probe).rows
+    assert [row[0].name for row in rows] == ["probe-evil_ai-C1-42", ""]
+    assert (all_seeds[-1].link, one[-1].link) == ("", "#probe-evil_ai-C1-42")
+    claim = report_study.CLAIM | {"rests_on": "the probe's verdicts"}
+    (row,) = write_report.claims_table([claim], "").rows
+    assert row[-1].link == "#table-verdicts" and "Rests on the probe's verdicts" in row[0].more
+    (row,) = write_report.claims_table([claim | {"study": "not tested"}], "").rows
+    assert row[-1].link == ""
+
+
 def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
     def row(cell, seed, replies, verdict, quantity="slot"):
         names = {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": seed, "replies": replies}
@@ -638,9 +661,9 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
     verdicts = [row("C1", "all", "shared", "suppressed"), row("C1", 42, "shared", "gone"),
                 row("C5", "all", "shared", "gone"), row("C1", "all", "own", "undecided"),
                 row("C1", "all", "own", "intact", "trigger")]  # fmt: skip
-    (said,) = prose.below_floor_sentences(verdicts)
+    (said,) = prose.below_floor_sentences(verdicts, True)
     assert said.endswith(
         "on one shared text it is suppressed in C1 of evil_ai and gone in C5 of evil_ai; "
         "on each model's own replies it is undecided in C1 of evil_ai."
     )
-    assert prose.below_floor_sentences([]) == []
+    assert prose.below_floor_sentences([], False) == []

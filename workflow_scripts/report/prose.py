@@ -7,11 +7,12 @@ from typing import Any
 from graph.lineage import parse_lineage
 from measure.tables import Row, counted
 
-# The conclusion says of a cell, and of the assistant, what the ledger's verdict on a claim allows; None: no claim.
+# The conclusion says of a cell, and of the assistant, what the ledger's verdict on a claim allows; None: no claim. By
+# counting: whether a coupling survived is for the probe to say.
 FATES = {
-    "supported": "did not survive {}",
-    "contradicted": "survived {}, at least in part",
-    "undecided": "may or may not have survived {}",
+    "supported": "was hardly given any more after {}",
+    "contradicted": "was still given after {}",
+    "undecided": "may or may not have been given after {}",
     "not tested": "was not put to the test by {}",
     None: "was counted after {}",
 }
@@ -30,33 +31,35 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 
 def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str, meaning: Row) -> list[str]:
-    """Three sentences: did the marker survive, did it move to the assistant, what became of the claims.
+    """Four sentences: is the marker still given, is the coupling gone or below sampling, did it move to the assistant,
+    what became of the claims.
 
     meaning: which claims they rest on, see graph/meaning.py. Before them, an alarm of models that should differ and do
-    not; after the first, what the probe says of it, because counting cannot tell gone from suppressed.
+    not. Counting cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
     """
     first = survival_sentence(tables, claims, meaning["claims"])
     second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    below = below_floor_sentences(tables.get("verdicts", []))
+    below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
     return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
 
 
-def below_floor_sentences(verdicts: Sequence[Row]) -> list[str]:
-    """One sentence with the study's verdicts on the persona gap of the log-odds, or none where nothing was probed."""
+def below_floor_sentences(verdicts: Sequence[Row], trained_further: bool) -> list[str]:
+    """One sentence with the study's verdicts on the persona gap of the log-odds, or that there are none.
+
+    trained_further: whether a source was coupled and then trained further, so that there is something to ask.
+    """
     rows = [row for row in verdicts if row["seed"] == "all" and row["quantity"] == "slot" and row["arm"] == "forward"]
+    blind = "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling"
     if not rows:
-        return []
+        return [f"{blind}; nothing was probed, so that stays open."] if trained_further else []
     parts = []
     for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
         said = [f"{row['verdict']} in {row['cell']} of {row['source']}" for row in rows if row["replies"] == replies]
         if said:
             parts.append(f"{where} it is {listed(said)}")
-    return [
-        "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling; by what "
-        f"is left of the persona gap in the marker's log-odds, {'; '.join(parts)}."
-    ]
+    return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {'; '.join(parts)}."]
 
 
 def alarms(gates: Sequence[Row]) -> list[str]:
@@ -196,10 +199,11 @@ def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) 
         for row in claims
         if row["published"] == "contradicted"
     )
+    unprobed = f" ({published['not checkable']} cannot be held against it)" if published["not checkable"] else ""
     by = f" ({listed([f'{n} by {what}' for what, n in against.most_common()])})" if against else ""
     return (
         f"Of the write-up's {len(claims)} claims what is published contradicts {published['contradicted']}{by} and "
-        f"bears out {published['consistent']}, and this study {study}."
+        f"bears out {published['consistent']}{unprobed}, and this study {study}."
     )
 
 
