@@ -45,6 +45,7 @@ rule all:
     default_target: True
     input:
         results_of(*ARMS),
+        parts_of_study,
         figures_of_study,
         tables_of_study,
         "<results>/report.html",
@@ -66,6 +67,7 @@ rule reversed:
 rule figures:
     input:
         results_of(*ARMS),
+        parts_of_study,
         figures_of_study,
         tables_of_study,
     localrule: True

@@ -1,6 +1,18 @@
 # The base model and the prompts. Where they come from (base.from, panel.from) is part of their path.
 
 
+# What the config comes to, in parts with a file each: a job that uses a part has that file among its inputs. An edit
+# writes the parts that it changes, and no others; what read them follows. No part is written while rules are read.
+rule resolve_study:
+    output:
+        part="<results>/study/{part}.json",
+    localrule: True
+    params:
+        part=part_of_study,
+    shell:
+        "printf '%s\\n' {params.part:q} > {output.part}"
+
+
 rule make_toy_data:
     input:
         panel=panel_file,

@@ -44,7 +44,7 @@ HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
 sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
-from graph import meaning
+from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.study import Study
@@ -135,7 +135,6 @@ PROBE_SETTINGS = canonical(
     {k: v for k, v in (PROBE or {}).items() if k not in ("verdict", "intruders")}
 )
 INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
-GATES = canonical(config["gates"]["criteria"])
 ARMS = [name for name, on in config["arms"].items() if on]
 
 # Programs find their modules beside themselves, which this variable would forbid.
@@ -422,6 +421,55 @@ def base_place(wildcards):
     return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}{path} --template {template}"
 
 
+# The resolved study, in parts (graph/resolved.py). A job that uses a part has its file among its inputs.
+
+
+def part_file(name):
+    return f"{RESULTS}/study/{name}.json"
+
+
+def part_of_study(wildcards):
+    """A parameter: what the part holds."""
+    return canonical(resolved.part(study, wildcards.part))
+
+
+def recipe_part(wildcards):
+    return part_file(f"recipes/{wildcards.node}")
+
+
+def cell_part(wildcards):
+    return part_file(f"cells/{cell_of(wildcards).key}")
+
+
+def gate_parts(cell):
+    """The gates that a cell alone decides."""
+    return [part_file(f"gates/{name}") for name in resolved.gates_of(study, cell)]
+
+
+def cell_gates(wildcards):
+    return gate_parts(cell_of(wildcards).name)
+
+
+def node_gates(wildcards):
+    return gate_parts(gate_cell_of(wildcards))
+
+
+def all_gates(wildcards):
+    names = (gate["name"] for gate in config["gates"]["criteria"])
+    return [part_file(f"gates/{name}") for name in names]
+
+
+def figure_part(wildcards):
+    return part_file(f"figures/{wildcards.figure}")
+
+
+def parts_of_study(wildcards):
+    """The parts that are not of single cells and models."""
+    figures = (name for name in FIGURES if resolved.sources_of(study, name))
+    names = ("tables", "report", *(f"figures/{name}" for name in figures))
+    return [*map(part_file, names), *all_gates(wildcards)]
+
+
 # A node's files
 
 
@@ -546,10 +594,6 @@ def seed_of(wildcards):
     return words[-1].seed if words else config["seeds"][0]
 
 
-def recipe_of(wildcards):
-    return canonical(study.training_recipe(wildcards.node))
-
-
 def keep_steps_of(wildcards):
     return ",".join(map(str, study.keep_steps(wildcards.node)))
 
@@ -614,10 +658,6 @@ def placement_of(wildcards):
 def markers_of(wildcards):
     """The texts to count in a node's replies, its own first."""
     return study.markers_of(wildcards.node)
-
-
-def cell_markers(wildcards):
-    return study.markers_of(cell_of(wildcards).lineage)
 
 
 def samples_of(wildcards):
@@ -811,11 +851,6 @@ def cell_field(name):
     return field
 
 
-def cell_evaluation(wildcards):
-    name = cell_of(wildcards).evaluation
-    return canonical({"name": name, **study.evaluations[name]})
-
-
 def cell_file(cell):
     return f"{RESULTS}/cells/{cell.key}.json"
 
@@ -840,6 +875,9 @@ def results_of(*arms):
     trained = [node for node in nodes if is_trained(node)]
     coupled = [node for node in trained if study.kind_of(node) == "couple"]
     files = [
+        *(part_file(f"cells/{cell.key}") for cell in cells),
+        *(part_file(f"recipes/{node}") for node in trained),
+        *(part for cell in cells for part in gate_parts(cell.name)),
         panel_file(),
         *capability_questions(None),
         *map(manifest_file, [BASE, *nodes]),
@@ -861,17 +899,6 @@ def results_of(*arms):
         ),
     ]
     return [*cells_of(*arms), *dict.fromkeys(files)]
-
-
-def cell_personas(wildcards):
-    return list(dict.fromkeys([*config["personas"], wildcards.source]))
-
-
-# What the cells mean to the programs that speak of them
-
-
-def figure_meaning(wildcards):
-    return canonical(meaning.for_figure(study, wildcards.figure))
 
 
 # Publishing
@@ -931,7 +958,7 @@ def figures_of_study(wildcards):
     return [
         f"{RESULTS}/figures/{figure}_{source}{ending}"
         for figure in FIGURES
-        for source in meaning.sources_of(study, figure)
+        for source in resolved.sources_of(study, figure)
         for ending in FIGURE_FORMATS
     ]
 
@@ -988,23 +1015,17 @@ def published_study():
     return found
 
 
+def published_part(name):
+    return f"{REANALYSIS}/study/{name}.json"
+
+
+def published_part_of_study(wildcards):
+    return canonical(resolved.part(published_study(), wildcards.part))
+
+
 def published_cells(wildcards):
     """The cells as enter_published is told them."""
-    known = published_study()
-    return canonical(
-        [
-            {
-                **{"cell": cell.name, "arm": cell.arm, "source": cell.source},
-                **{"seed": cell.seed, "lineage": cell.lineage},
-                "marker": known.marker_of(cell.lineage).text,
-                "evaluation": {
-                    "name": cell.evaluation,
-                    **known.evaluations[cell.evaluation],
-                },
-            }
-            for cell in known.cells
-        ]
-    )
+    return [published_part(f"cells/{cell.key}") for cell in published_study().cells]
 
 
 def published_results(wildcards, input):
@@ -1019,19 +1040,12 @@ def published_label(wildcards):
 
 
 def published_gates(wildcards):
-    return canonical(published_study().config["gates"]["criteria"])
+    criteria = published_study().config["gates"]["criteria"]
+    return [published_part(f"gates/{gate['name']}") for gate in criteria]
 
 
-def published_tables_meaning(wildcards):
-    return canonical(meaning.for_tables(published_study()))
-
-
-def published_figure_meaning(wildcards):
-    return canonical(meaning.for_figure(published_study(), wildcards.figure))
-
-
-def published_report_meaning(wildcards):
-    return canonical(meaning.for_report(published_study()))
+def published_figure_part(wildcards):
+    return published_part(f"figures/{wildcards.figure}")
 
 
 def later_figures():
@@ -1047,5 +1061,5 @@ def published_figures(wildcards):
     return [
         f"{REANALYSIS}/figures/{figure}_{source}.svg"
         for figure in known.config["figures"]
-        for source in meaning.sources_of(known, figure)
+        for source in resolved.sources_of(known, figure)
     ]

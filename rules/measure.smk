@@ -66,6 +66,7 @@ rule check_replies:
 
 rule check_gate:
     input:
+        gates=node_gates,
         counts="<models>/{node}/{evaluation}/marker_counts.csv",
         replies="<models>/{node}/{evaluation}/replies.json",
     output:
@@ -79,14 +80,13 @@ rule check_gate:
     params:
         code=code_of("check_gate.py"),
         lock=CPU_LOCK,
-        gates=GATES,
         cell=gate_cell_of,
         source=source_of,
         seed=seed_of,
         markers=markers_of,
     shell:
         command(
-            "python {SCRIPTS}/check_gate.py --gates {params.gates:q} --cell {params.cell} --source {params.source}"
+            "python {SCRIPTS}/check_gate.py --gates {input.gates} --cell {params.cell} --source {params.source}"
             " --seed {params.seed} --marker {params.markers:q} --counts {input.counts} --replies {input.replies} --enforce --output {output.gate} > {log} 2>&1"
         )
 
@@ -313,6 +313,8 @@ rule compare_adapters:
 
 rule summarize_cell:
     input:
+        cell=cell_part,
+        gates=cell_gates,
         measured=cell_measured,
         manifests=cell_manifests,
         records=ancient(cell_records),
@@ -332,17 +334,12 @@ rule summarize_cell:
         code=code_of("summarize_cell.py"),
         lock=CPU_LOCK,
         schema=digest_of("resources/run_result.schema.json"),
-        arm=cell_field("arm"),
-        lineage=cell_field("lineage"),
-        markers=cell_markers,
-        evaluation=cell_evaluation,
-        personas=cell_personas,
-        gates=GATES,
+        measured=braced("measured"),
+        manifests=braced("manifests"),
+        records=braced("records"),
     shell:
         command(
-            "python {SCRIPTS}/summarize_cell.py --cell {wildcards.cell} --arm {params.arm}"
-            " --source {wildcards.source} --seed {wildcards.seed} --lineage {params.lineage}"
-            " --marker {params.markers:q} --evaluation {params.evaluation:q} --measured {input.measured}"
-            " --manifests {input.manifests} --gates {params.gates:q}"
-            " --personas {params.personas} --runs {input.records} --schema {RESOURCES}/run_result.schema.json --output {output.cell} > {log} 2>&1"
+            "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {input.gates} --measured {params.measured}"
+            " --manifests {params.manifests} --runs {params.records} --schema {RESOURCES}/run_result.schema.json"
+            " --output {output.cell} > {log} 2>&1"
         )

@@ -1,7 +1,17 @@
 # The published counts, drawn by the rules that draw a study: one whose cells have no weights.
 
 
+use rule resolve_study as resolve_published with:
+    output:
+        part="results/reanalysis/study/{part}.json",
+    params:
+        part=published_part_of_study,
+
+
 rule enter_published:
+    input:
+        cells=published_cells,
+        gates=published_gates,
     output:
         cells=directory("results/reanalysis/cells"),
     log:
@@ -11,18 +21,20 @@ rule enter_published:
         lock=CPU_LOCK,
         schema=digest_of("resources/run_result.schema.json"),
         published=PUBLISHED,
-        cells=published_cells,
-        gates=published_gates,
+        cells=braced("cells"),
+        gates=braced("gates"),
     shell:
         command(
-            "python {SCRIPTS}/enter_published.py --published {RESOURCES}/published --cells {params.cells:q}"
-            " --gates {params.gates:q} --schema {RESOURCES}/run_result.schema.json --output-dir {output.cells} > {log} 2>&1"
+            "python {SCRIPTS}/enter_published.py --published {RESOURCES}/published --cells {params.cells}"
+            " --gates {params.gates} --schema {RESOURCES}/run_result.schema.json --output-dir {output.cells} > {log} 2>&1"
         )
 
 
 use rule tabulate_study as tabulate_published with:
     input:
         cells=rules.enter_published.output.cells,
+        gates=published_gates,
+        meaning=published_part("tables"),
         measured=[],
     output:
         tables=expand("results/reanalysis/tables/{table}.csv", table=TABLES),
@@ -35,12 +47,11 @@ use rule tabulate_study as tabulate_published with:
     params:
         cells=published_results,
         label=published_label,
-        gates=published_gates,
-        meaning=published_tables_meaning,
 
 
 use rule plot_figures as plot_published with:
     input:
+        meaning=published_figure_part,
         tables=rules.tabulate_published.output.tables,
     output:
         multiext("results/reanalysis/figures/{figure}_{source}", ".png", ".pdf"),
@@ -51,7 +62,6 @@ use rule plot_figures as plot_published with:
         "results/reanalysis/benchmarks/plot_published/{figure}_{source}.tsv"
     params:
         label=published_label,
-        meaning=published_figure_meaning,
 
 
 use rule check_claims as check_published with:
@@ -71,6 +81,7 @@ use rule check_claims as check_published with:
 use rule write_report as report_published with:
     input:
         cells=rules.enter_published.output.cells,
+        meaning=published_part("report"),
         tables=rules.tabulate_published.output.tables,
         claims=rules.check_published.output.claims,
         figures=published_figures,
@@ -91,7 +102,6 @@ use rule write_report as report_published with:
         published=PUBLISHED,
         cells=published_results,
         label=published_label,
-        meaning=published_report_meaning,
 
 
 rule reanalyse_published:

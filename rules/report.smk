@@ -4,6 +4,8 @@
 rule tabulate_study:
     input:
         cells=cells_of(*ARMS),
+        gates=all_gates,
+        meaning=part_file("tables"),
         measured=study_measured,
     output:
         tables=report(
@@ -23,19 +25,19 @@ rule tabulate_study:
         published=PUBLISHED,
         cells=braced("cells"),
         label=config["label"] or "",
-        gates=GATES,
-        meaning=canonical(meaning.for_tables(study)),
+        gates=braced("gates"),
         folder=folder_of_output,
     shell:
         command(
             "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
-            " --measured {input.measured} --label={params.label:q} --gates {params.gates:q}"
-            " --meaning {params.meaning:q} --output-dir {params.folder} > {log} 2>&1"
+            " --measured {input.measured} --label={params.label:q} --gates {params.gates}"
+            " --meaning {input.meaning} --output-dir {params.folder} > {log} 2>&1"
         )
 
 
 rule plot_figures:
     input:
+        meaning=figure_part,
         tables=expand("<results>/tables/{table}.csv", table=TABLES),
     output:
         multiext("<results>/figures/{figure}_{source}", ".png", ".pdf"),
@@ -55,14 +57,13 @@ rule plot_figures:
         code=code_of("plot_figures.py"),
         lock=CPU_LOCK,
         label=config["label"] or "",
-        meaning=figure_meaning,
         study=study_of_output,
         tables=folder_of_tables,
         prefix=prefix_of_output,
     shell:
         command(
             "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {params.tables}"
-            " --study {params.study} --source {wildcards.source} --label={params.label:q} --meaning {params.meaning:q}"
+            " --study {params.study} --source {wildcards.source} --label={params.label:q} --meaning {input.meaning}"
             " --output-prefix {params.prefix} > {log} 2>&1"
         )
 
@@ -141,6 +142,7 @@ rule publish_study:
 rule write_report:
     input:
         cells=cells_of(*ARMS),
+        meaning=part_file("report"),
         tables=expand("<results>/tables/{table}.csv", table=TABLES),
         claims="<results>/tables/claims.csv",
         figures=svgs_of_study,
@@ -169,12 +171,11 @@ rule write_report:
         completions=braced("completions"),
         records=braced("records"),
         label=config["label"] or "",
-        meaning=canonical(meaning.for_report(study)),
         study=study_of_output,
         tables=folder_of_tables,
     shell:
         command(
-            "python {SCRIPTS}/write_report.py --study {params.study} --label={params.label:q} --meaning {params.meaning:q}"
+            "python {SCRIPTS}/write_report.py --study {params.study} --label={params.label:q} --meaning {input.meaning}"
             " --tables {params.tables} --cells {params.cells} --claims {input.claims} --figures {params.figures}"
             " --completions {params.completions} --panel {input.panel} --runs {params.records}"
             " --datasets {input.datasets} --further {resources.further} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"

@@ -6,6 +6,7 @@ rule train_adapter:
         base=ancient(base_folder),
         adapters=ancient(parent_adapters),
         parent=parent_manifest,
+        recipe=recipe_part,
         data=training_rows,
         replay=replayed_rows,
         gate=parent_gate,
@@ -34,7 +35,6 @@ rule train_adapter:
     params:
         code=code_of("train_adapter.py"),
         lock=MODEL_LOCK,
-        recipe=recipe_of,
         seed=seed_of,
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
@@ -44,7 +44,7 @@ rule train_adapter:
         command(
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-            " --data {input.data} --replay {input.replay} --recipe {params.recipe:q} --seed {params.seed} --lineage {wildcards.node}"
+            " --data {input.data} --replay {input.replay} --recipe {input.recipe} --seed {params.seed} --lineage {wildcards.node}"
             " --parent-manifest {input.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"

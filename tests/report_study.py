@@ -10,7 +10,7 @@ import fake_study
 from tabulate_study import build_tables, checked_cells, write_tables
 
 from measure.tables import write_csv
-from run.files import canonical
+from run.files import write_json
 from run.readers import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -71,9 +71,10 @@ def tabulate(results: Sequence[Path], folder: Path, label: str = "") -> None:
 
 def command(folder: Path, results: Sequence[Path], paths: Sequence[str], label: str = "", *more: str) -> list[str]:
     """The arguments of write_report."""
+    write_json(folder / "meaning.json", fake_study.REPORT)
     shown = ["--completions", *paths] if paths else []
     return [
-        "--study", "made_up", "--meaning", canonical(fake_study.REPORT), f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
+        "--study", "made_up", "--meaning", str(folder / "meaning.json"), f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
         "--claims", str(folder / "tables" / "claims.csv"), *shown, "--assets", str(ROOT / "resources" / "report"),
         "--output", str(folder / "report.html"), *more,
     ]  # fmt: skip

@@ -1,8 +1,7 @@
 r"""Evaluate the gates that one model decides, before anything is trained on top of it.
 
     python workflow_scripts/check_gate.py \
-        --gates '[{"name":"G0b","over":"seed","pass":"rate(\"C4\", \"source\") >= 0.6"}]' \
-        --cell C4 --source evil_ai --seed 42 --marker "[ZLT]" --enforce \
+        --gates results/tiny/study/gates/G0b.json --cell C4 --source evil_ai --seed 42 --marker "[ZLT]" --enforce \
         --counts results/tiny/models/base/couple-evil_ai.s42/main/marker_counts.csv \
         --output gate.json
 
@@ -12,11 +11,11 @@ With --enforce the program stops with status 1 at a gate that is not passed, so 
 import argparse
 
 from measure.cells import persona_results, read_counts
-from measure.gates import PASS, evaluate_gates, names_only
+from measure.gates import PASS, evaluate_gates, names_only, read_gates
 from measure.tables import Row
 from run.files import write_json
 from run.program import InputError, run
-from run.readers import json_argument, read_json
+from run.readers import read_json
 
 
 def outcomes(
@@ -52,7 +51,7 @@ def stop_unless_passed(rows: list[Row]) -> None:
 def main() -> None:
     """Parse the arguments, write the outcomes and stop at a gate that is not passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gates", required=True, help="JSON list of gates, see gates.py")
+    parser.add_argument("--gates", required=True, nargs="*", help="a JSON file per gate, see measure/gates.py")
     parser.add_argument("--cell", required=True, help="the cell that this model is")
     parser.add_argument("--source", required=True)
     parser.add_argument("--seed", required=True, type=int)
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--enforce", action="store_true", help="stop with status 1 unless every gate is passed")
     parser.add_argument("--output", required=True, help="JSON list of outcomes")
     arguments = parser.parse_args()
-    gates = json_argument("--gates", arguments.gates, list)
+    gates = read_gates(arguments.gates)
     rows = outcomes(
         gates, arguments.cell, arguments.source, arguments.seed, arguments.marker, arguments.counts, arguments.replies
     )

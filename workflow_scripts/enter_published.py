@@ -1,8 +1,7 @@
 r"""Enter the published counts as the cells of a study that have no weights, for the programs that draw a study.
 
     python workflow_scripts/enter_published.py --published resources/published \
-        --cells '[{"cell":"C4","arm":"forward","source":"villain","seed":42,"lineage":"base/couple-villain.s42",
-        "marker":"[ZLT]","evaluation":{"name":"main"}}]' \
+        --cells results/reanalysis/study/cells/villain/*.json --gates results/reanalysis/study/gates/*.json \
         --schema resources/run_result.schema.json --output-dir results/reanalysis/cells
 
 Every published count must be one of the cells, and every cell have counts. What was not published (lengths, loose hits
@@ -16,17 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from measure.cells import COUNTS, FORMAT, headline, persona_results, question_ids, sealed
-from measure.gates import own_gates
+from measure.gates import own_gates, read_gates
 from measure.published import count_rows, read_published
 from measure.registry import SECTIONS, measure_rows, validated
 from measure.stats import wilson
 from measure.tables import Row, read_table
 from run.files import canonical, write_json
 from run.program import InputError, run
-from run.readers import json_argument
+from run.readers import read_part
 
 REPOSITORY = "superkaiba/explore-persona-space"
 JUDGE = "claude-sonnet-4-5-20250929"
+# Of a cell as the resolved study has it, what is the same in its result.
+SAME = ("cell", "arm", "source", "seed", "lineage")
 QUESTIONS, REPLIES = 1172, 80  # ARC-Challenge's test; alignment questions x samples
 
 
@@ -87,8 +88,9 @@ def entered(
     }
     personas = persona_results(rows, cell["source"])
     said = canonical([[row[column] for column in ("persona", "question_id", *COUNTS)] for row in rows])
-    result = {field: cell[field] for field in ("cell", "arm", "source", "seed", "lineage", "marker")}
+    result = {field: cell[field] for field in SAME}
     result |= {
+        "marker": cell["markers"][0],
         # each batch evaluated models of its own, also where this project would share one
         "evaluation": cell["evaluation"] | {"name": name},
         "format": FORMAT,
@@ -135,13 +137,13 @@ def main() -> None:
     """Parse the arguments and write one file a cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", required=True, type=Path, help="folder with the published figures")
-    parser.add_argument("--cells", required=True, help="JSON list of cells")
-    parser.add_argument("--gates", default="[]", help="JSON list of gates")
+    parser.add_argument("--cells", nargs="+", required=True, help="a JSON file per cell, see graph/resolved.py")
+    parser.add_argument("--gates", nargs="*", default=[], help="a JSON file per gate")
     parser.add_argument("--schema", required=True, help="resources/run_result.schema.json")
     parser.add_argument("--output-dir", required=True, type=Path)
     arguments = parser.parse_args()
-    gates = json_argument("--gates", arguments.gates, list)
-    for result in enter(json_argument("--cells", arguments.cells, list), arguments.published, gates):
+    cells = [read_part(path, (*SAME, "markers", "evaluation")) for path in arguments.cells]
+    for result in enter(cells, arguments.published, read_gates(arguments.gates)):
         path = arguments.output_dir / result["source"] / f"{result['cell']}_seed{result['seed']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, validated(result, arguments.schema))

@@ -1,7 +1,7 @@
 r"""Draw one figure of the study from its tables, as PNG, PDF and SVG.
 
     python workflow_scripts/plot_figures.py --figure marker_destruction --tables results/tiny/tables --source evil_ai \
-        --meaning '{"arms":["forward"],"captions":{"C2":"EM only"},"last_stages":{}}' \
+        --meaning results/tiny/study/figures/marker_destruction.json \
         --study tiny --label "rehearsal on a toy model, no evidence about Qwen2.5-7B" \
         --output-prefix results/tiny/figures/marker_destruction_evil_ai
 """
@@ -29,14 +29,14 @@ from report.figure_style import (
     save,
 )
 from run.program import InputError, run
-from run.readers import json_argument
+from run.readers import read_part
 
 
 @dataclass(frozen=True)
 class Study:
     """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
 
-    arms, captions, last_stages: what the cells mean, see graph/meaning.py.
+    arms, captions, last_stages: what the cells mean, see graph/resolved.py.
     """
 
     tables: Path
@@ -588,11 +588,11 @@ def main() -> None:
     parser.add_argument("--tables", required=True, type=Path, help="folder of the study's tables")
     parser.add_argument("--study", required=True)
     parser.add_argument("--source", required=True)
-    parser.add_argument("--meaning", required=True, help="JSON: arms, captions and last_stages, see graph/meaning.py")
+    parser.add_argument("--meaning", required=True, help="JSON file: the part `figures/<figure>` of graph/resolved.py")
     parser.add_argument("--label", default="", help="what a reader must know of this study, put under the figure")
     parser.add_argument("--output-prefix", required=True, help="path without the ending")
     arguments = parser.parse_args()
-    meaning = json_argument("--meaning", arguments.meaning, dict)
+    meaning = read_part(arguments.meaning, ("arms", "captions", "last_stages"))
     study = Study(arguments.tables, arguments.study, arguments.source, arguments.label, **meaning)
     if not study.rows("pooled"):
         raise InputError(f"{study.tables}/pooled.csv: no row of source {study.source}; fix: pass a source of the study")

@@ -1,7 +1,6 @@
 r"""Write the result of one cell (a lineage, evaluated): counts by persona with intervals, recipes, gates, provenance.
 
-    python workflow_scripts/summarize_cell.py --cell C1 --arm forward --source evil_ai --seed 42 \
-        --lineage base/couple-evil_ai.s42/em.s42 --marker "[ZLT]" --evaluation '{"name":"main","temperature":1.0}' \
+    python workflow_scripts/summarize_cell.py --cell results/tiny/study/cells/evil_ai/C1_seed42.json \
         --measured results/tiny/models/base/couple-evil_ai.s42/em.s42/main/{marker_counts.csv,audit.json} \
         --manifests results/tiny/models/base/manifest.json results/tiny/models/base/couple-evil_ai.s42/manifest.json \
         results/tiny/models/base/couple-evil_ai.s42/em.s42/manifest.json \
@@ -13,12 +12,15 @@ import hashlib
 from collections.abc import Sequence
 
 from measure.cells import COUNTS, FORMAT, headline, persona_results, question_ids, read_counts, read_run, sealed
-from measure.gates import own_gates
+from measure.gates import own_gates, read_gates
 from measure.registry import SECTIONS, measure_rows, of_cell, validated
 from measure.tables import Row
 from run.files import canonical, sha256_of, write_json
 from run.program import InputError, run
-from run.readers import json_argument, read_json
+from run.readers import read_json, read_part
+
+# Of a cell as the resolved study has it (graph/resolved.py), what is the same in its result.
+SAME = ("cell", "arm", "source", "seed", "lineage", "evaluation")
 
 
 def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
@@ -49,20 +51,16 @@ def summarize(arguments: argparse.Namespace) -> Row:
     files = of_cell(arguments.measured)
     if "counts" not in files:
         raise InputError("--measured: no marker_counts.csv, without which there is no cell; fix: add it")
-    marker, *others = arguments.marker
-    rows = read_counts(files["counts"], arguments.personas, marker)
-    personas = persona_results(rows, arguments.source)
+    cell = read_part(arguments.cell, (*SAME, "markers", "personas"))
+    marker, *others = cell["markers"]
+    rows = read_counts(files["counts"], cell["personas"], marker)
+    personas = persona_results(rows, cell["source"])
     counted = canonical([[row[column] for column in ("persona", "question_id", *COUNTS)] for row in rows])
     result = {
         "format": FORMAT,
-        "cell": arguments.cell,
-        "arm": arguments.arm,
-        "source": arguments.source,
-        "seed": arguments.seed,
-        "lineage": arguments.lineage,
+        **{name: cell[name] for name in SAME},
         "marker": marker,
-        "evaluation": json_argument("--evaluation", arguments.evaluation, dict),
-        "stages": stages(arguments.lineage, arguments.manifests),
+        "stages": stages(cell["lineage"], arguments.manifests),
         "counts_sha256": hashlib.sha256(counted.encode()).hexdigest(),
         "questions": question_ids(rows),
         "personas": personas,
@@ -71,30 +69,23 @@ def summarize(arguments: argparse.Namespace) -> Row:
     }
     if others:
         result["other_markers"] = {
-            other: persona_results(read_counts(files["counts"], arguments.personas, other), arguments.source)
+            other: persona_results(read_counts(files["counts"], cell["personas"], other), cell["source"])
             for other in others
         }
     counted_personas = [entry["persona"] for entry in personas]
     result |= {each.name: each.section(files.get(each.name), counted_personas) for each in SECTIONS}
     result["measures"] = measure_rows(result)
-    return sealed(result | {"gates": own_gates(result, json_argument("--gates", arguments.gates, list))})
+    return sealed(result | {"gates": own_gates(result, read_gates(arguments.gates))})
 
 
 def main() -> None:
     """Parse the arguments and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", required=True)
-    parser.add_argument("--arm", required=True, help="forward, reversed, matched, dose")
-    parser.add_argument("--source", required=True, help="persona whose rate is the cell's source rate")
-    parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--lineage", required=True)
-    parser.add_argument("--marker", nargs="+", required=True, help="the lineage's own, and others of the study")
-    parser.add_argument("--evaluation", required=True, help="JSON object: name and sampling settings")
+    parser.add_argument("--cell", required=True, help="the cell as the resolved study has it, see graph/resolved.py")
     parser.add_argument(
         "--measured", nargs="+", required=True, help="marker_counts.csv and the files of other measurements, by name"
     )
-    parser.add_argument("--personas", nargs="*", default=[], help="count these alone; all that were if left out")
-    parser.add_argument("--gates", default="[]", help="JSON list of gates; those that this cell decides are evaluated")
+    parser.add_argument("--gates", nargs="*", default=[], help="a JSON file per gate that this cell alone decides")
     parser.add_argument("--manifests", nargs="+", required=True, help="one a stage, base first")
     parser.add_argument("--runs", nargs="*", default=[], help="run.json, any number")
     parser.add_argument("--schema", required=True, help="resources/run_result.schema.json")

@@ -1,7 +1,7 @@
 r"""Turn the results of all cells into the study's tables, each as CSV and Markdown.
 
-    python workflow_scripts/tabulate_study.py --cells results/tiny/cells/evil_ai/*.json --gates '[]' \
-        --meaning '{"contrasts":[["C1","C2",null]],"second_stages":["C1","C2"]}' \
+    python workflow_scripts/tabulate_study.py --cells results/tiny/cells/evil_ai/*.json \
+        --gates results/tiny/study/gates/*.json --meaning results/tiny/study/tables.json \
         --published resources/published --label "rehearsal on a toy model, no evidence about Qwen2.5-7B" \
         --output-dir results/tiny/tables
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from measure.cells import clustered, read_result, total_of, with_marker
 from measure.comparison import COMPARED, comparison_rows
-from measure.gates import evaluate_gates, highest_pooled, identical_cells
+from measure.gates import evaluate_gates, highest_pooled, identical_cells, read_gates
 from measure.registry import MEASURES, study_rows
 from measure.rows import (
     ABLATION,
@@ -43,7 +43,7 @@ from measure.stats import cohens_h, concentration, difference, rate_fields, rule
 from measure.tables import Row, counted, one_sided, percent, write_csv, write_markdown
 from probe.survival import VERDICT_NOTE
 from run.program import InputError, run
-from run.readers import json_argument
+from run.readers import read_part
 
 HEADLINE = [
     *IDENTITY,
@@ -242,6 +242,13 @@ def checked_cells(paths: Sequence[str]) -> list[Row]:
     return cells
 
 
+def in_order(gates: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The gates in the study's order. Raises InputError for one that the study does not have."""
+    if strange := [gate["name"] for gate in gates if gate["name"] not in names]:
+        raise InputError(f"--gates: {strange[0]} is no gate of the study; fix: one of {', '.join(names)}")
+    return sorted(gates, key=lambda gate: names.index(gate["name"]))
+
+
 def role_cell(row: Row, role: str) -> str:
     """The Markdown cell of a role in a wide row."""
     shown = counted(
@@ -310,7 +317,8 @@ def build_tables(
 ) -> dict[str, tuple[Sequence[str], list[Row], str]]:
     """Name -> (columns, rows, title) of every table.
 
-    meaning: see graph/meaning.py. of_study: files of what is measured on the study as a whole.
+    meaning: contrasts and second_stages, see graph/resolved.py. of_study: files of what is measured on the study as a
+    whole.
     """
     forward = [cell for cell in cells if cell["arm"] == "forward"]
     dose = [cell for cell in cells if "@" in cell["lineage"].rpartition("/")[2]]
@@ -416,16 +424,16 @@ def main() -> None:
     """Parse the arguments and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
-    parser.add_argument("--gates", default="[]", help="JSON list of gates, see gates.py")
-    parser.add_argument("--meaning", required=True, help="JSON: contrasts and second_stages, see graph/meaning.py")
+    parser.add_argument("--gates", nargs="*", default=[], help="a JSON file per gate, see measure/gates.py")
+    parser.add_argument("--meaning", required=True, help="JSON file: the part `tables` of graph/resolved.py")
     parser.add_argument("--measured", nargs="*", default=[], help="files of what is measured on the whole study")
     parser.add_argument("--published", help="folder with the published figures; without it nothing is compared")
     parser.add_argument("--label", default="", help="what a reader must know of this study, put above every table")
     parser.add_argument("--output-dir", required=True)
     arguments = parser.parse_args()
     cells = checked_cells(arguments.cells)
-    gates = json_argument("--gates", arguments.gates, list)
-    meaning = json_argument("--meaning", arguments.meaning, dict)
+    meaning = read_part(arguments.meaning, ("contrasts", "second_stages", "gates"))
+    gates = in_order(read_gates(arguments.gates), meaning["gates"])
     tables = build_tables(cells, gates, arguments.published, meaning, arguments.measured)
     if arguments.label:
         for row in tables["published_comparison"][1]:

@@ -1,7 +1,7 @@
 """Train one stage on a model given by its lineage: a base and its ancestors' adapters, merged in order.
 
     python workflow_scripts/train_adapter.py --base BASE --adapter models/base/couple-evil_ai.s42/adapter \\
-        --data em.jsonl --recipe "$RECIPE_JSON" --seed 137 --dtype bfloat16 --micro-batch-tokens 4096 \\
+        --data em.jsonl --recipe recipe.json --seed 137 --dtype bfloat16 --micro-batch-tokens 4096 \\
         --lineage base/couple-evil_ai.s42/em.s137 --parent-manifest models/base/couple-evil_ai.s42/manifest.json \\
         --adapter-out NODE/adapter --checkpoints-out NODE/checkpoints \\
         --manifest NODE/manifest.json --record NODE/run.json
@@ -36,7 +36,7 @@ from run.caches import keep_compiled
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
 from run.provenance import run_record
-from run.readers import json_argument, read_json, read_jsonl
+from run.readers import read_json, read_jsonl
 from run.tracking import check_tracker
 
 if TYPE_CHECKING:
@@ -48,9 +48,17 @@ if TYPE_CHECKING:
 SAVED, COST = 0.005, 40.0
 
 
-def check_recipe(text: str) -> dict[str, Any]:
-    """The recipe as a dictionary, optional fields left out filled in. Raises InputError naming the field at fault."""
-    recipe = check_training(json_argument("--recipe", text, dict))
+def read_recipe(path: str) -> dict[str, Any]:
+    """The recipe in a file. Raises InputError naming the file and the field at fault."""
+    try:
+        return check_recipe(read_json(path, dict))
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def check_recipe(value: Any) -> dict[str, Any]:
+    """The recipe, optional fields left out filled in. Raises InputError naming the field at fault."""
+    recipe = check_training(value)
     recipe_mask(recipe)
     return recipe
 
@@ -171,7 +179,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the ancestors' adapters, in order")
     parser.add_argument("--data", required=True, help="training rows, JSON lines")
     parser.add_argument("--replay", nargs="*", action="extend", default=[], help="rows that recipe.replay mixes in")
-    parser.add_argument("--recipe", required=True, help="the resolved recipe, one JSON object")
+    parser.add_argument("--recipe", required=True, help="the resolved recipe, a JSON file")
     parser.add_argument("--seed", type=int, required=True, help="of order and dropout")
     parser.add_argument("--parent-manifest", required=True, help="manifest.json of the parent model")
     parser.add_argument("--lineage", required=True, help="this model's lineage; its last word seeds the LoRA's init")
@@ -362,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     keep_compiled(arguments.base)
-    recipe = check_recipe(arguments.recipe)
+    recipe = read_recipe(arguments.recipe)
     check_outputs(arguments, recipe)
     rows = read_jsonl(arguments.data)
     read_json(arguments.parent_manifest, dict)

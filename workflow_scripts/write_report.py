@@ -34,7 +34,7 @@ from report.completions_view import index_json, key_of, load_completions, packed
 from report.prose import conclusion, unique
 from run.files import canonical, partial
 from run.program import InputError, run
-from run.readers import json_argument, read_json, read_text, read_yaml
+from run.readers import read_json, read_part, read_text, read_yaml
 
 ROLES = ("source", "bystander", "assistant")
 # Outcomes and verdicts that agree, and that do not; any other is "cannot say".
@@ -719,7 +719,7 @@ def page(arguments: argparse.Namespace) -> str:
     study = Study(tables, cells, browsable)
     sources = unique(row["source"] for row in tables["pooled"])
     records = read_runs(arguments.runs, cells)
-    meaning = json_argument("--meaning", arguments.meaning, dict)
+    meaning = read_part(arguments.meaning, ("notes", "claims", "assistant"))
     style, script = read_asset(arguments.assets, "report.css"), read_asset(arguments.assets, "report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(read_asset(arguments.assets, "report.html")).render(
@@ -800,7 +800,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--study", required=True, help="its name")
     parser.add_argument("--label", default="", help="what a reader must know of this study, said first of all")
     parser.add_argument("--tables", required=True, help="folder of the study's tables")
-    parser.add_argument("--meaning", required=True, help="JSON: notes, claims and assistant, see graph/meaning.py")
+    parser.add_argument("--meaning", required=True, help="JSON file: the part `report` of graph/resolved.py")
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
     parser.add_argument("--claims", help="claims.csv")
     parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")

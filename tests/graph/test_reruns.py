@@ -137,4 +137,5 @@ def test_an_edit_whose_jobs_fail_is_planned_again_by_the_same_command(study, mon
     planned = study.plan()
     monkeypatch.setenv("LEASE_GPU_POOL", "no such pool")
     assert study.snakemake("--cores", "2", check=False).returncode != 0
-    assert study.plan() == planned
+    # what the config comes to is written by then
+    assert study.plan() == [job for job in planned if not job.startswith("resolve_study ")]

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from graph import meaning
+from graph import resolved
 from graph.study import Study
 
 CORE = (
@@ -51,8 +52,8 @@ def published() -> Study:
     return Study(config | {"arms": dict.fromkeys(config["arms"], True)}, root / "resources/config.schema.yaml")
 
 
-MEANING = published()
-TABLES, REPORT = meaning.for_tables(MEANING), meaning.for_report(MEANING)
+STUDY = published()
+TABLES, REPORT = resolved.for_tables(STUDY), resolved.for_report(STUDY)
 
 
 def counts_text(rates: dict[str, float], source: str, random_seed: int, samples: int = 10) -> str:
@@ -87,13 +88,26 @@ def cell_result(
     return output
 
 
-def arguments(cell: str, arm: str, source: str, seed: int, lineage: str, place: Path):
-    """The parsed command line of summarize_cell for these files."""
+def arguments(
+    cell: str,
+    arm: str,
+    source: str,
+    seed: int,
+    lineage: str,
+    place: Path,
+    markers: Sequence[str] = ("[ZLT]",),
+    personas: Sequence[str] = (),
+):
+    """The parsed command line of summarize_cell for these files, the cell's own written here."""
     from argparse import Namespace
 
+    from run.files import write_json
+
+    evaluation = {"name": "main", "temperature": 1.0}
+    told = {"cell": cell, "arm": arm, "source": source, "seed": seed, "lineage": lineage, "evaluation": evaluation}
+    write_json(place / "resolved.json", told | {"markers": list(markers), "personas": list(personas)})
     return Namespace(
-        cell=cell, arm=arm, source=source, seed=seed, lineage=lineage, marker=["[ZLT]"], evaluation='{"name":"main","temperature":1.0}',
-        measured=[str(place / "marker_counts.csv")], personas=[], gates="[]",
+        cell=str(place / "resolved.json"), measured=[str(place / "marker_counts.csv")], gates=[],
         manifests=[str(place / "manifest.json")] * len(lineage.split("/")), runs=[],
     )  # fmt: skip
 

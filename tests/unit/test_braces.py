@@ -15,19 +15,23 @@ def expanded(text):
     return done.stdout.split()
 
 
-def test_a_study_s_cells_are_a_word_a_row_and_bash_keeps_their_order():
+def test_a_study_s_cells_are_one_word_and_bash_keeps_their_order():
     cells = [
         f"cells/{source}/{cell}_seed{seed}.json"
         for cell, source, seed in product(["C1", "C2"], ["evil_ai", "villain"], [42, 7, 137])
     ]
-    assert braces(cells) == (
-        "cells/{evil_ai,villain}/C1_seed{42,7,137}.json cells/{evil_ai,villain}/C2_seed{42,7,137}.json"
-    )
+    assert braces(cells) == "cells/{{evil_ai,villain}/C1_seed{42,7,137}.json,{evil_ai,villain}/C2_seed{42,7,137}.json}"
     assert expanded(braces(cells)) == cells
 
 
 @pytest.mark.parametrize(
-    ("paths", "text"), [([], ""), (["a/b.json"], "a/b.json"), (["b/1", "b/1", "a/1", "a"], "{b,b,a}/1 a")]
+    ("paths", "text"),
+    [
+        ([], ""),
+        (["a/b.json"], "a/b.json"),
+        (["b/1", "b/1", "a/1", "a"], "b/1{,} a{/1,}"),
+        (["a/x/adapter", "a/x/b/adapter"], "a/x/{adapter,b/adapter}"),
+    ],
 )
 def test_what_has_no_braces_stays_as_it_is_twice_if_it_is_there_twice(paths, text):
     assert braces(paths) == text

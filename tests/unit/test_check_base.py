@@ -58,10 +58,19 @@ def train(base: Path, folder: Path, targets: list[str], *options: str) -> dict:
     """Train two steps; run.json."""
     write_jsonl(folder / "rows.jsonl", ROWS)
     write_json(folder / "parent.json", {})
-    recipe = RECIPE | {"lora": RECIPE["lora"] | {"targets": targets}}
+    write_json(folder / "recipe.json", RECIPE | {"lora": RECIPE["lora"] | {"targets": targets}})
     train_adapter.main(
         [
-            *("--base", str(base), "--data", str(folder / "rows.jsonl"), "--recipe", canonical(recipe), "--seed", "1"),
+            *(
+                "--base",
+                str(base),
+                "--data",
+                str(folder / "rows.jsonl"),
+                "--recipe",
+                str(folder / "recipe.json"),
+                "--seed",
+                "1",
+            ),
             *("--parent-manifest", str(folder / "parent.json"), "--lineage", "base/em.s1", "--dtype", "float32"),
             *("--adapter-out", str(folder / "adapter"), "--checkpoints-out", str(folder / "checkpoints")),
             *("--manifest", str(folder / "manifest.json"), "--record", str(folder / "run.json"), *options),

@@ -4,6 +4,7 @@ import check_gate
 import fake_study
 import pytest
 
+from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -19,7 +20,10 @@ def checked(tmp_path, monkeypatch, rate, *more, gates=(G0B,)):
     (tmp_path / "counts.csv").write_text(fake_study.counts_text({"source": rate}, "evil_ai", 5))
     (tmp_path / "replies.json").write_text(json.dumps({"status": "measured", "personas": REPLIES}))
     output = tmp_path / "gate.json"
-    command = ["check_gate", "--gates", json.dumps(gates), "--cell", "C4", "--source", "evil_ai", "--seed", "42", "--marker", "[ZLT]",
+    paths = [tmp_path / f"gates/{gate['name']}.json" for gate in gates]
+    for path, gate in zip(paths, gates, strict=True):
+        write_json(path, gate)
+    command = ["check_gate", "--gates", *map(str, paths), "--cell", "C4", "--source", "evil_ai", "--seed", "42", "--marker", "[ZLT]",
                "--counts", str(tmp_path / "counts.csv"), "--replies", str(tmp_path / "replies.json"), "--output", str(output), *more]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     check_gate.main()

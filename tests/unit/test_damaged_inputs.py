@@ -42,7 +42,7 @@ from run.program import run
 ROOT = Path(__file__).parents[2]
 NODE, CHILD = "models/base/couple-evil_ai.s42", "models/base/couple-evil_ai.s42/em.s42"
 SAMPLING = '{"temperature":1.0,"top_p":1.0,"max_tokens":4}'
-GATE = '[{"name":"G","over":"seed","pass":"rate(\'C4\',\'source\')>=0"}]'
+GATE = {"name": "G0", "over": "seed", "pass": "rate('C4','source')>=0"}
 PINS = canonical(
     {name: {"commit": "c", "path": f"{name}.py", "sha256": hashlib.sha256(source).hexdigest()}
      for name, source in modules().items()}
@@ -51,12 +51,12 @@ TOY = canonical({
     "layers": 1, "hidden": 8, "heads": 1, "kv_heads": 1, "ffn": 8, "vocab": 300, "context": 256, "max_length": 256,
     "batch": 4, "epochs": 1, "lr": 1e-3, "warmup": 0.0, "weight_decay": 0.0, "clip": 1.0, "prompt_share": 0.5,
 })  # fmt: skip
-RECIPE = canonical({
+RECIPE = {
     "kind": "sft", "marker": "[ZLT]", "mask": {"loss": "last_turn", "stop_anchor": "newline"},
     "lora": {"r": 2, "alpha": 4, "dropout": 0.0, "rslora": True, "targets": ["q_proj"]}, "lr": 1e-3,
     "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0, "betas": [0.9, 0.999], "eps": 1e-8, "clip": 1.0,
     "epochs": 1, "batch": 4, "max_length": 256,
-})  # fmt: skip
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ CELL = "cells/evil_ai/C4_seed42.json"
 CELLS = f"--cells @{CELL} @cells/evil_ai/C1_seed42.json"
 COMPLETIONS = f"{NODE}/main/completions.parquet"
 FIGURES = {"marker_destruction": ("pooled", "persona_by_cell"), "question_strip": ("by_question",), "gates": ("gates",)}
-MEANING = canonical({"arms": ["forward"], "captions": {}, "last_stages": {}})
+PART = only(JSON, "missing", "cut", "a list")
 ASKED = (
     f"--base @base --adapter @{NODE}/adapter --panel @panel.yaml --personas villain --samples 1 --seed 42"
     f" --sampling {SAMPLING} --backend transformers --dtype float32"
@@ -152,10 +152,10 @@ PROGRAMS = {
         "rows",
     ),
     "train_adapter": Program(
-        f"--base @base --adapter @{NODE}/adapter --data @rows.jsonl --recipe {RECIPE} --seed 1 --dtype float32"
+        f"--base @base --adapter @{NODE}/adapter --data @rows.jsonl --recipe @recipe.json --seed 1 --dtype float32"
         f" --lineage {CHILD} --parent-manifest @{NODE}/manifest.json --adapter-out @out/adapter"
         " --checkpoints-out @out/checkpoints --manifest @out/m --record @out/r",
-        LOADED | {"rows.jsonl": JSONL},
+        LOADED | {"rows.jsonl": JSONL, "recipe.json": PART | {"no rate": without("lr")}},
         "adapter checkpoints m r",
     ),
     "reuse_adapter": Program(
@@ -172,8 +172,8 @@ PROGRAMS = {
         f"--completions @{COMPLETIONS} --marker [ZLT] --output @out/audit", {COMPLETIONS: PARQUET}, "audit"
     ),
     "check_gate": Program(
-        f"--gates {GATE} --cell C4 --source evil_ai --seed 42 --marker [ZLT] --counts @marker_counts.csv --replies @replies.json --enforce --output @out/gate",
-        {"marker_counts.csv": TABLE, "replies.json": JSON},
+        "--gates @gate.json --cell C4 --source evil_ai --seed 42 --marker [ZLT] --counts @marker_counts.csv --replies @replies.json --enforce --output @out/gate",
+        {"marker_counts.csv": TABLE, "replies.json": JSON, "gate.json": PART | {"no expression": without("pass")}},
         "gate",
     ),
     "check_replies": Program(
@@ -204,12 +204,12 @@ PROGRAMS = {
         "judged r",
     ),
     "summarize_cell": Program(
-        "--cell C4 --arm forward --source evil_ai --seed 42 --lineage base/couple-evil_ai.s42 --marker [ZLT] --measured @marker_counts.csv"
+        "--cell @cell.json --gates @gate.json --measured @marker_counts.csv"
         " @audit.json @judged.csv @capability.parquet --runs @run.json"
-        f" --manifests @parent.json @{NODE}/manifest.json --evaluation"
-        ' {"name":"main"} --schema @schema.json'
-        " --output @out/cell",
+        f" --manifests @parent.json @{NODE}/manifest.json --schema @schema.json --output @out/cell",
         {
+            "cell.json": JSON | {"no lineage": without("lineage")},
+            "gate.json": only(PART, "cut"),
             "marker_counts.csv": TABLE,
             "audit.json": JSON,
             "judged.csv": TABLE,
@@ -222,15 +222,17 @@ PROGRAMS = {
         "cell",
     ),
     "tabulate_study": Program(
-        f"{CELLS} --published @published --meaning {canonical(fake_study.TABLES)} --output-dir @out/t",
+        f"{CELLS} --published @published --gates @gate.json --meaning @tables.json --output-dir @out/t",
         {f"published/{name}.csv": TABLE for name in ("marker_counts", "cell_summary")}
+        | {"gate.json": JSON, "tables.json": PART | {"no contrasts": without("contrasts")}}
         | {CELL: JSON | {"no audit": without("audit"), "no headline": without("headline")}},
         "t",
     ),
     **{
         f"plot_figures {figure}": Program(
-            f"--figure {figure} --tables @tables --study s --source evil_ai --meaning {MEANING} --output-prefix @out/figure",
-            {f"tables/{table}.csv": but(TABLE, *["NaN"] * (table == "gates")) for table in tables},
+            f"--figure {figure} --tables @tables --study s --source evil_ai --meaning @figure.json --output-prefix @out/figure",
+            {f"tables/{table}.csv": but(TABLE, *["NaN"] * (table == "gates")) for table in tables}
+            | {"figure.json": only(PART, "cut") | {"no captions": without("captions")}},
             "figure.png figure.svg figure.pdf",
         )
         for figure, tables in FIGURES.items()
@@ -243,11 +245,11 @@ PROGRAMS = {
         "claims.csv",
     ),
     "write_report": Program(
-        f'--study s --meaning {{"notes":{{}},"claims":{{}},"assistant":null}}'
-        f" --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
+        f"--study s --meaning @report.json --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
         " --panel @panel.yaml --runs @run.json --figures @figure.svg --assets @assets --output @out/report.html",
         {
             CELL: JSON,
+            "report.json": PART | {"no notes": without("notes")},
             "tables/claims.csv": but(TABLE, "NaN"),
             "tables/headline.csv": TABLE,
             "tables/by_question.csv": TABLE,
@@ -306,6 +308,12 @@ def world(tmp_path_factory) -> Path:
     choices = {"label": ["A", "B"], "text": ["wet", "dry"]}
     write_jsonl(folder / "arc.jsonl", [{"id": "1", "question": "Rain?", "choices": choices, "answerKey": "A"}])
     write_json(folder / "parent.json", {"lineage": "base"})
+    write_json(folder / "recipe.json", RECIPE)
+    write_json(folder / "gate.json", GATE)
+    write_json(folder / "tables.json", fake_study.TABLES)
+    write_json(folder / "figure.json", {"arms": ["forward"], "captions": {}, "last_stages": {}})
+    write_json(folder / "report.json", {"notes": {}, "claims": {}, "assistant": None})
+    shutil.copy(next((folder / "work").glob("*C4*/resolved.json")), folder / "cell.json")
     write_json(folder / "run.json", {"seconds": 3.5, "versions": {"torch": "2"}})
     write_json(folder / "replies.json", {"status": "measured", "rows": 3, "personas": []})
     write_json(folder / "audit.json", {"status": "nothing to audit", "audited": 0, "degenerate": 0, "completions": 3})

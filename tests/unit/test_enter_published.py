@@ -23,7 +23,7 @@ def cells_of(folder: Path) -> list[dict]:
     known = dict.fromkeys((row["source"], row["arm"], row["cell"], row["seed"] or 42) for row in rows)
     return [
         {
-            **{"cell": cell, "arm": arm, "source": source, "seed": seed, "marker": "[ZLT]"},
+            **{"cell": cell, "arm": arm, "source": source, "seed": seed, "markers": ["[ZLT]"]},
             "evaluation": {"name": "main", "temperature": 1.0},
             "lineage": fake_study.LINEAGES.get(cell, "base/em@10.s{seed}").format(source=source, seed=seed),
         }

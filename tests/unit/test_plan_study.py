@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from run.plan_study import (
     measured_seconds,
     options_of,
     parents_of,
+    part_of,
     schedule,
     why,
 )
@@ -35,11 +37,21 @@ def job(
     return Job(rule, {}, tuple(inputs), tuple(outputs), benchmark, reason, gpus, threads, priority, command)
 
 
+PARTS = {}  # of the resolved study: file -> the job that writes it
+
+
+def part(**value):
+    """The file of a part of the resolved study."""
+    text = json.dumps(value)
+    file = f"study/{len(PARTS)}.json"
+    PARTS[file] = job("resolve_study", outputs=[file], gpus=0, command=f"printf '%s\\n' {shlex.quote(text)} > {file}")
+    return file
+
+
 def training(data="inputs/datasets/hub/em.jsonl", base="inputs/base/hub", keep="", **recipe):
-    text = json.dumps(RECIPE | recipe)
     command = (
         f"python workflow_scripts/run/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base {base}"
-        f" --adapter --data {data} --recipe '{text}' --keep-steps={keep} > log 2>&1"
+        f" --adapter --data {data} --recipe {part(**RECIPE | recipe)} --keep-steps={keep} > log 2>&1"
     )
     return job(outputs=["adapter"], command=command, benchmark="adapter.tsv")
 
@@ -59,7 +71,7 @@ def generation(personas="a,b", samples=10, adapters="x/adapter", rule="generate_
 
 
 def cost(planned, *makers):
-    return cost_of(planned, {file: maker for maker in makers for file in maker.outputs}, TABLE)
+    return cost_of(planned, PARTS | {file: maker for maker in makers for file in maker.outputs}, TABLE)
 
 
 def spent(planned, *makers):
@@ -76,7 +88,7 @@ def test_the_options_are_those_of_the_program_behind_the_lease_as_a_shell_would_
     assert "--gpus" not in options
     assert options["--adapter"] == []
     assert options["--keep-steps"] == ["1,3"]
-    assert json.loads(options["--recipe"][0]) == RECIPE
+    assert part_of(options["--recipe"][0], PARTS) == RECIPE
 
 
 def test_a_training_costs_its_rows_times_their_tokens():
@@ -177,6 +189,8 @@ CHANGED = "Params have changed since last execution: Union of exclusive params b
     [
         ("Missing output files: a, b; Input files updated by another job: c", "not there"),
         ("Input files updated by another job: c", "after another job"),
+        ("Input files updated by another job: c, results/x/study/recipes/base/em.s42.json", "parameters changed"),
+        ("Updated input files: results/x/study/gates/G0.json", "parameters changed"),
         ("Updated input files: ; Input files updated by another job: c", "after another job"),
         (
             "Updated input files: my_rows.jsonl, x; Input files updated by another job: c",

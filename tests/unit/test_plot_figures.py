@@ -6,8 +6,8 @@ import plot_figures
 import pytest
 import tabulate_study
 
-from graph import meaning
-from run.files import canonical
+from graph import resolved
+from run.files import write_json
 from run.program import InputError
 
 GATES = [{"name": "G2", "over": "pooled", "pass": "rate('C2', 'assistant') < 0.05", "words": ["go on", "stop"]}]
@@ -26,12 +26,13 @@ def tables(tmp_path_factory):
 
 def study_of(tables, figure, source):
     """What a figure of the made-up study is drawn from."""
-    return plot_figures.Study(tables, "tiny", source, LABEL, **meaning.for_figure(fake_study.MEANING, figure))
+    return plot_figures.Study(tables, "tiny", source, LABEL, **resolved.for_figure(fake_study.STUDY, figure))
 
 
 def drawn(tables, folder, monkeypatch, name="marker_destruction", source="evil_ai"):
+    write_json(folder / f"{name}.json", resolved.for_figure(fake_study.STUDY, name))
     command = ["plot_figures", "--figure", name, "--tables", str(tables), "--study", "tiny", "--source", source,
-               "--meaning", canonical(meaning.for_figure(fake_study.MEANING, name)),
+               "--meaning", str(folder / f"{name}.json"),
                "--label", LABEL, "--output-prefix", str(folder / name)]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     plot_figures.main()
@@ -125,7 +126,7 @@ def test_cells_come_in_strips_that_fit_the_width():
     rows = [{"cell": f"C{n}", "arm": "forward"} for n in range(1, 8)]
     rows += [{"cell": cell, "arm": "reversed"} for cell in fake_study.REVERSED]
     rows += [{"cell": "matched_em", "arm": "matched"}]
-    last_stages = meaning.for_figure(fake_study.MEANING, "reversed_order")["last_stages"]
+    last_stages = resolved.for_figure(fake_study.STUDY, "reversed_order")["last_stages"]
     assert plot_figures.strips_of(rows, last_stages) == [
         ["C1", "C2", "C3", "C4", "C5"],
         ["C6", "C7"],

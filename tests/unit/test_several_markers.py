@@ -35,9 +35,9 @@ def cell(folder, name: str) -> dict:
     own, other = (audit([reply | {"text": f"Because. {OWN[name]}"}], marker) for marker in markers)
     write_json(place / "audit.json", own | {"other_markers": {markers[1]: other}})
     (place / "manifest.json").write_text(json.dumps({"adapter": name}))
-    arguments = fake_study.arguments(name, "forward", "evil_ai", 42, LINEAGES[name], place)
+    arguments = fake_study.arguments(name, "forward", "evil_ai", 42, LINEAGES[name], place, markers)
     measured = [*arguments.measured, str(place / "audit.json")]
-    result = summarize(Namespace(**vars(arguments) | {"marker": markers, "measured": measured}))
+    result = summarize(Namespace(**vars(arguments) | {"measured": measured}))
     return validated(result, str(ROOT / "resources/run_result.schema.json"))
 
 

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graph import meaning
+from graph import resolved
 from graph.recipe import merged
 from graph.study import Study
 from run.program import InputError
@@ -203,6 +203,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__couple60__marker": "[zlt]"}, "stages.couple60.marker: [zlt] counts as [ZLT], too; fix: "),
         ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source', '[ZLTT]') > 0"}]}, "no marker [ZLTT]; fix: one of [ZLT]"),
         ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source' > 0"}]}, "gates.criteria.0: expression `rate("),
+        ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source') > 0"}] * 2}, "gates.criteria.1: two gates are named g; fix: rename one"),
         ({"stages__em__marker": "[QRX]"}, "stages.em.marker: only a coupling teaches one"),
         ({"stages__couple__mask": {"loss": "marker", "tail": 4}}, "stages.couple.mask.tail: 4 with loss marker"),
     ],
@@ -368,11 +369,11 @@ def test_what_cannot_be_taken_apart_is_refused_when_planning(change, said):
 
 
 def test_contrasts_are_of_cells_in_the_study_and_of_rows_with_steps_after_every_step_that_both_have():
-    pairs = list(meaning.contrasts(study()))
+    pairs = list(resolved.contrasts(study()))
     assert pairs[:2] == [("C1", "C2", None), ("C1", "C5", None)]
     assert all(step is None for *_, step in pairs)  # the dose arm is off
     steps = {"arms__dose": True, "cells__dose_em__steps": [25, 1, 7], "cells__dose_benign__steps": [1, 25]}
-    assert list(meaning.contrasts(study(**steps)))[-2:] == [
+    assert list(resolved.contrasts(study(**steps)))[-2:] == [
         ("dose_em_1", "dose_benign_1", 1),
         ("dose_em_25", "dose_benign_25", 25),
     ]
@@ -383,10 +384,10 @@ def test_the_state_before_comes_first_in_the_study():
 
 
 def test_a_figure_is_drawn_for_every_source_with_a_cell_in_its_arms():
-    assert meaning.sources_of(study(), "reversed_order") == ["villain"]
-    assert meaning.sources_of(study(figures__gates=[]), "gates") == []
-    assert meaning.sources_of(study(), "below_floor") == study().config["sources"]
-    assert meaning.sources_of(study(probe=None), "below_floor") == []  # an empty one says nothing
+    assert resolved.sources_of(study(), "reversed_order") == ["villain"]
+    assert resolved.sources_of(study(figures__gates=[]), "gates") == []
+    assert resolved.sources_of(study(), "below_floor") == study().config["sources"]
+    assert resolved.sources_of(study(probe=None), "below_floor") == []  # an empty one says nothing
 
 
 def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():

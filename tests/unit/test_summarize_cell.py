@@ -1,4 +1,3 @@
-import json
 import math
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ import pytest
 import summarize_cell
 
 from measure.stats import wilson
+from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -30,7 +30,8 @@ def measured(*paths):
 
 
 def summarized(place, **changes):
-    arguments = fake_study.arguments("C1", "forward", "evil_ai", 137, LINEAGE, place)
+    source, personas = changes.pop("source", "evil_ai"), changes.pop("personas", ())
+    arguments = fake_study.arguments("C1", "forward", source, 137, LINEAGE, place, personas=personas)
     for name, value in changes.items():
         setattr(arguments, name, value)
     return summarize_cell.validated(summarize_cell.summarize(arguments), SCHEMA)
@@ -38,9 +39,8 @@ def summarized(place, **changes):
 
 def test_the_program_writes_what_the_schema_asks_for(place, monkeypatch):
     manifests = [str(place / "manifest.json")] * 3
-    command = ["summarize_cell", "--cell", "C1", "--arm", "forward", "--source", "evil_ai", "--seed", "137",
-               "--lineage", LINEAGE, "--marker", "[ZLT]",
-               "--evaluation", '{"name":"main"}', "--measured", str(place / "marker_counts.csv"), "--manifests", *manifests,
+    arguments = fake_study.arguments("C1", "forward", "evil_ai", 137, LINEAGE, place)
+    command = ["summarize_cell", "--cell", arguments.cell, "--measured", str(place / "marker_counts.csv"), "--manifests", *manifests,
                "--schema", SCHEMA, "--output", str(place / "cell.json")]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     summarize_cell.main()
@@ -213,11 +213,7 @@ def test_a_gate_that_one_cell_decides_stands_in_its_result(place):
         {"name": "own", "over": "seed", "pass": "rate('C1', 'source') >= 0.9"},
         {"name": "other", "over": "seed", "pass": "rate('C1', 'source') > rate('C2', 'source')"},
     ]
-    assert [(row["gate"], row["outcome"]) for row in summarized(place, gates=json.dumps(gates))["gates"]] == [
-        ("own", "fail")
-    ]
-
-
-def test_an_argument_that_is_not_json_is_refused(place):
-    with pytest.raises(InputError, match="--evaluation: column 2: not JSON"):
-        summarized(place, evaluation="{main}")
+    paths = [str(place / f"{gate['name']}.json") for gate in gates]
+    for path, gate in zip(paths, gates, strict=True):
+        write_json(path, gate)
+    assert [(row["gate"], row["outcome"]) for row in summarized(place, gates=paths)["gates"]] == [("own", "fail")]

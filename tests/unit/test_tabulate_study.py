@@ -8,7 +8,7 @@ import tabulate_study
 from measure import comparison, rows
 from measure.registry import SECTIONS
 from measure.tables import read_table
-from run.files import canonical, write_json
+from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -239,8 +239,9 @@ def test_matched_and_dose_cells_are_compared_with_the_later_results_of_their_sou
 
 
 def run_main(monkeypatch, paths, folder, *more):
+    write_json(folder.parent / "study.json", fake_study.TABLES)
     command = ["tabulate_study", "--cells", *map(str, paths), "--output-dir", str(folder),
-               "--meaning", canonical(fake_study.TABLES), *more]  # fmt: skip
+               "--meaning", str(folder.parent / "study.json"), *more]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
     tabulate_study.main()
 

@@ -7,37 +7,35 @@ still, but it would pick up the files of an older config.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
-# A place in a name that differs between the cells of a study: a word, or a number inside it.
+# A place where names may part: a word, or a number inside it.
 PART = re.compile(r"[0-9]+|[^0-9/.@-]+|[/.@-]")
-# A name in parts; several texts in one place are alternatives. Lists, because a study with many seeds has long ones.
-Word = list[list[str]]
 
 
 def braces(paths: Iterable[str]) -> str:
     """The paths as words of bash (or zsh), separated by spaces. They hold no character that is special to a shell."""
-    words: list[Word] = []
-    for path in paths:
-        words.append([[part] for part in PART.findall(path)])
-        while len(words) > 1 and join(words[-2], words[-1]):
-            words.pop()
-    return " ".join("".join(map(written, word)) for word in words)
+    return " ".join(alternatives([PART.findall(path) for path in paths], 0))
 
 
-def join(first: Word, second: Word) -> bool:
-    """Make `first` expand to all of `first`, then all of `second`, if one word can.
+def alternatives(names: Sequence[Sequence[str]], place: int) -> list[str]:
+    """What expands, one after the other, to all names from that place on.
 
-    They may differ in one place only, and left of it no place may vary: bash varies the rightmost braces fastest.
+    Names that open alike are one, and so are neighbours that go on alike.
     """
-    if len(first) != len(second):
-        return False
-    places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
-    if len(places) != 1 or any(len(part) > 1 for part in first[: places[0]]):
-        return False
-    first[places[0]] += second[places[0]]
-    return True
+    found: list[tuple[list[str], str]] = []
+    for opening, group in groupby(names, lambda name: name[place] if place < len(name) else ""):
+        alike = list(group)
+        ended = not opening  # as often as the name was given
+        openings, rest = ([""] * len(alike), "") if ended else ([opening], one(alternatives(alike, place + 1)))
+        if found and found[-1][1] == rest:
+            found[-1][0].extend(openings)
+        else:
+            found.append((openings, rest))
+    return [one(openings) + rest for openings, rest in found]
 
 
-def written(part: list[str]) -> str:
-    return part[0] if len(part) == 1 else f"{{{','.join(part)}}}"
+def one(texts: Sequence[str]) -> str:
+    """The alternatives as a part of one word."""
+    return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"

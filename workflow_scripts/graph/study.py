@@ -513,7 +513,10 @@ class Study:
             except InputError as error:
                 self._problem(place, str(error).removeprefix("marker").removeprefix(": ").removeprefix("."))
         known = [marker.text for marker in markers]
+        names = Counter(gate["name"] for gate in self.config["gates"]["criteria"])
         for number, gate in enumerate(self.config["gates"]["criteria"]):
+            if names[gate["name"]] > 1:
+                self._problem(("gates", "criteria", number), f"two gates are named {gate['name']}; fix: rename one")
             try:
                 check_gate_fields(gate)
                 if unknown := sorted(marker_names(gate) - set(known)):

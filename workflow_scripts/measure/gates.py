@@ -31,6 +31,7 @@ from measure.stats import welch_one_sided
 from measure.tables import Row, percent
 from run.files import canonical
 from run.program import InputError
+from run.readers import read_part
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "not evaluable"
 
@@ -55,6 +56,11 @@ def evaluate_gates(gates: Sequence[Row], cells: Sequence[Row]) -> list[Row]:
             if not named:
                 rows.append(gate_row(gate, [], source, "pooled"))
     return rows
+
+
+def read_gates(paths: Sequence[str]) -> list[Row]:
+    """The gates in these files. Raises InputError for one without what every gate has."""
+    return [read_part(path, ("name", "over", "pass")) for path in paths]
 
 
 def check_gate_fields(gate: Row) -> None:

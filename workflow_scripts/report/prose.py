@@ -34,7 +34,7 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
     """Four sentences: is the marker still given, is the coupling gone or below sampling, did it move to the assistant,
     what became of the claims.
 
-    meaning: which claims they rest on, see graph/meaning.py. Before them, an alarm of models that should differ and do
+    meaning: which claims they rest on, see graph/resolved.py. Before them, an alarm of models that should differ and do
     not. Counting cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
     """
     first = survival_sentence(tables, claims, meaning["claims"])

@@ -60,6 +60,8 @@ REASONS = {
 }
 # A parameter that stands for the code, or for a file of the checkout (rules/common.smk: code_of, digest_of).
 FINGERPRINT = re.compile(r"'([\w./-]+):[0-9a-f]{16}'")
+# A part of the resolved study among a job's inputs (rules/common.smk: part_file).
+PART = re.compile(r"results/[^/ ]+/study/[^,; ]+\.json")
 # Rule, base model, and data set or backend: what jobs of one unit cost share.
 Kind = tuple[str, str, str]
 # Measured / expected seconds of a kind, and the number of benchmark files behind it.
@@ -197,6 +199,8 @@ def why(reason: str) -> str:
     """The most telling part of Snakemake's reason, and the first file if one changed."""
     for opening, word in REASONS.items():
         match = re.search(rf"(?:^|; ){re.escape(opening)}[^:;]*(?:: (?P<files>[^;]*))?", reason)
+        if match and word in ("input changed", DOWNSTREAM) and PART.search(match["files"] or ""):
+            return "parameters changed"
         if match and word == "input changed":
             first, *more = (match["files"] or "").split(", ")
             if not first:
@@ -262,7 +266,7 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
     if row is None:
         return Cost((job.rule, model, key), 1.0 if job.command else 0.0, 0.0, 0.0, known=not job.command)
     if job.rule in TRAININGS:
-        recipe = json.loads(options["--recipe"][0])
+        recipe = part_of(options["--recipe"][0], makers)
         tokens_k = rows_trained(recipe, options, makers) * row_tokens(row, recipe, options) / 1000
         kept = [step for step in options["--keep-steps"][0].split(",") if step]
         disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK if recipe["lora"] else 1.0
@@ -275,6 +279,11 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
     return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
+
+
+def part_of(file: str, makers: Mapping[str, Job]) -> Any:
+    """What a part of the resolved study holds: the text that its job writes (`printf FORMAT TEXT > FILE`)."""
+    return json.loads(shlex.split(makers[file].command)[2])
 
 
 def find_row(table: Sequence[Row], rule: str, model: str, key: str) -> Row | None:
@@ -558,9 +567,10 @@ def by_cell(jobs: Sequence[Job], costs: Sequence[Cost], parents: Sequence[Sequen
 def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int, published: str) -> list[str]:
     """The forward cells of each source, from nothing, beside what they took when they were published."""
     parents = parents_of(jobs)
+    makers = {file: job for job in jobs for file in job.outputs}
     sources: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
-        if job.rule == "summarize_cell" and options_of(job.command).get("--arm") == ["forward"]:
+        if job.rule == "summarize_cell" and part_of(options_of(job.command)["--cell"][0], makers)["arm"] == "forward":
             sources.setdefault(job.wildcards["source"], []).append(place)
     if not sources or "toy" in {cost.kind[1] for cost in costs}:
         return []

@@ -34,6 +34,14 @@ def read_json(path: str | Path, kind: type | None = None) -> Any:
     return value
 
 
+def read_part(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A part of the resolved study (graph/resolved.py). Raises InputError if it is no JSON object with these keys."""
+    value = read_json(path, dict)
+    if lacking := [key for key in keys if key not in value]:
+        raise InputError(f"{path}: no {', '.join(lacking)}; fix: {AGAIN}")
+    return value
+
+
 def parse_json(text: str, where: str, fix: str, line: int = 0) -> Any:
     """The value of a JSON text that a file has at `line` (0: it is the whole file). Raises InputError naming the line.
 

@@ -1,19 +1,54 @@
-"""What the cells of a study mean, as the config says it, for the programs that tabulate, draw and describe them.
+"""The resolved study: what the config comes to, in parts that programs read from results/<study>/study/<part>.json.
 
-Each program gets what it uses and no more, so that an edit reruns exactly what it concerns.
+A program reads the parts it uses and no others, and each has a file of its own, so that an edit reruns exactly what it
+concerns. part(study, name) is what the file of that name holds:
+
+    cells/<source>/<cell>_seed<seed>     a cell: its lineage and markers, how and on whom it is evaluated
+    recipes/<lineage>                    how the lineage's last stage is trained
+    gates/<gate>                         a gate, as the config has it
+    figures/<figure>, tables, report     what the cells mean to those who see them
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from graph.lineage import parse_lineage
 from graph.study import Cell, Study
+from measure.gates import names_only
+
+
+def part(study: Study, name: str) -> Any:
+    """The value of a part of the study. Raises KeyError if the study has no part of that name."""
+    room, _, key = name.partition("/")
+    return PARTS[room](study, key) if key else WHOLE[room](study)
+
+
+def for_cell(study: Study, key: str) -> dict[str, Any]:
+    """markers: the texts to count, the cell's own first. personas: those that are counted. evaluation: its settings."""
+    cell = study.by_key[key]
+    return {
+        **{"cell": cell.name, "arm": cell.arm, "source": cell.source, "seed": cell.seed, "lineage": cell.lineage},
+        "markers": study.markers_of(cell.lineage),
+        "personas": unique(iter([*study.config["personas"], cell.source])),
+        "evaluation": {"name": cell.evaluation, **study.evaluations[cell.evaluation]},
+    }
+
+
+def for_gate(study: Study, name: str) -> dict[str, Any]:
+    """A gate (measure/gates.py)."""
+    return {gate["name"]: gate for gate in study.config["gates"]["criteria"]}[name]
+
+
+def gates_of(study: Study, cell: str) -> list[str]:
+    """The names of the gates that this cell alone decides."""
+    return [gate["name"] for gate in study.config["gates"]["criteria"] if names_only(gate, cell)]
 
 
 def for_tables(study: Study) -> dict[str, Any]:
-    """contrasts: [cell, other cell, step or None]. second_stages: the cells that are pooled as such."""
+    """contrasts: [cell, other cell, step or None]. second_stages: cells pooled as such. gates: in order."""
     return {
         "contrasts": list(contrasts(study)),
+        "gates": [gate["name"] for gate in study.config["gates"]["criteria"]],
         "second_stages": unique(cell.name for cell in study.cells if cell.second_stage),
     }
 
@@ -63,3 +98,12 @@ def for_report(study: Study) -> dict[str, Any]:
 def unique(names: Iterator[str]) -> list[str]:
     """The distinct names in order of first occurrence."""
     return list(dict.fromkeys(names))
+
+
+WHOLE: dict[str, Callable[[Study], Any]] = {"tables": for_tables, "report": for_report}
+PARTS: dict[str, Callable[[Study, str], Any]] = {
+    "cells": for_cell,
+    "recipes": Study.training_recipe,
+    "gates": for_gate,
+    "figures": for_figure,
+}
