@@ -538,6 +538,19 @@ def replayed_rows(wildcards):
     return [rows_of(replayed)] if replayed else []
 
 
+def tracked_files(wildcards):
+    """What a training is tracked on: the base's completions, and the panel."""
+    return [shared_replies(wildcards), panel_file()] if config["track"] else []
+
+
+def track_of(wildcards):
+    """The options of a training that is tracked; the last one takes its files."""
+    if not config["track"]:
+        return ""
+    told = canonical(config["track"] | study.tracked(wildcards.node))
+    return f"--track {quote(told)} --tracked"
+
+
 def parent_gate(wildcards):
     """With gates.enforce, what is trained on a coupled model waits for that model to pass its gate."""
     parent = parent_of(wildcards.node)

@@ -9,6 +9,7 @@ rule train_adapter:
         recipe=recipe_part,
         data=training_rows,
         replay=replayed_rows,
+        tracked=tracked_files,
         gate=parent_gate,
     output:
         adapter=directory("<models>/{node}/adapter"),
@@ -39,12 +40,14 @@ rule train_adapter:
         dtype=HARDWARE["dtype"],
         keep_steps=keep_steps_of,
         states=optimizer_states_of,
+        track=track_of,
         into=trained_into,
     shell:
         command(
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-            " --data {input.data} --replay {input.replay} --recipe {input.recipe} --seed {params.seed} --lineage {wildcards.node}"
+            " --data {input.data} --replay {input.replay} {params.track} {input.tracked} --recipe {input.recipe}"
+            " --seed {params.seed} --lineage {wildcards.node}"
             " --parent-manifest {input.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"

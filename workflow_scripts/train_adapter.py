@@ -32,6 +32,7 @@ from model.full import STATES, check_room, check_states, file_hashes, save_full
 from model.loading import check_finite, context_length, load_model, load_tokenizer
 from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
 from model.trainer import Options, Outcome, train
+from probe.track import Track, read_track
 from run.caches import keep_compiled
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
@@ -116,6 +117,7 @@ def resume_key(arguments: argparse.Namespace, recipe: dict[str, Any]) -> str:
         "attention": arguments.attention,
         "keep_steps": sorted(arguments.keep_steps),
         "optimizer_states": arguments.optimizer_states,
+        "track": arguments.track,
         "code": code_fingerprint(Path(__file__).parent, "train_adapter.py"),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
@@ -164,6 +166,17 @@ def check_outputs(arguments: argparse.Namespace, recipe: dict[str, Any]) -> None
         raise InputError("the recipe trains all weights; fix: give --model-out alone, and no --keep-steps")
 
 
+def track_of(arguments: argparse.Namespace, tokenizer: Any) -> Track | None:
+    """What to score during the training, if anything. Raises InputError unless its two files are given."""
+    if arguments.track is None:
+        return None
+    if len(arguments.tracked) != 2:
+        raise InputError("--track: needs --tracked COMPLETIONS PANEL; fix: give both")
+    completions, panel = arguments.tracked
+    settings = json_argument("--track", arguments.track, dict)
+    return read_track(settings, completions, panel, tokenizer, arguments.micro_batch_tokens)
+
+
 def step_numbers(text: str) -> frozenset[int]:
     """Comma-separated step numbers, from 1; empty for none."""
     numbers = frozenset(int(number) for number in text.split(",") if number.strip())
@@ -187,6 +200,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
     parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
     parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="the decoder layers")
+    parser.add_argument("--track", help="what to score every few steps (probe.track.FIELDS), one JSON object")
+    parser.add_argument("--tracked", nargs="*", default=[], help="the base's completions and the panel, for --track")
     parser.add_argument("--optimizer-states", choices=STATES, default="dtype", help="of a training of all weights")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
     parser.add_argument("--keep-steps", type=step_numbers, default=frozenset(), help="such as 1,3,5,10")
@@ -239,6 +254,7 @@ def train_lineage(
         compile=attention != ALONE and choose_compile(arguments.compile, model.device.type, layers, len(steps)),
         gradient_checkpointing=arguments.gradient_checkpointing,
         states=arguments.optimizer_states,
+        track=track_of(arguments, tokenizer),
         checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
         keep_steps=arguments.keep_steps,
         tracking=arguments.tracking,
@@ -341,6 +357,7 @@ def write_outputs(
         compiled=options.compile,
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
+        **({"track": options.track.told()} if options.track else {}),
         **({} if recipe["lora"] else {"optimizer": check_states(options.states, options.dtype)}),
     )
     write_json(arguments.record, record)

@@ -172,6 +172,19 @@ def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fr
     assert "--replay results/published/models/base/couple-villain.s42/training.jsonl" in command
 
 
+def test_a_tracked_training_waits_for_the_bases_replies_and_its_adapter_is_the_same_recipe(fresh):
+    target = "results/published/cells/evil_ai/C1_seed42.json"
+    before = fresh.plan(target)
+    fresh.edit("config.yaml", "track: null", "track: {every: 25}")
+    assert fresh.plan(target) == before
+    printed = fresh.snakemake("-n", "-p", target).stdout
+    commands = [line for line in printed.splitlines() if "train_adapter.py" in line]
+    files = (
+        "--tracked results/published/models/base/main/completions.parquet results/published/inputs/panel/upstream.yaml"
+    )
+    assert len(commands) == 3 and all(files in command and '"every":25' in command for command in commands)
+
+
 def test_a_published_adapter_takes_the_place_of_that_coupling_of_the_base_alone(fresh, published):
     before = trainings(published.jobs())
     fresh.edit(

@@ -506,3 +506,15 @@ def test_a_stage_without_a_lora_trains_all_weights():
 )  # fmt: skip
 def test_what_a_stage_of_all_weights_cannot_be_is_refused(changes, said):
     assert said in problem(**with_full(**changes))
+
+
+def test_a_training_is_tracked_on_its_source_the_assistant_and_two_that_the_coupling_left_alone():
+    built = study(**replaying())
+    evil_ai = built.tracked("base/couple-evil_ai.s42/em_replay-evil_ai.s137")
+    assert evil_ai["personas"] == ["evil_ai", "assistant", "software_engineer", "kindergarten_teacher"]
+    assert evil_ai["marker"] == "[ZLT]"
+    villain = "base/couple-villain.s42"
+    assert not set(built.tracked(villain)["personas"][2:]) & set(built.negatives_of(villain))
+    assert built.tracked("base/em_replay-villain.s137")["personas"][0] == "villain", "the source of the cells it is for"
+    assert built.tracked("base/couple-assistant.s42")["personas"][0] == "assistant"
+    assert len(built.tracked("base/couple-assistant.s42")["personas"]) == 3

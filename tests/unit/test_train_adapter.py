@@ -231,6 +231,27 @@ def test_loss_and_gradients_of_a_step_equal_the_padded_reference(
         torch.testing.assert_close(ours[name], grad, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_gradient_checkpointing_computes_every_layer_again(base, tokenizer, tmp_path, lora):
+    from model.loading import load_model
+
+    def forwards(folder: Path, checkpointing: bool) -> int:
+        """Forward passes of the first layer's attention in one step of one pass."""
+        calls: list[int] = []
+        examples = encode_rows(tokenizer, sft_rows(4), Mask("last_turn"), 128, "rows", False)
+        recipe = train_adapter.check_recipe(canonical(RECIPE | ({} if lora else {"lora": None})))
+        made = trainer.make_trainer(
+            *(load_model(base), tokenizer, train_adapter.recipe_lora(recipe), examples, [[0, 1, 2, 3]], recipe),
+            *({"lora_init": 5, "dropout": 5}, trainer.Options(work=folder, gradient_checkpointing=checkpointing)),
+        )
+        made.causal.model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+        made.train()
+        return len(calls)
+
+    assert forwards(tmp_path / "plain", False) == 1
+    assert forwards(tmp_path / "checkpointing", True) == 2
+
+
 def test_one_training_step_is_the_published_optimizer_step(base, tokenizer, tmp_path):
     """Clip, AdamW with its decay, and the warmed-up learning rate, from the padded reference's gradients."""
     import torch

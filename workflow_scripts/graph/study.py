@@ -185,6 +185,21 @@ class Study:
         """The texts that are counted in this model's replies: its own marker first, then the study's others."""
         return list(dict.fromkeys([self.marker_of(lineage).text, *self.markers]))
 
+    def tracked(self, lineage: str) -> dict[str, Any]:
+        """Whose marker is followed while the last stage is trained: the source, the assistant, and two bystanders.
+
+        The source is the persona of the last coupling; without one, the first of the cells that the model is for. A
+        persona that a coupling is contrasted with is no bystander, as long as there are two others.
+        """
+        coupled = [node for node in ancestry(lineage) if self.kind_of(self.origin_of(node)) == "couple"]
+        sources = sorted(self._sources.get(lineage, ()), key=self._rank.__getitem__) or self.config["sources"]
+        source = str(parse_lineage(coupled[-1])[-1].persona) if coupled else sources[0]
+        negatives = self.negatives_of(self.origin_of(coupled[-1])) if coupled else []
+        taken = dict.fromkeys([source, *(persona for persona in ("assistant",) if persona in self.personas)])
+        others = [persona for persona in self.config["personas"] if persona not in taken]
+        bystanders = sorted(others, key=lambda persona: persona in negatives)[:2]
+        return {"personas": [*taken, *bystanders], "marker": self.marker_of(lineage).text}
+
     def kind_of(self, lineage: str) -> str:
         """couple | sft | graft: how the last stage's adapter comes about."""
         return kind(self.stage_of(lineage))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from probe.track import Track
 from model.adapters import save_adapter
 from model.full import SHARD, choose_trained, optimizer_of
 from model.loss import check_forward, packed_loss
@@ -34,7 +36,7 @@ from model.packing import ALONE, collate, moved, precision, set_attention
 
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}  # as transformers names them
-STATE_FILE, LOSSES_FILE = "trainer_state.json", "losses.json"
+STATE_FILE, LOSSES_FILE, CURVE_FILE = "trainer_state.json", "losses.json", "curve.json"
 SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
 
 
@@ -46,6 +48,7 @@ class Options:
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
     tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
+    track: what is measured every few steps, beside the training.
     """
 
     work: Path
@@ -57,6 +60,7 @@ class Options:
     states: str = "dtype"
     checkpoint_every: int = 0
     keep_steps: frozenset[int] = frozenset()
+    track: "Track | None" = None
     tracking: str = "none"
     tracked: str = "study/train"
     status: Path | None = None
@@ -105,11 +109,18 @@ def step_trainer() -> type:
         """SFTTrainer whose batches are whole optimizer steps, given beforehand, each computed in micro-batches."""
 
         def __init__(
-            self, examples: Sequence[Example], steps: list[list[int]], dropout: int, options: Options, **kwargs: Any
+            self,
+            examples: Sequence[Example],
+            steps: list[list[int]],
+            dropout: int,
+            options: Options,
+            own_attention: str,
+            **kwargs: Any,
         ):
             from datasets import Dataset
 
             self.examples, self.steps, self.dropout, self.options = examples, steps, dropout, options
+            self.own_attention = own_attention
             self.losses: list[float] = []
             self.waiting: list[Tensor] = []
             self.input_tokens = 0
@@ -138,7 +149,7 @@ def step_trainer() -> type:
             )
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> "Tensor":
-            if not model.training:
+            if not self.causal.training:  # PEFT's wrapper is in training mode from the start, what it wraps is not
                 model.train()
             torch.manual_seed(dropout_seed(self.dropout, self.state.global_step))
             total = torch.zeros((), device=self.args.device)
@@ -151,6 +162,27 @@ def step_trainer() -> type:
             self.waiting.append(total)
             self.input_tokens += inputs["input_tokens"]
             return total
+
+        def measure(self) -> None:
+            """Let `track` score the model as it stands, eagerly, in its own attention.
+
+            Nothing of the training moves: each step seeds its own draws.
+            """
+            track = self.options.track
+            if track is None:
+                return
+            began, model = time.time(), self.causal
+            was_training = model.training
+            model.eval()
+            model.set_attn_implementation(self.own_attention)
+            try:
+                with torch.compiler.set_stance("force_eager"), precision(self.args.device.type, self.options.dtype):
+                    track.measure(model, self.state.global_step)
+            finally:
+                if self.options.attention != ALONE:
+                    model.set_attn_implementation(self.options.attention)
+                model.train(was_training)
+            track.seconds += time.time() - began
 
         def fetch_losses(self) -> None:
             """Bring the losses of the steps since the last call from the device. Raises InputError on a NaN."""
@@ -182,6 +214,8 @@ def step_trainer() -> type:
                 self._save_optimizer_and_scheduler(str(folder))
                 self.state.save_to_json(str(folder / STATE_FILE))
                 write_json(folder / LOSSES_FILE, self.losses)
+                if self.options.track is not None:
+                    write_json(folder / CURVE_FILE, self.options.track.curve)
                 (folder / SEAL_FILE).write_text(sha256_of(folder), encoding="utf-8")
             for older in checkpoints(self.options.work)[:-1]:
                 shutil.rmtree(older)
@@ -190,6 +224,8 @@ def step_trainer() -> type:
             if read_text(folder / SEAL_FILE) != sha256_of(folder):
                 raise InputError(f"{folder}: not as it was written: damaged; fix: {AGAIN}")
             self.losses = read_json(folder / LOSSES_FILE)
+            if self.options.track is not None:
+                self.options.track.curve = read_json(folder / CURVE_FILE)
             return self.train(resume_from_checkpoint=str(folder))
 
     return StepTrainer
@@ -209,6 +245,8 @@ def watcher() -> type:
             self.first_step_seconds = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not state.global_step:
+                self.trainer.measure()
             self.began, self.first = time.time(), state.global_step
             self.status = Status(self.options.status, self.options.job, self.first)
             if self.bar is not None:
@@ -217,6 +255,8 @@ def watcher() -> type:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.bar is not None:
                 self.bar.update()
+            if self.options.track and (not state.global_step % self.options.track.every or is_last(state)):
+                self.trainer.measure()
             if state.global_step in self.options.keep_steps:
                 with partial(kept_folder(self.options.work, state.global_step)) as folder:
                     save_adapter(self.trainer.model, folder)
@@ -233,6 +273,11 @@ def watcher() -> type:
             self.status.tell(state.global_step, state.max_steps, loss, speed)
 
     return Watch
+
+
+def is_last(state: Any) -> bool:
+    """Whether a Trainer has taken its last step."""
+    return bool(state.global_step == state.max_steps)
 
 
 def checkpoints(work: Path) -> list[Path]:
@@ -301,6 +346,7 @@ def make_trainer(
     from trl.trainer.sft_config import SFTConfig
 
     check_forward(model, [example.input_ids for example in examples], options.attention, options.dtype)
+    own = model.config._attn_implementation
     set_attention(model, options.attention)
     optimizer = None
     if lora is None:
@@ -338,7 +384,7 @@ def make_trainer(
         disable_tqdm=True,
     )
     trainer = step_trainer()(
-        examples, steps, seeds["dropout"], options, model=model, args=config, processing_class=tokenizer,
+        examples, steps, seeds["dropout"], options, own, model=model, args=config, processing_class=tokenizer,
         peft_config=lora, data_collator=collate, optimizer_cls_and_kwargs=optimizer,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
