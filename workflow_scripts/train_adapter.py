@@ -37,7 +37,7 @@ from run.caches import keep_compiled
 from run.files import canonical, partial, sha256_of, write_json
 from run.program import InputError, run
 from run.provenance import run_record
-from run.readers import read_json, read_jsonl
+from run.readers import json_argument, read_json, read_jsonl
 from run.tracking import check_tracker
 
 if TYPE_CHECKING:

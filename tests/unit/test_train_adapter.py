@@ -239,7 +239,7 @@ def test_gradient_checkpointing_computes_every_layer_again(base, tokenizer, tmp_
         """Forward passes of the first layer's attention in one step of one pass."""
         calls: list[int] = []
         examples = encode_rows(tokenizer, sft_rows(4), Mask("last_turn"), 128, "rows", False)
-        recipe = train_adapter.check_recipe(canonical(RECIPE | ({} if lora else {"lora": None})))
+        recipe = train_adapter.check_recipe(RECIPE | ({} if lora else {"lora": None}))
         made = trainer.make_trainer(
             *(load_model(base), tokenizer, train_adapter.recipe_lora(recipe), examples, [[0, 1, 2, 3]], recipe),
             *({"lora_init": 5, "dropout": 5}, trainer.Options(work=folder, gradient_checkpointing=checkpointing)),
