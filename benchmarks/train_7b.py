@@ -246,20 +246,25 @@ def measure(
     warm: int,
     profiled: Path | None = None,
     budget: float = 1.0,
+    philox: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Seconds, tokens and memory of one training of `steps` steps, of which the first `warm` are not averaged.
 
     profiled: where to write the kernels of the last two steps, which are then slower. budget: of the activations that a
-    compiled layer keeps for its backward pass, as a part; the rest is computed again.
+    compiled layer keeps for its backward pass, as a part; the rest is computed again. philox: with torch's own dropout.
     """
     import torch
+
+    import model.trainer as trainer_module
+    from model.dropout import hash_dropout
 
     data = DATA[name]
     rows = draw_rows(data, data.steps * BATCH, min(model.config.vocab_size, 100_000))
     cuda = torch.cuda.is_available()
     torch.compiler.reset()
     torch._functorch.config.activation_memory_budget = budget
+    trainer_module.hash_dropout = (lambda model: None) if philox else hash_dropout
     torch._dynamo.utils.counters.clear()
     if cuda:
         torch.cuda.empty_cache()
@@ -280,7 +285,8 @@ def measure(
     whole = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
     return {
-        "way": way.__name__, "data": name, "budget": budget, **options, "steps_run": steps, "steps_timed": steps - warm,
+        "way": way.__name__, "data": name, "budget": budget, "philox": philox, **options,
+        "steps_run": steps, "steps_timed": steps - warm,
         "tokens_timed": tokens, "seconds_timed": round(seconds, 2),
         "first_steps": warm, "first_steps_s": round(first, 1),
         "step_s": round(seconds / (steps - warm), 4), "tokens_per_s": round(tokens / seconds),
@@ -401,6 +407,7 @@ def run_item(
         "micro_batch_tokens": int(rest[0]) if rest else 4096,
         "compile": (cuda and "eager" not in rest) or "compile" in rest,
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
+        "philox": "philox" in rest,
         "profiled": profiled if "profile" in rest else None,
         "budget": float(next((word[6:] for word in rest if word.startswith("budget")), 1)),
     }
@@ -415,8 +422,8 @@ def main() -> None:
         "--plan",
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
-        help="way:data:steps[:micro-batch tokens][:eager|compile][:sdpa|flex_attention][:budget0.8][:profile], or "
-        "check; in order",
+        help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:profile]"
+        " or check",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")
     parser.add_argument("--output", required=True, type=Path)

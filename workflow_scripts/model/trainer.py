@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from probe.track import Track
 from model.adapters import save_adapter
+from model.dropout import hash_dropout
 from model.full import SHARD, choose_trained, optimizer_of
 from model.loss import check_forward, packed_loss
 from model.packing import ALONE, collate, moved, precision, set_attention
@@ -97,6 +98,11 @@ def dropout_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:4], "big")
 
 
+def mask_seed(seed: int, place: int) -> int:
+    """The seed, an int32, of the masks of a step's pass number `place`, where they are not drawn (dropout.py)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4], "big", signed=True)
+
+
 @functools.cache
 def step_trainer() -> type:
     """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
@@ -133,7 +139,9 @@ def step_trainer() -> type:
             super().__init__(train_dataset=dataset, **kwargs)
             wrapped: Any = self.model
             self.causal = wrapped.get_base_model() if is_peft_model(wrapped) else wrapped
+            self.masks: Tensor | None = None
             if options.compile:
+                self.masks = hash_dropout(wrapped)
                 # without it the first layer, whose input needs no gradient, would be compiled a second time
                 wrapped.enable_input_require_grads()
                 for layer in self.causal.model.layers:
@@ -151,9 +159,12 @@ def step_trainer() -> type:
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> "Tensor":
             if not self.causal.training:  # PEFT's wrapper is in training mode from the start, what it wraps is not
                 model.train()
-            torch.manual_seed(dropout_seed(self.dropout, self.state.global_step))
+            seed = dropout_seed(self.dropout, self.state.global_step)
+            torch.manual_seed(seed)
             total = torch.zeros((), device=self.args.device)
-            for micro in inputs["micro_batches"]:
+            for place, micro in enumerate(inputs["micro_batches"]):
+                if self.masks is not None:
+                    self.masks.fill_(mask_seed(seed, place))
                 with precision(self.args.device.type, self.options.dtype):
                     loss = packed_loss(self.causal, moved(micro, self.args.device), self.options.attention)
                     loss = loss / inputs["tokens"]
