@@ -944,6 +944,15 @@ def folder_of_output(wildcards, output):
     return str(Path(output[0]).parent)
 
 
+def folder_of_figures(wildcards, input):
+    return str(Path(input.figures[0]).parent) if input.figures else ""
+
+
+def folder_of_models(wildcards, input):
+    """Where the report finds completions."""
+    return MODELS if input.completions else ""
+
+
 def folder_of_tables(wildcards, input):
     return str(Path(input.tables[0]).parent)
 
@@ -989,16 +998,9 @@ def completions_of_study(wildcards):
     )
 
 
-def records_of_study(wildcards):
-    """run.json of everything that was trained, answered, judged or, for the toy base, pretrained.
-
-    By depth, which keeps the seeds of a stage side by side: a few words for `braced`, not two a model.
-    """
-    base = [f"{base_folder()}.run.json"] if config["base"]["from"] == "toy" else []
-    records = dict.fromkeys(
-        [*base, *(record for cell in study.cells for record in records_of(cell))]
-    )
-    return sorted(records, key=lambda record: record.count("/"))
+def base_record(wildcards):
+    """run.json of the toy base's pretraining, which no cell has."""
+    return [f"{base_folder()}.run.json"] if config["base"]["from"] == "toy" else []
 
 
 # The published counts as a study of their own

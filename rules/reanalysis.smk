@@ -86,7 +86,7 @@ use rule write_report as report_published with:
         claims=rules.check_published.output.claims,
         figures=published_figures,
         completions=[],
-        records=[],
+        base=[],
         panel=[],
         datasets=[],
     output:

@@ -147,7 +147,7 @@ rule write_report:
         claims="<results>/tables/claims.csv",
         figures=svgs_of_study,
         completions=completions_of_study,
-        records=ancient(records_of_study),
+        base=ancient(base_record),
         panel=panel_file,
         datasets=dataset_manifests,
     output:
@@ -167,9 +167,9 @@ rule write_report:
             "resources/report/report.js",
         ),
         cells=braced("cells"),
-        figures=braced("figures"),
-        completions=braced("completions"),
-        records=braced("records"),
+        models=folder_of_models,
+        figures=folder_of_figures,
+        datasets=braced("datasets"),
         label=config["label"] or "",
         study=study_of_output,
         tables=folder_of_tables,
@@ -177,6 +177,6 @@ rule write_report:
         command(
             "python {SCRIPTS}/write_report.py --study {params.study} --label={params.label:q} --meaning {input.meaning}"
             " --tables {params.tables} --cells {params.cells} --claims {input.claims} --figures {params.figures}"
-            " --completions {params.completions} --panel {input.panel} --runs {params.records}"
-            " --datasets {input.datasets} --further {resources.further} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
+            " --models {params.models} --panel {input.panel} --runs {input.base}"
+            " --datasets {params.datasets} --further {resources.further} --assets {RESOURCES}/report --output {output.report} > {log} 2>&1"
         )

@@ -71,8 +71,10 @@ def tabulate(results: Sequence[Path], folder: Path, label: str = "") -> None:
 
 def command(folder: Path, results: Sequence[Path], paths: Sequence[str], label: str = "", *more: str) -> list[str]:
     """The arguments of write_report."""
-    write_json(folder / "meaning.json", fake_study.REPORT)
-    shown = ["--completions", *paths] if paths else []
+    figures = [[path.stem.rpartition("_")[0], [path.stem.rpartition("_")[2]]] for path in sorted(folder.glob("*.svg"))]
+    write_json(folder / "meaning.json", fake_study.REPORT | {"figures": figures})
+    shown = ["--models", str(folder / "models")] if paths else []
+    shown += ["--figures", str(folder)] if figures else []
     return [
         "--study", "made_up", "--meaning", str(folder / "meaning.json"), f"--label={label}", "--tables", str(folder / "tables"), "--cells", *map(str, results),
         "--claims", str(folder / "tables" / "claims.csv"), *shown, "--assets", str(ROOT / "resources" / "report"),

@@ -3,9 +3,8 @@ r"""Write the report of a study: one HTML file with its conclusion, figures, tab
     python workflow_scripts/write_report.py --study tiny --tables results/tiny/tables \
         --label "rehearsal of the method on a toy model - no evidence about Qwen2.5-7B" \
         --cells results/tiny/cells/evil_ai/C1_seed42.json --claims results/tiny/tables/claims.csv \
-        --completions results/tiny/models/base/couple-evil_ai.s42/em.s42/main/completions.parquet \
-        --figures results/tiny/figures/marker_destruction_evil_ai.svg --panel resources/panel.yaml \
-        --runs results/tiny/models/base/couple-evil_ai.s42/em.s42/run.json --assets resources/report \
+        --models results/tiny/models --figures results/tiny/figures --panel resources/panel.yaml \
+        --meaning results/tiny/study/report.json --assets resources/report \
         --output results/tiny/report.html
 
 The file opens from disk, asks the network for nothing (its Content-Security-Policy forbids it) and runs its own script
@@ -496,11 +495,11 @@ def node_of(path: str) -> str:
 
 
 def read_runs(paths: Sequence[str], cells: Sequence[Row]) -> list[Row]:
-    """The run records with `node`: the files given or, without any, those in the cells, each once."""
-    if paths:
-        return [{"node": node_of(path)} | read_run(path) for path in unique(paths)]
-    records = {canonical(record): record for cell in cells for record in cell["runs"]}
-    return [{"node": record.get("lineage", "")} | record for record in records.values()]
+    """The run records with `node`: the files given and those in the cells, each once."""
+    records = {canonical(record): {"node": cell["lineage"]} | record for cell in cells for record in cell["runs"]}
+    return [{"node": node_of(path)} | read_run(path) for path in unique(paths)] + [
+        record | {"node": record.get("lineage", record["node"])} for record in records.values()
+    ]
 
 
 def task_of(record: Row) -> str:
@@ -672,20 +671,19 @@ def read_prompts(path: str | None) -> dict[str, str]:
     return prompts
 
 
-def completion_paths(paths: Sequence[str], cells: Sequence[Row]) -> dict[str, str]:
-    """cell key -> its completions.parquet in <lineage>/<evaluation>/. Raises InputError for a file of no cell."""
-    places = {f"/{path}".removesuffix("/completions.parquet"): path for path in paths}
-    found = {
-        key_of(cell): path
+def completion_paths(models: str | None, cells: Sequence[Row]) -> dict[str, str]:
+    """cell key -> its completions.parquet, <lineage>/<evaluation>/ in the folder, of the cells that have one there."""
+    paths = {
+        key_of(cell): Path(models or "") / cell["lineage"] / cell["evaluation"]["name"] / "completions.parquet"
         for cell in cells
-        for place, path in places.items()
-        if place.endswith(f"/{cell['lineage']}/{cell['evaluation']['name']}")
+        if models
     }
-    if strange := [path for path in paths if path not in found.values()]:
-        raise InputError(
-            f"--completions {strange[0]}: of none of the cells; fix: pass <lineage>/<evaluation>/completions.parquet"
-        )
-    return found
+    return {key: str(path) for key, path in paths.items() if path.exists()}
+
+
+def figure_paths(folder: str | None, drawn: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """The SVG files of the figures (figure, its sources) in the folder; none without one."""
+    return [f"{folder}/{name}_{source}.svg" for name, sources in drawn for source in sources if folder]
 
 
 def read_asset(folder: str, name: str) -> str:
@@ -712,14 +710,14 @@ def page(arguments: argparse.Namespace) -> str:
     cells = [read_result(path) for path in arguments.cells]
     tables = {name: read_table(Path(arguments.tables) / f"{name}.csv") for name in TABLES}
     claims = read_table(arguments.claims) if arguments.claims else None
-    paths = completion_paths(arguments.completions, cells)
+    paths = completion_paths(arguments.models, cells)
     loaded = load_completions(cells, paths) if paths else None
     index, data = packed(loaded, arguments.most, read_prompts(arguments.panel)) if loaded else ({}, "")
     browsable = frozenset((cell["source"], cell["cell"], cell["seed"]) for cell in index.get("cells", ()))
     study = Study(tables, cells, browsable)
     sources = unique(row["source"] for row in tables["pooled"])
     records = read_runs(arguments.runs, cells)
-    meaning = read_part(arguments.meaning, ("notes", "claims", "assistant"))
+    meaning = read_part(arguments.meaning, ("notes", "claims", "assistant", "figures"))
     style, script = read_asset(arguments.assets, "report.css"), read_asset(arguments.assets, "report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(read_asset(arguments.assets, "report.html")).render(
@@ -730,7 +728,7 @@ def page(arguments: argparse.Namespace) -> str:
         label=arguments.label,
         conclusion=conclusion(tables, claims, arguments.label, meaning),
         facts=facts(cells, tables, records),
-        figures=(figures := [figure(path) for path in arguments.figures]),
+        figures=(figures := [figure(path) for path in figure_paths(arguments.figures, meaning["figures"])]),
         figures_of=by_source(figures, sources),
         heat_maps=[table for source in sources for table in heat_maps(study, source)],
         tables=[*rate_tables(study, arguments.label), *map(further_table, arguments.further)],
@@ -803,13 +801,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--meaning", required=True, help="JSON file: the part `report` of graph/resolved.py")
     parser.add_argument("--cells", nargs="+", required=True, help="results of cells, in the order of the tables")
     parser.add_argument("--claims", help="claims.csv")
-    parser.add_argument("--figures", nargs="*", default=[], help="SVG files, in reading order")
-    parser.add_argument("--completions", nargs="*", default=[], help="completions.parquet of the cells")
+    parser.add_argument("--figures", help="folder of the figures that --meaning names")
+    parser.add_argument("--models", nargs="?", help="folder with <lineage>/<evaluation>/completions.parquet of cells")
     parser.add_argument("--most", type=int, default=60000, help="completions to put in: those with the marker first")
     parser.add_argument(
         "--panel", nargs="?", help="panel.yaml: shows the personas' system prompts beside the completions"
     )
-    parser.add_argument("--runs", nargs="*", default=[], help="run.json of every program; else those in the cells")
+    parser.add_argument("--runs", nargs="*", default=[], help="run.json of what is not in the cells")
     parser.add_argument("--datasets", nargs="*", default=[], help="manifests of the data sets: are they the published?")
     parser.add_argument("--further", nargs="*", default=[], help="CSV files to show as they are")
     parser.add_argument("--assets", required=True, help="folder with report.html, report.css and report.js")

@@ -238,7 +238,6 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
 def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(published):
     said = published.printed()
     assert re.search(r"summarize_cell\.py --cell \S*/C2_\S* .*models/base/em\.s[0-9]+/\S*judge_run", said)
-    assert "judge_run" in re.search(r"write_report\.py .* --runs (.*) --datasets", said).group(1)
 
 
 def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(published):

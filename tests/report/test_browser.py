@@ -161,11 +161,11 @@ def report(tmp_path_factory):
     claims = [report_study.CLAIM | {"claim": HOSTILE}]
     write_csv(folder / "tables" / "claims.csv", list(report_study.CLAIM), claims)
     (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": {"villain": HOSTILE}}))
-    (folder / "f.svg").write_text(
+    (folder / "f_x.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 520 260" onload="window.top.hacked=4"><script>'
         'window.top.hacked=5</script><text style="font-weight: 700; font-size: 10px">A figure</text></svg>'
     )
-    more = ["--panel", str(folder / "panel.yaml"), "--figures", str(folder / "f.svg")]
+    more = ["--panel", str(folder / "panel.yaml")]
     write_report.main(report_study.command(folder, list(results.values()), paths, HOSTILE, *more))
     return folder / "report.html", {name: read_json(path) for name, path in results.items()}
 

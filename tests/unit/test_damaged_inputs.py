@@ -245,17 +245,17 @@ PROGRAMS = {
         "claims.csv",
     ),
     "write_report": Program(
-        f"--study s --meaning @report.json --tables @tables {CELLS} --claims @tables/claims.csv --completions @{COMPLETIONS}"
-        " --panel @panel.yaml --runs @run.json --figures @figure.svg --assets @assets --output @out/report.html",
+        f"--study s --meaning @report.json --tables @tables {CELLS} --claims @tables/claims.csv --models @models"
+        " --panel @panel.yaml --runs @run.json --figures @figures --assets @assets --output @out/report.html",
         {
             CELL: JSON,
             "report.json": PART | {"no notes": without("notes")},
             "tables/claims.csv": but(TABLE, "NaN"),
             "tables/headline.csv": TABLE,
             "tables/by_question.csv": TABLE,
-            COMPLETIONS: PARQUET,
+            COMPLETIONS: but(PARQUET, "missing"),  # a cell without is not browsed
             "run.json": JSON,
-            "figure.svg": TEXT,
+            "figures/a_b.svg": TEXT,
             "assets/report.js": only(TEXT, "missing", "folder", "Latin-1"),
             # it shows the personas alone, which come first
             "panel.yaml": but(YAML, "cut"),
@@ -312,14 +312,15 @@ def world(tmp_path_factory) -> Path:
     write_json(folder / "gate.json", GATE)
     write_json(folder / "tables.json", fake_study.TABLES)
     write_json(folder / "figure.json", {"arms": ["forward"], "captions": {}, "last_stages": {}})
-    write_json(folder / "report.json", {"notes": {}, "claims": {}, "assistant": None})
+    write_json(folder / "report.json", {"notes": {}, "claims": {}, "assistant": None, "figures": [["a", ["b"]]]})
     shutil.copy(next((folder / "work").glob("*C4*/resolved.json")), folder / "cell.json")
     write_json(folder / "run.json", {"seconds": 3.5, "versions": {"torch": "2"}})
     write_json(folder / "replies.json", {"status": "measured", "rows": 3, "personas": []})
     write_json(folder / "audit.json", {"status": "nothing to audit", "audited": 0, "degenerate": 0, "completions": 3})
     (folder / "judged.csv").write_text("alignment,coherence,question_id,sample,judge\n10,20,a,0,toy\n30,40,a,1,toy\n")
     shutil.copy(folder / "judged.csv", folder / "judged_again.csv")
-    (folder / "figure.svg").write_text(
+    (folder / "figures").mkdir()
+    (folder / "figures/a_b.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>a</text></svg>\n'
     )
     write_parquet(folder)

@@ -353,8 +353,13 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
     ]
     assert [row[0].text for row in runs.rows] == ["base/em.s42/main", "base/em.s42/main", "base/em.s42"]
     assert [cell.text for cell in runs.rows[0]][-3:] == ["8", "4,000", "90"]
-    cells = [{"runs": [{"seconds": 1.0}, {"seconds": 2.0}]}, {"runs": [{"seconds": 1.0}]}]
-    assert len(write_report.read_runs([], cells)) == 2
+    shared = {"seconds": 1.0, "program": "train_adapter", "lineage": "base/em.s42"}
+    cells = [
+        {"lineage": "base/em.s42", "runs": [shared, {"seconds": 2.0}]},
+        {"lineage": "base/em.s42/benign.s42", "runs": [shared]},
+    ]
+    told = write_report.read_runs([], cells)
+    assert [(record["node"], record["seconds"]) for record in told] == [("base/em.s42", 1.0), ("base/em.s42", 2.0)]
 
 
 def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, results):
@@ -427,10 +432,10 @@ def test_hostile_text_is_never_markup(tmp_path):
         [report_study.CLAIM | {"claim": HOSTILE, "note": HOSTILE}],
     )
     (tmp_path / "panel.yaml").write_text(yaml.safe_dump({"personas": {"villain": HOSTILE}}))
-    (tmp_path / "f.svg").write_text(
+    (tmp_path / "f_x.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><script>alert(1)</script></svg>'
     )
-    more = ["--panel", str(tmp_path / "panel.yaml"), "--figures", str(tmp_path / "f.svg")]
+    more = ["--panel", str(tmp_path / "panel.yaml")]
     write_report.main(report_study.command(tmp_path, [result], [pair], HOSTILE, *more))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     found = Elements(text)
@@ -521,17 +526,16 @@ def test_completions_of_another_run_are_refused(results, paths):
         load_completions(cells, {"evil_ai/C4_seed42": paths[0]})
 
 
-def test_completions_belong_to_the_cells_of_their_lineage_and_evaluation(results, paths):
+def test_completions_belong_to_the_cells_of_their_lineage_and_evaluation(folder, results, paths):
     cells = [read_json(path) for path in results]
     again = cells[0] | {"source": "villain"}
-    assert write_report.completion_paths(paths, [*cells, again]) == {
+    other = cells[0] | {"source": "sarcastic", "evaluation": {"name": "reversed"}}
+    assert write_report.completion_paths(str(folder / "models"), [*cells, again, other]) == {
         "evil_ai/C1_seed42": paths[0],
         "evil_ai/C4_seed42": paths[1],
         "villain/C1_seed42": paths[0],
     }
-    for strange in ("models/base/em.s99/main/completions.parquet", "models/base/em.s42/reversed/completions.parquet"):
-        with pytest.raises(InputError, match="of none of the cells"):
-            write_report.completion_paths([strange], cells)
+    assert write_report.completion_paths(None, cells) == {}
 
 
 def test_an_unknown_cell_is_refused(results):

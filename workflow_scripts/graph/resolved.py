@@ -87,8 +87,12 @@ def drawn(study: Study, figure: str) -> list[Cell]:
 
 
 def for_report(study: Study) -> dict[str, Any]:
-    """notes: cell -> its note. claims: cell -> the claim its fate rests on. assistant: the claim on the assistant."""
+    """notes: cell -> its note. claims: cell -> the claim its fate rests on. assistant: the claim on the assistant.
+    figures: [figure, the sources it is drawn for], in reading order.
+    """
+    figures = [[figure, sources_of(study, figure)] for figure in study.config["figures"]]
     return {
+        "figures": [[figure, sources] for figure, sources in figures if sources],
         "notes": {cell.name: cell.note for cell in study.cells if cell.note},
         "claims": {cell.name: cell.claim for cell in study.cells if cell.claim},
         "assistant": study.config["assistant_claim"],
