@@ -91,11 +91,12 @@ rule fetch_base:
     params:
         code=code_of("fetch_base.py"),
         place=base_place,
+        pins=base_pins,
         own=base_contents,
     shell:
         command(
-            "python {SCRIPTS}/fetch_base.py {params.place} --output {output.model} --manifest {output.manifest}"
-            " > {log} 2>&1 && "
+            "python {SCRIPTS}/fetch_base.py {params.place} --sources {RESOURCES}/sources.yaml --output {output.model}"
+            " --manifest {output.manifest} > {log} 2>&1 && "
             "python {SCRIPTS}/check_base.py --base {output.model} --asked {resources.asked:q} {resources.panel}"
             " --output {output.check}"
             " >> {log} 2>&1"

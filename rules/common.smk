@@ -1,5 +1,6 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
 import csv
+import hashlib
 import os
 import re
 import sys
@@ -413,12 +414,15 @@ def dataset_pins(wildcards):
 def base_place(wildcards):
     """The options of fetch_base that say where the model comes from."""
     base = config["base"]
-    pins = SOURCES["base"].get(base["repo"], {})
-    files = pins.get("files", {}) if pins.get("revision") == base["revision"] else {}
-    # with the pins, a local copy of the pinned model is recorded as what it is
     path = f" --path {quote(base['path'])}" if wildcards.origin == "path" else ""
     template = quote(canonical(base.get("template", {})))
-    return f"--repo {base['repo']} --revision {base['revision']} --pins {quote(canonical(files))}{path} --template {template}"
+    return f"--repo {base['repo']} --revision {base['revision']}{path} --template {template}"
+
+
+def base_pins(wildcards):
+    """A parameter that stands for what resources/sources.yaml says of the base."""
+    pins = canonical(SOURCES["base"].get(config["base"]["repo"], {}))
+    return f"resources/sources.yaml:{hashlib.sha256(pins.encode()).hexdigest()[:16]}"
 
 
 # The resolved study, in parts (graph/resolved.py). A job that uses a part has its file among its inputs.

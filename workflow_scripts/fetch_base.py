@@ -1,14 +1,14 @@
 """Fetch the base chat model by pinned revision, or take a local copy, and record the hash of every file.
 
     python workflow_scripts/fetch_base.py --repo Qwen/Qwen2.5-7B-Instruct \\
-        --revision a09a35458c702b33eeacc393d103063234e8bc28 --output inputs/base --manifest inputs/base.json
+        --revision a09a35458c702b33eeacc393d103063234e8bc28 --sources resources/sources.yaml \\
+        --output inputs/base --manifest inputs/base.json
 
 The output is a folder of links to the files a model needs: config, tokenizer and safetensors weights. Pickled weights
 and code that comes with a model are never taken. With --path the links point to your folder, and nothing is fetched.
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,21 @@ from inputs.outside import CONFIG, INDEX, SMALL, WEIGHTS, hashes_of, link, memor
 from model.template import Settings
 from run.files import partial, write_json
 from run.program import InputError, run
-from run.readers import json_argument, read_json
+from run.readers import json_argument, read_json, read_yaml
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repo", help="model repository on the Hub")
     parser.add_argument("--revision", help="commit (or branch) of it")
-    parser.add_argument("--pins", default="{}", help='JSON {"<file>": {"sha256": ..., "bytes": ...}} of that commit')
+    parser.add_argument("--sources", help="resources/sources.yaml: size and sha256 of the files of known commits")
     parser.add_argument("--path", help="a local model folder; then nothing is fetched")
     parser.add_argument("--template", default="{}", help="JSON: how its chat template is applied (base.template)")
     parser.add_argument("--output", required=True, help="folder of links to make")
     parser.add_argument("--manifest", required=True, help="JSON to write: files and hashes")
     downloads.add_arguments(parser)
     args = parser.parse_args()
-    pins = json.loads(args.pins)
+    pins = pins_of(args.sources, args.repo, args.revision) if args.sources else {}
     settings = Settings.of(json_argument("--template", args.template, dict)).mapping()
     if args.path:
         model = None
@@ -57,6 +57,14 @@ def main() -> None:
         check_model(folder, args.path or args.repo)
     write_json(args.manifest, manifest(files, hashes, model, settings))
     print(f"fetch_base: {len(files)} files, {model or 'a local copy that is not the pinned model'}")
+
+
+def pins_of(sources: str, repo: str | None, revision: str | None) -> dict[str, Any]:
+    """file -> {"sha256": .., "bytes": ..} of the commit, if the sources know it, else nothing. With these, a local copy
+    of the pinned model is recorded as what it is.
+    """
+    pins = read_yaml(sources)["base"].get(repo, {})
+    return pins["files"] if pins and pins["revision"] == revision else {}
 
 
 def is_part(file: HubFile) -> bool:

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from inputs import downloads
 from inputs.outside import relink
 from model.template import DATE, SETTINGS
-from run.files import sha256_of
+from run.files import sha256_of, write_json
 from run.program import InputError
 from run.readers import read_json
 
@@ -49,13 +49,23 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         yield hub
 
 
-def pins_of(files: dict[str, bytes]) -> str:
-    return json.dumps({name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()})
+def pins_of(files: dict[str, bytes]) -> dict[str, Any]:
+    return {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()}
 
 
-def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str, revision: str = "main", repo: str = REPO) -> Any:
+def fetch(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *more: str,
+    revision: str = "main",
+    repo: str = REPO,
+    pins: dict[str, Any] | None = None,
+) -> Any:
     """Run the program as the rule does and return its manifest. Whatever happens, a failure leaves no output."""
     output, manifest = folder / "base", folder / "base.json"
+    if pins is not None:
+        write_json(folder / "sources.yaml", {"base": {repo: {"revision": revision, "files": pins}}})
+        more = (*more, "--sources", str(folder / "sources.yaml"))
     arguments = ["--repo", repo, "--revision", revision, "--output", str(output), "--manifest", str(manifest)]
     patience = ["--cache", str(folder / "cache"), "--retries", "2", "--backoff", "0"]
     monkeypatch.setattr(sys, "argv", ["fetch_base.py", *arguments, *patience, *more])
@@ -89,11 +99,11 @@ def test_pinned_files_need_no_listing_and_a_filled_cache_no_network(
 ) -> None:
     model = tiny_model()
     commit = hub.add(REPO, model)
-    first = fetch(tmp_path, monkeypatch, "--pins", pins_of(model), revision=commit)
+    first = fetch(tmp_path, monkeypatch, pins=pins_of(model), revision=commit)
     assert not [asked for asked in hub.requests if asked.path.startswith("/api")]
     hub.requests.clear()
     shutil.rmtree(tmp_path / "base")
-    assert fetch(tmp_path, monkeypatch, "--pins", pins_of(model), revision=commit) == first
+    assert fetch(tmp_path, monkeypatch, pins=pins_of(model), revision=commit) == first
     assert hub.requests == []
 
 
@@ -158,10 +168,10 @@ def test_a_file_that_is_not_its_pin_stops_the_fetch_without_a_second_download(
     commit = hub.add(REPO, model)
     pins = pins_of(model | {FIRST: b"what the pin means"})
     with pytest.raises(InputError, match=f"{FIRST}: checksum off .* pin in resources/sources.yaml"):
-        fetch(tmp_path, monkeypatch, "--pins", pins, revision=commit)
+        fetch(tmp_path, monkeypatch, pins=pins, revision=commit)
     assert len([asked for asked in hub.asked(FIRST) if asked.path.startswith("/cdn")]) == 1
     with pytest.raises(InputError, match="not 64 hex digits"):
-        fetch(tmp_path, monkeypatch, "--pins", '{"config.json": {"sha256": "abc"}}', revision=commit)
+        fetch(tmp_path, monkeypatch, pins={"config.json": {"sha256": "abc"}}, revision=commit)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -199,7 +209,7 @@ def test_what_is_not_there_is_named(hub: LocalHub, tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError, match="this revision is gone; fix: pick one from"):
         fetch(tmp_path, monkeypatch, revision="0" * 40)
     with pytest.raises(InputError, match=r"vocab\.json: not in this revision"):
-        fetch(tmp_path, monkeypatch, "--pins", pins_of(model | {"vocab.json": b"{}"}), revision=commit)
+        fetch(tmp_path, monkeypatch, pins=pins_of(model | {"vocab.json": b"{}"}), revision=commit)
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     message = {"X-Error-Message": "Invalid credentials in Authorization header"}
     hub.fault("/revision/main", status=401, headers=message)
@@ -214,12 +224,12 @@ def test_no_network_and_offline_mode_are_told_apart(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for revision in ("main", commit):
         with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
-            fetch(tmp_path, monkeypatch, "--pins", pins_of(tiny_model()), revision=revision)
+            fetch(tmp_path, monkeypatch, pins=pins_of(tiny_model()), revision=revision)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for revision in ("main", commit):
         with pytest.raises(InputError, match=r"no connection to http://127\.0\.0\.1:9"):
-            fetch(tmp_path, monkeypatch, "--pins", pins_of(tiny_model()), revision=revision)
+            fetch(tmp_path, monkeypatch, pins=pins_of(tiny_model()), revision=revision)
 
 
 @pytest.mark.parametrize("retries", [5, 50])
@@ -291,11 +301,11 @@ def test_a_local_copy_of_the_pinned_model_has_the_record_of_the_fetched_one(
     for name, data in (model | EXTRA).items():
         (copy / name).write_bytes(data)
     hub.requests.clear()
-    local = fetch(tmp_path / "b", monkeypatch, "--path", str(copy), "--pins", pins_of(model), revision=commit)
+    local = fetch(tmp_path / "b", monkeypatch, "--path", str(copy), pins=pins_of(model), revision=commit)
     assert local == fetched and hub.requests == []
     assert str(tmp_path) not in (tmp_path / "b" / "base.json").read_text()
     (copy / "config.json").write_text('{"model_type": "llama"}')
-    changed = fetch(tmp_path / "c", monkeypatch, "--path", str(copy), "--pins", pins_of(model), revision=commit)
+    changed = fetch(tmp_path / "c", monkeypatch, "--path", str(copy), pins=pins_of(model), revision=commit)
     assert changed["model"] is None and changed["sha256"] != fetched["sha256"]
 
 
