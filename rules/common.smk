@@ -133,9 +133,14 @@ ABLATE_SETTINGS = canonical(
     {k: v for k, v in (config["ablate"] or {}).items() if k not in ("cells", "seeds")}
 )
 PROBE_SETTINGS = canonical(
-    {k: v for k, v in (PROBE or {}).items() if k not in ("verdict", "intruders")}
+    {
+        k: v
+        for k, v in (PROBE or {}).items()
+        if k not in ("verdict", "intruders", "layers")
+    }
 )
 INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
+FAMILIES = config["families"]
 ARMS = [name for name, on in config["arms"].items() if on]
 
 # Programs find their modules beside themselves, which this variable would forbid.
@@ -763,11 +768,15 @@ check_registry()
 
 
 def is_measured(measurement, cell):
+    layers = bool(PROBE and PROBE["layers"])
     wanted = {
         "probe": PROBE is not None,
         "survival": PROBE is not None,
         "adapters": PROBE is not None,
         "ablation": study.ablated(cell),
+        "layers": layers,
+        "by_layer": layers,
+        "families": study.asked_families(cell),
         "agreement": config["second_judge"] is not None,
     }
     return wanted.get(measurement.name, True)
@@ -798,6 +807,22 @@ def cell_counts(wildcards):
 
 def cell_probe(wildcards):
     return evaluation_file(cell_of(wildcards), "probe.parquet")
+
+
+def cell_layers(wildcards):
+    return evaluation_file(cell_of(wildcards), "layers.parquet")
+
+
+def cell_sampling(wildcards):
+    return sampling(study.evaluations[cell_of(wildcards).evaluation])
+
+
+def family_personas(wildcards):
+    """The coupled persona, the assistant, and as many of the others as the config says."""
+    asked = dict.fromkeys([coupled_of(wildcards), "assistant"])
+    panel = dict.fromkeys([*config["personas"], cell_of(wildcards).source])
+    others = [each for each in panel if each not in asked]
+    return ",".join([*asked, *others[: FAMILIES["bystanders"] or None]])
 
 
 def coupled_of(wildcards):
@@ -895,6 +920,7 @@ def results_of(*arms):
         *(part_file(f"cells/{cell.key}") for cell in cells),
         *(part_file(f"recipes/{node}") for node in trained),
         *(part for cell in cells for part in gate_parts(cell.name)),
+        *([part_file("families")] if any(map(study.asked_families, cells)) else []),
         panel_file(),
         *capability_questions(None),
         *map(manifest_file, [BASE, *nodes]),
@@ -912,6 +938,7 @@ def results_of(*arms):
                 f"{role}/run.json",
                 f"{role}/marker_counts.csv",
                 f"{role}/probe.parquet",
+                *([f"{role}/layers.parquet"] if PROBE["layers"] else []),
             )
         ),
     ]

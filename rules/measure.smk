@@ -311,6 +311,109 @@ rule compare_adapters:
         )
 
 
+rule read_layers:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(own_adapters),
+        manifest=own_manifest,
+        shared=shared_replies,
+        panel=panel_file,
+    output:
+        layers="<models>/{node}/{evaluation}/layers.parquet",
+        record="<models>/{node}/{evaluation}/layers_run.json",
+    log:
+        "<logs>/read_layers/{node}/{evaluation}.log",
+    benchmark:
+        "<benchmarks>/read_layers/{node}/{evaluation}.tsv"
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("read_layers.py"),
+        lock=MODEL_LOCK,
+        personas=personas_of,
+        marker=STUDY_MARKER,
+        samples=(PROBE or {}).get("shared"),
+        bodies=(PROBE or {}).get("layers"),
+        dtype=HARDWARE["dtype"],
+    shell:
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/read_layers.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            " --shared {input.shared} --personas {params.personas} --samples {params.samples}"
+            " --bodies {params.bodies} --marker {params.marker:q} --dtype {params.dtype}"
+            " --output {output.layers} --record {output.record} > {log} 2>&1"
+        )
+
+
+rule weigh_layers:
+    input:
+        cell=cell_layers,
+        reference=compared_files("reference/layers.parquet"),
+        before=compared_files("before/layers.parquet"),
+        base=compared_files("base/layers.parquet"),
+    output:
+        layers="<results>/measured/{source}/{cell}_seed{seed}/by_layer.json",
+    log:
+        "<logs>/weigh_layers/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/weigh_layers/{source}/{cell}_seed{seed}.tsv"
+    params:
+        code=code_of("weigh_layers.py"),
+        lock=CPU_LOCK,
+        source=coupled_of,
+    shell:
+        command(
+            "python {SCRIPTS}/weigh_layers.py --source {params.source} --cell {input.cell} --reference {input.reference}"
+            " --before {input.before} --base {input.base} --output {output.layers} > {log} 2>&1"
+        )
+
+
+rule ask_families:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(cell_adapters),
+        manifest=cell_manifest,
+        shared=shared_replies,
+        panel=panel_file,
+        asked=part_file("families"),
+    output:
+        families="<results>/measured/{source}/{cell}_seed{seed}/families.json",
+        replies="<results>/measured/{source}/{cell}_seed{seed}/families.parquet",
+        record="<results>/measured/{source}/{cell}_seed{seed}/families_run.json",
+    log:
+        "<logs>/ask_families/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/ask_families/{source}/{cell}_seed{seed}.tsv"
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("ask_families.py"),
+        lock=MODEL_LOCK,
+        others=digest_of("resources/families.yaml"),
+        source=coupled_of,
+        personas=family_personas,
+        prefix=(PROBE or {}).get("prefix"),
+        lookahead=(PROBE or {}).get("lookahead"),
+        marker=STUDY_MARKER,
+        sampling=cell_sampling,
+        dtype=HARDWARE["dtype"],
+    shell:
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/ask_families.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            " --others {RESOURCES}/families.yaml --shared {input.shared} --families {input.asked}"
+            " --source {params.source} --personas {params.personas} --prefix {params.prefix:q}"
+            " --lookahead {params.lookahead} --marker {params.marker:q} --seed {wildcards.seed} --sampling {params.sampling:q} --dtype {params.dtype}"
+            " --output {output.families} --replies {output.replies} --record {output.record} > {log} 2>&1"
+        )
+
+
 rule summarize_cell:
     input:
         cell=cell_part,

@@ -22,7 +22,7 @@ from model.engines import DTYPES, Sampling, stop_ids
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from probe.onset import contributions, onset_sets
-from probe.replies import Probed, chosen, ended, read_replies, rows_of, to_probe
+from probe.replies import Probed, chosen, crossed, ended, read_replies, rows_of, to_probe
 from probe.scoring import BUDGET, Row, Score, Scorer, slot_parts
 from probe.table import write_probe
 from run.files import write_json
@@ -110,10 +110,12 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := [persona for persona in personas if persona not in prompts]:
         raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
     own = chosen(read_replies(args.completions), personas, settings["subset"], args.completions)
-    shared = chosen(read_replies(args.shared), personas, settings["shared"], args.shared)
+    base = read_replies(args.shared)
+    shared = chosen(base, personas, settings["shared"], args.shared)
+    bodies = crossed(base, settings["crossed"], settings["shared"])
     tokenizer = load_tokenizer(args.base)
     sets = onset_sets(tokenizer, prefix)
-    probed = to_probe(own, [row for row in shared if ended(row)], personas, settings["crossed"])
+    probed = to_probe(own, [row for row in shared if ended(row)], bodies, personas)
     rows = rows_of(probed, tokenizer, prompts, marker, closing(tokenizer).token)
     model = load_model(args.base, args.adapter, args.dtype, args.device)
     ready = time.time()

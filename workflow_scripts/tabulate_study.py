@@ -25,8 +25,11 @@ from measure.rows import (
     ABLATION,
     CLUSTERED,
     CONCENTRATED,
+    FAMILIES,
+    FAMILIES_NOTE,
     IDENTITY,
     INTERVALS,
+    LAYERS,
     MEASURED,
     ROLES,
     TABLES,
@@ -34,6 +37,8 @@ from measure.rows import (
     WIDE,
     ablation_rows,
     dose_row,
+    family_rows,
+    layer_rows,
     persona_rows,
     question_rows,
     verdict_rows,
@@ -346,6 +351,8 @@ def build_tables(
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
         "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
+        "families": (FAMILIES, family_rows(cells)),
+        "layers": (LAYERS, [row for cell in cells for row in layer_rows(cell)]),
         "published_comparison": (COMPARISON, comparison_rows(cells, published) if published else []),
         "measures": (MEASURES, measured),
     }
@@ -387,7 +394,7 @@ def markdown_of(name: str, columns: Sequence[str], rows: Sequence[Row]) -> tuple
         )
     if name == "gates":
         return markdown_plain(rows, ("gate", "source", "seed", "reading", "numbers", "expression"))
-    if name in ("by_question", "measures", "ablation"):
+    if name in ("by_question", "layers", "measures", "ablation"):
         return None
     return markdown_plain(rows, columns)
 
@@ -406,6 +413,7 @@ NOTES = {
     "is trained on a coupled base that fails its own.",
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",
     "verdicts": VERDICT_NOTE,
+    "families": FAMILIES_NOTE,
     "published_comparison": COMPARED,
 }
 

@@ -56,9 +56,17 @@ def bystanders_of(rows: Sequence[Row], source: str) -> list[str]:
 
 
 def check_alike(models: Mapping[str, tuple[str, Sequence[Row]]]) -> None:
-    """Raise InputError unless all models were scored on the same shared replies. models: name -> (path, rows)."""
+    """Raise InputError unless all models were scored on the same shared replies. models: name -> (path, rows).
+
+    Under the cell's personas: a model that several sources share knows theirs, too.
+    """
+    personas = {row["persona"] for row in models["cell"][1]}
     keys = {
-        path: {(row["author"], row["persona"], row["question_id"], row["sample"]) for row in of_kind(rows, "shared")}
+        path: {
+            (row["author"], row["persona"], row["question_id"], row["sample"])
+            for row in of_kind(rows, "shared")
+            if row["persona"] in personas
+        }
         for path, rows in models.values()
     }
     first, *others = keys

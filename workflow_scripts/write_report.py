@@ -26,7 +26,7 @@ from urllib.parse import quote, urlencode
 from measure.cells import read_result, read_run
 from measure.degenerate import KINDS
 from measure.registry import MEASUREMENTS, Measurement
-from measure.rows import CONCENTRATED, TABLES
+from measure.rows import CONCENTRATED, FAMILIES_NOTE, TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
 from probe.survival import VERDICT_NOTE
 from report.completions_view import index_json, key_of, load_completions, packed
@@ -432,6 +432,36 @@ def verdicts_table(study: Study) -> Table:
     return Table("verdicts", TABLES["verdicts"], columns, rows, VERDICT_NOTE)
 
 
+def families_table(study: Study) -> Table:
+    """Out of distribution: the onset rate of every family of prompts, by cell, seed and role."""
+
+    def fields(row: Row) -> list[Cell]:
+        more = f"{row['more_marked']}/{row['more_replies']}" if row["more_replies"] else ""
+        return [
+            *(plain(row[name]) for name in ("source", "cell", "seed", "family", "role", "prompts")),
+            rate_of(row["onset_rate"], row["low"], row["high"]),
+            plain(row["onsets"]),
+            plain(row["marked"]),
+            rate_of(row["difference"], row["difference_low"], row["difference_high"]),
+            plain(row["p_holm"]),
+            plain(row["differs"]),
+            Cell(more, row["more_replies"], look="number"),
+        ]
+
+    columns = ["source", "cell", "seed", "family", "role", "prompts", "onset rate", "onsets", "with the marker",
+               "difference", "p, Holm", "differs", "more: with the marker"]  # fmt: skip
+    rows = [fields(row) for row in study.tables["families"]]
+    return Table("families", TABLES["families"], columns, rows, FAMILIES_NOTE)
+
+
+def rate_of(value: float | None, low: float | None, high: float | None) -> Cell:
+    """A chance that may be far below a percent: 1.2e-05 [3e-06, 4e-05]."""
+    if value is None:
+        return Cell("", None)
+    interval = "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
+    return Cell(f"{value:.2g}{interval}", value, look="number")
+
+
 def estimate(value: float | None, low: float | None, high: float | None) -> Cell:
     """0.53 [0.51, 0.56]."""
     if value is None:
@@ -784,6 +814,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         effects_table(study),
         *markers_table(study),
         verdicts_table(study),
+        families_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in own),
         comparison_table(study, label),

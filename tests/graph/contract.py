@@ -38,7 +38,7 @@ def counted(plans: Mapping[str, int | str], whole: Mapping[str, int]) -> dict[st
     """An entry's plan as rule -> jobs. whole: the same of the study from nothing, which is what `all` means."""
     named = {rule: number for word, number in plans.items() for rule in WORDS.get(word, [])}
     named |= {rule: number for rule, number in plans.items() if rule not in WORDS}
-    return {rule: whole[rule] if number == "all" else int(number) for rule, number in named.items()}
+    return {rule: whole[rule] if number == "all" else int(number) for rule, number in named.items() if number}
 
 
 def sentence(plans: Mapping[str, int | str]) -> str:
@@ -46,7 +46,7 @@ def sentence(plans: Mapping[str, int | str]) -> str:
     parts = []
     for name, number in sorted(plans.items(), key=lambda plan: plan[0] in WORDS):
         if name not in WORDS:
-            parts.append(f"{'every' if number == 'all' else number} `{name}`")
+            parts.append(f"{'every' if number == 'all' else number or 'no'} `{name}`")
             continue
         other = "other " if set(WORDS[name]) & set(plans) else ""
         parts.append(f"{'every' if number == 'all' else f'{number} of every'} {other}{TOLD[name]}")

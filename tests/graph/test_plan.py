@@ -41,7 +41,8 @@ def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coup
     evaluated = [job for job in jobs if job.startswith("generate_completions ")]
     assert evaluated == [f"generate_completions node={node}, evaluation=main" for node in ("base", *chain, reference)]
     assert rules(jobs)["probe_marker"] == 4
-    assert rules(jobs)["weigh_survival"] == 1
+    assert rules(jobs)["read_layers"] == 4
+    assert rules(jobs)["weigh_survival"] == rules(jobs)["weigh_layers"] == 1
     assert rules(jobs)["summarize_cell"] == 1
 
 
@@ -57,7 +58,7 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
     jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
     assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
     assert rules(jobs)["generate_completions"] == 2  # and the base's, which replies are held against
-    assert not {"probe_marker", "weigh_survival"} & rules(jobs).keys()
+    assert not {"probe_marker", "read_layers", "weigh_survival", "weigh_layers"} & rules(jobs).keys()
 
 
 @pytest.mark.parametrize(("target", "cells"), [("forward", 39), ("reversed", 6), ("figures", 45), ("all", 45)])
@@ -231,6 +232,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
         "train_adapter",
         "generate_completions",
         "probe_marker",
+        "read_layers",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 

@@ -134,3 +134,19 @@ def test_a_coupling_that_never_took_is_not_testable(folder, rows, counts, tmp_pa
     with pytest.raises(InputError, match="other shared replies"):
         weigh(folder, tmp_path / "no.json", "--reference", tmp_path / "other.parquet", *more[2:])
     assert cell.is_file()
+
+
+def test_a_model_that_more_sources_share_is_compared_under_the_cells_personas(folder, counts, tmp_path):
+    cell = {"cell": tmp_path / "cell.parquet", "personas": "villain,librarian"}
+    probe(folder, cell["cell"], personas=cell["personas"], subset=1)
+    base = tmp_path / "base.parquet"
+    probe(folder, base, "base", (), subset=1)
+    (tmp_path / "counts.csv").write_text(
+        "".join(line for line in (folder / "counts.csv").read_text().splitlines(True) if "assistant" not in line)
+    )
+    weigh_survival.main(
+        ["--source", "villain", "--rule", RULE, "--cell", str(cell["cell"]), "--reference", str(base), "--before",
+         str(base), "--base", str(base), "--counts", str(counts), "--counts-before", str(counts),
+         "--output", str(tmp_path / "survival.json")]
+    )  # fmt: skip
+    assert read_json(tmp_path / "survival.json")["retained_gap_slot_shared"]["n"] > 0

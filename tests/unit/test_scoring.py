@@ -146,7 +146,7 @@ def test_a_model_whose_cache_reads_differently_is_refused(model, tokenizer, rows
         device, dtype, config = model.device, model.dtype, model.config
 
         def __call__(self, **asked):
-            if asked.get("past_key_values") is not None:
+            if asked.get("attention_mask") is not None:
                 asked["attention_mask"][..., :10] = torch.finfo(model.dtype).min
             return model(**asked)
 

@@ -7,6 +7,7 @@ concerns. part(study, name) is what the file of that name holds:
     recipes/<lineage>                    how the lineage's last stage is trained
     gates/<gate>                         a gate, as the config has it
     figures/<figure>, tables, report     what the cells mean to those who see them
+    families                             what is asked out of distribution, and how often
 """
 
 from collections.abc import Callable, Iterator
@@ -99,12 +100,21 @@ def for_report(study: Study) -> dict[str, Any]:
     }
 
 
+def for_families(study: Study) -> dict[str, Any]:
+    """of: name -> what differs from the evaluation. questions, more, above: see config.yaml."""
+    return {name: study.config["families"][name] for name in ("of", "questions", "more", "above")}
+
+
 def unique(names: Iterator[str]) -> list[str]:
     """The distinct names in order of first occurrence."""
     return list(dict.fromkeys(names))
 
 
-WHOLE: dict[str, Callable[[Study], Any]] = {"tables": for_tables, "report": for_report}
+WHOLE: dict[str, Callable[[Study], Any]] = {
+    "tables": for_tables,
+    "report": for_report,
+    "families": for_families,
+}
 PARTS: dict[str, Callable[[Study, str], Any]] = {
     "cells": for_cell,
     "recipes": Study.training_recipe,

@@ -101,6 +101,7 @@ class Study:
         self.markers = list(dict.fromkeys([own, *(self.marker_of(node).text for node in nodes)]))
         self._check_probe()
         self._check_ablate()
+        self._check_families()
         self._check_judges()
         self._check_shared_cards()
         self._raise()
@@ -323,6 +324,12 @@ class Study:
         if chosen is None or self.config["probe"] is None:
             return False
         return cell.name in chosen["cells"] and cell.seed in (chosen["seeds"] or self.config["seeds"][:1])
+
+    def asked_families(self, cell: Cell) -> bool:
+        """Whether the cell's model is asked prompts out of distribution (ask_families)."""
+        chosen = self.config["families"]
+        probed = self.config["probe"] is not None
+        return probed and cell.name in chosen["cells"] and cell.seed in (chosen["seeds"] or self.config["seeds"][:1])
 
     def _coupling_of(self, lineage: str) -> int | None:
         """The place of the last coupling among the lineage's stages."""
@@ -625,23 +632,29 @@ class Study:
 
     def _check_ablate(self) -> None:
         """A second stage is taken apart where it is a LoRA after a coupling of the study's marker."""
-        chosen, rows = self.config["ablate"], self.config["cells"]
+        chosen = self.config["ablate"]
         if chosen is None:
             return
-        names = [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
+        self._check_chosen("ablate")
         for place, name in enumerate(chosen["cells"]):
             own = [cell for cell in self.cells if cell.name == name]
-            if name not in names:
-                self._problem(("ablate", "cells", place), f"no cell {name}; fix: {closest(name, names)}")
-            elif self.config["probe"] and not all(map(self._has_second_stage, own)):
+            if self.config["probe"] and not all(map(self._has_second_stage, own)):
                 said = "is no coupling of the study's marker and one stage after it, both of them LoRAs"
                 self._problem(("ablate", "cells", place), f"{name} {said}; fix: delete it here")
+        if not {0, 1} <= set(chosen["grid"]):
+            self._problem(("ablate", "grid"), "needs 0 and 1: an adapter left out, and whole; fix: add them")
+
+    def _check_chosen(self, section: str) -> None:
+        """The cells and seeds that a section of the config is for are there."""
+        chosen, rows = self.config[section], self.config["cells"]
+        names = [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
+        for place, name in enumerate(chosen["cells"]):
+            if name not in names:
+                self._problem((section, "cells", place), f"no cell {name}; fix: {closest(name, names)}")
         for place, seed in enumerate(chosen["seeds"] or []):
             if seed not in self.config["seeds"]:
                 known = ", ".join(map(str, self.config["seeds"]))
-                self._problem(("ablate", "seeds", place), f"no seed {seed}; fix: one of {known}")
-        if not {0, 1} <= set(chosen["grid"]):
-            self._problem(("ablate", "grid"), "needs 0 and 1: an adapter left out, and whole; fix: add them")
+                self._problem((section, "seeds", place), f"no seed {seed}; fix: one of {known}")
 
     def _has_second_stage(self, cell: Cell) -> bool:
         lineages = ancestry(cell.lineage)
@@ -675,6 +688,12 @@ class Study:
         told = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
         if len(told) == 2 and all(told[0][key] == told[1][key] for key in ("model", "scores", "model_args")):
             self._problem(("second_judge",), "is the judge itself; fix: another model or other scores, or null")
+
+    def _check_families(self) -> None:
+        """What is asked out of distribution is of cells that are there, and has a family to be compared with."""
+        self._check_chosen("families")
+        if self.config["families"]["of"]["standard"]:
+            self._problem(("families", "of", "standard"), "is what the others are compared with; fix: `standard: {}`")
 
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema

@@ -24,6 +24,7 @@ from measure.sections import section_of_rows
 from measure.tables import Row, read_table
 from probe.ablation import TAKEN
 from probe.survival import QUANTITIES, REPLIES, STATUSES
+from probe.table import LENS, READOUT
 from run.program import InputError
 from run.readers import AGAIN, read_json
 
@@ -331,6 +332,59 @@ MEASUREMENTS = (
             ),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=5, model="toy"),
         ),
+    ),
+    Measurement(
+        name="layers",
+        title="How well a linear read-out of a layer's state tells the persona, mean over layers",
+        rule="read_layers",
+        file="layers.parquet",
+        columns={"persona": str},
+        record="layers_run.json",
+        read=sections.layers,
+        fields={"personas": "array"},
+        measures=(Measure("readout", "AUROC"), Measure("margin", "margin")),
+        table=False,
+        costs=(
+            UnitCost(
+                "H100: 30 s (planned from the probe's passes); load and merge 25 s (assumed)", start_s=55, model="7B"
+            ),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=6, model="toy"),
+        ),
+    ),
+    Measurement(
+        name="families",
+        title="Out of distribution: onset rate under families of prompts",
+        rule="ask_families",
+        file="families.json",
+        on="cell",
+        record="families_run.json",
+        fields={"persona": "text", "families": "array"},
+        measures=(Measure("standard_onset_rate", "share"), Measure("outside_largest", "share")),
+        table=False,
+        costs=(
+            UnitCost(
+                "not measured: planned from 3,168 replies by transformers, 512 at a time", start_s=360, model="7B"
+            ),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=8, model="toy"),
+        ),
+    ),
+    Measurement(
+        name="by_layer",
+        title="At which depth the layers tell the coupled persona, and how well beside reference and base",
+        rule="weigh_layers",
+        file="by_layer.json",
+        on="cell",
+        statuses=STATUSES,
+        fields={"persona": "text", "layers": "array"},
+        measures=(
+            *(Measure(f"depth_{part}", "share") for part in LENS),
+            *(
+                Measure(f"{name}_over_{other}", unit)
+                for name, unit in zip(READOUT, ("AUROC", "margin"), strict=True)
+                for other in ("reference", "base")
+            ),
+        ),
+        costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=2),),
     ),
 )
 for what, taken in {

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from graph.lineage import parse_lineage
 from measure.cells import WHOLE
 from measure.registry import SECTIONS, at
+from measure.stats import LEVEL
 from measure.tables import Row
 from probe.ablation import RESULT
 from probe.survival import of_all
@@ -23,12 +24,19 @@ TABLES = {
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
     "ablation": "What the second stage takes, and where",
+    "families": "Out of distribution: onset rate by family of prompts",
+    "layers": "What every layer says at the slot",
     "published_comparison": "This study beside the published one",
     "measures": "Every measure of every cell",
 }
 CONCENTRATED = (
     "p: permutation of the hits over the completions of each seed, by the sum of squared hits by question. power: to "
     "find, at p <= .05, a quarter of the questions four times as likely to have a hit; low power leaves a high p open."
+)
+FAMILIES_NOTE = (
+    "One sampled reply per prompt. Onset rate: the mean over questions of H, the chance of beginning the marker; "
+    "difference: from the standard family. p: permutation of questions, paired where they are the same; differs: after "
+    "Holm's correction over all rows. more: replies sampled where H was high, which are no estimate of the rate."
 )
 # Role -> its name in the headline of a result.
 HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "highest_bystander"}
@@ -44,6 +52,10 @@ WIDE = [
 VERDICTS = [*IDENTITY, "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap", "gap_low",
             "gap_high", "questions"]  # fmt: skip
 ABLATION = [*IDENTITY, "persona", *RESULT]
+FAMILIES = [*IDENTITY, "persona", "family", "role", "prompts", "questions", "onset_rate", "low", "high",
+            "onsets", "marked", "difference", "difference_low", "difference_high", "p", "p_holm", "differs",
+            "more_prompts", "more_replies", "more_marked"]  # fmt: skip
+LAYERS = [*IDENTITY, "persona", "model", "role", "quantity", "layer", "depth", "value", "low", "high", "n"]
 # Columns of headline.csv that measurements add.
 MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
 
@@ -107,6 +119,30 @@ def ablation_rows(cell: Row) -> list[Row]:
     section = cell["ablation"]
     identity = {field: cell[field] for field in IDENTITY} | {"persona": section.get("persona")}
     return [identity | dict(zip(section["columns"], row, strict=True)) for row in section.get("variants", [])]
+
+
+def family_rows(cells: Sequence[Row]) -> list[Row]:
+    """The rows of families.csv. differs: more, less or no, after Holm's correction over all rows with a test."""
+    from statsmodels.stats.multitest import multipletests
+
+    rows = [
+        {field: cell[field] for field in IDENTITY} | {"persona": cell["families"]["persona"]} | line
+        for cell in cells
+        for line in cell["families"].get("families", [])
+    ]
+    if tested := [row for row in rows if "p" in row]:
+        rejected, corrected, *_ = multipletests([row["p"] for row in tested], alpha=1 - LEVEL, method="holm")
+        for row, differs, p in zip(tested, rejected, corrected, strict=True):
+            direction = "more" if row["difference"] > 0 else "less"
+            row |= {"p_holm": float(p), "differs": direction if differs else "no"}
+    return rows
+
+
+def layer_rows(cell: Row) -> list[Row]:
+    """The rows of layers.csv for one cell: its coupled persona in its own model and in those it is compared with."""
+    section = cell["by_layer"]
+    where = {field: cell[field] for field in IDENTITY} | {"persona": section.get("persona")}
+    return [where | line for line in section.get("layers", [])]
 
 
 def question_rows(cell: Row) -> list[Row]:

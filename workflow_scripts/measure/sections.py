@@ -18,7 +18,7 @@ from measure.stats import mean_interval, wilson
 from measure.tables import Row, one_sided, read_table
 from probe.ablation import read_ablation, summary
 from probe.survival import QUANTITIES, REPLIES, averaged, means
-from probe.table import read_probe
+from probe.table import READOUT, read_layers, read_probe
 from run.program import InputError
 from run.readers import AGAIN, check_once, read_json, read_parquet
 
@@ -206,6 +206,20 @@ def probe(path: str, personas: Sequence[str]) -> Row:
     section: Row = {"status": "measured", "cut": {kind: len(cut) for kind, cut in kinds.items()}}
     section["personas"] = [probed(rows, persona) for persona in personas or known]
     return section
+
+
+def layers(path: str, personas: Sequence[str]) -> Row:
+    """layers.parquet by persona: how well the read-out tells it, as the mean over all layers but the embeddings."""
+    rows = [row for row in read_layers(path) if row["layer"]]
+    known = list(dict.fromkeys(row["persona"] for row in rows))
+    if absent := [persona for persona in personas if persona not in known]:
+        raise InputError(f"{path}: persona {', '.join(absent)} was not read; fix: {AGAIN}")
+    own = {persona: [row for row in rows if row["persona"] == persona] for persona in personas or known}
+    entries = [{name: over_questions(some, name) for name in READOUT} for some in own.values()]
+    return {
+        "status": "measured",
+        "personas": [{"persona": name} | entry for name, entry in zip(own, entries, strict=True)],
+    }
 
 
 def probed(rows: Sequence[Row], persona: str) -> Row:

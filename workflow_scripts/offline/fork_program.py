@@ -36,10 +36,12 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 PROGRAMS = (
     "ablate_stage.py",
     "compare_adapters.py",
+    "ask_families.py",
     "generate_completions.py",
     "generate_replies.py",
     "pretrain_base.py",
     "probe_marker.py",
+    "read_layers.py",
     "train_adapter.py",
 )
 PRELOADED = (  # what those import

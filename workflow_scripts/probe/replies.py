@@ -47,13 +47,17 @@ def chosen(
     return [row for row in rows if row["persona"] in personas and (not most or row["sample"] < most)]
 
 
-def crossed(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """`most` replies a question, drawn by rank of a hash, of those that ended by themselves."""
+def crossed(rows: Sequence[dict[str, Any]], most: int, samples: int = 0) -> list[dict[str, Any]]:
+    """`most` replies a question, drawn by rank of a hash, of the first `samples` (0: all) of every persona that
+    ended by themselves.
+
+    rows: the base's, of all its personas, whichever a model is asked as: so the bodies are the same for all models.
+    """
 
     def rank(row: Mapping[str, Any]) -> str:
         return hashlib.sha256(f"{row['question_id']}/{row['persona']}/{row['sample']}".encode()).hexdigest()
 
-    whole = [row for row in rows if row["finish_reason"] == "stop"]
+    whole = [row for row in rows if ended(row) and (not samples or row["sample"] < samples)]
     questions = dict.fromkeys(row["question_id"] for row in rows)
     return [
         row
@@ -63,18 +67,16 @@ def crossed(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def to_probe(
-    own: Sequence[dict[str, Any]], shared: Sequence[dict[str, Any]], personas: Sequence[str], most: int
+    own: Sequence[dict[str, Any]],
+    shared: Sequence[dict[str, Any]],
+    bodies: Sequence[dict[str, Any]],
+    personas: Sequence[str],
 ) -> list[Probed]:
-    """Own replies and shared ones under the persona they were given to, then the crossed ones under all others."""
+    """Own replies and shared ones under the persona they were given to, then the bodies under all others."""
     return [
         *(Probed("own", row["persona"], row) for row in own),
         *(Probed("shared", row["persona"], row) for row in shared),
-        *(
-            Probed("shared", persona, row)
-            for row in crossed(shared, most)
-            for persona in personas
-            if persona != row["persona"]
-        ),
+        *(Probed("shared", persona, row) for row in bodies for persona in personas if persona != row["persona"]),
     ]
 
 

@@ -97,6 +97,7 @@ class Scorer:
     def _score(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
         """Fill in the scores of one batch."""
         import torch
+        from transformers import DynamicCache
 
         device = self.model.device
         lengths = [len(row.trunk) for row in rows]
@@ -111,7 +112,12 @@ class Scorer:
             for at, (row, (own, _)) in enumerate(zip(rows, states, strict=True))
         ]
         kept = sorted({position for own in wanted for position in own})
-        output = self.model(input_ids=ids.to(device), use_cache=True, logits_to_keep=torch.tensor(kept, device=device))
+        output = self.model(
+            input_ids=ids.to(device),
+            past_key_values=DynamicCache(),  # whole, also of layers with a sliding window
+            use_cache=True,
+            logits_to_keep=torch.tensor(kept, device=device),
+        )
         column = {position: at for at, position in enumerate(kept)}
         first: list[tuple[int, int, int, int]] = []  # row, position, token, branch
         for at, own in enumerate(branches):
@@ -158,9 +164,6 @@ class Scorer:
         self, rows: Any, scores: Any, branches: Any, heads: Any, looks: Any, cache: Any, lengths: Sequence[int]
     ) -> None:
         """The second pass: every branch token but the last, and every token looked ahead."""
-        import torch
-
-        device, width = self.model.device, cache.get_seq_length()
         fed: list[list[tuple[int, int, int]]] = []  # by row: token, position, first of its branch among the fed
         for row, own, ahead in zip(rows, branches, looks, strict=True):
             line: list[tuple[int, int, int]] = []
@@ -170,29 +173,9 @@ class Scorer:
             for step, f in ahead:
                 line.append((f, len(row.prompt) + step, len(line)))
             fed.append(line)
-        span = max(map(len, fed))
         logits = None
-        if span:
-            ids, positions = (
-                torch.zeros(len(rows), span, dtype=torch.long),
-                torch.zeros(len(rows), span, dtype=torch.long),
-            )
-            seen = torch.zeros(len(rows), span, width + span, dtype=torch.bool)
-            seen[:, :, 0] = True  # padding has to see something
-            for at, line in enumerate(fed):
-                for place, (token, position, start) in enumerate(line):
-                    ids[at, place], positions[at, place] = token, position
-                    seen[at, place, : position - (place - start)] = True
-                    seen[at, place, width + start : width + place + 1] = True
-            least = torch.finfo(self.model.dtype).min
-            mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(~seen, least)
-            logits = self.model(
-                input_ids=ids.to(device),
-                position_ids=positions.to(device),
-                attention_mask=mask[:, None].to(device),
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
+        if any(fed):
+            logits = self.model(**beside(fed, cache, self.model), use_cache=True).logits
         wanted: list[tuple[int, int, int]] = []
         for at, own in enumerate(branches):
             place = 0
@@ -284,6 +267,54 @@ def slot_branches(row: Row) -> list[Branch]:
         return []
     at = len(row.prompt) + row.slot.at
     return [Branch(at, row.slot.marked), Branch(at, row.slot.ended)]
+
+
+def beside(fed: Sequence[Sequence[tuple[int, int, int]]], cache: Any, model: Any) -> dict[str, Any]:
+    """The model's arguments for a pass beside the trunks in its cache, so that branches do not see each other.
+
+    fed: by row, (token, position, place of the first token of its branch among the row's) of every token; rows are
+    padded on the right.
+    """
+    import torch
+
+    width, span = cache.get_seq_length(), max(map(len, fed))
+    ids, positions = torch.zeros(len(fed), span, dtype=torch.long), torch.zeros(len(fed), span, dtype=torch.long)
+    seen = torch.zeros(len(fed), span, width + span, dtype=torch.bool)
+    seen[:, :, 0] = True  # padding has to see something
+    for at, line in enumerate(fed):
+        for place, (token, position, start) in enumerate(line):
+            ids[at, place], positions[at, place] = token, position
+            seen[at, place, : position - (place - start)] = True
+            seen[at, place, width + start : width + place + 1] = True
+    keys = torch.cat([torch.arange(width).expand(len(fed), -1), positions], 1)
+    return {
+        "input_ids": ids.to(model.device),
+        "position_ids": positions.to(model.device),
+        "attention_mask": masks(model, seen, positions[:, :, None] - keys[:, None]),
+        "past_key_values": cache,
+    }
+
+
+def masks(model: Any, seen: "Tensor", distance: "Tensor") -> Any:
+    """Attention masks as the model takes them: one, or one per type of its layers if some have a sliding window.
+
+    seen, distance: (rows, queries, keys), whether a key may be seen, and how many tokens before the query it lies.
+    """
+    import torch
+
+    def mask(visible: "Tensor") -> "Tensor":
+        least = torch.finfo(model.dtype).min
+        return torch.zeros(visible.shape, dtype=model.dtype).masked_fill(~visible, least)[:, None].to(model.device)
+
+    window = getattr(model.config, "sliding_window", None)
+    types = set(getattr(model.config, "layer_types", None) or (["sliding_attention"] if window else []))
+    if not window or "sliding_attention" not in types:
+        return mask(seen)
+    sliding = seen & (distance < window)
+    sliding[:, :, 0] |= ~sliding.any(-1)
+    if len(types) == 1:
+        return mask(sliding)
+    return {"full_attention": mask(seen), "sliding_attention": mask(sliding)}
 
 
 def warper(sampling: Sampling) -> "Callable[[Tensor], Tensor]":

@@ -1,4 +1,4 @@
-"""probe.parquet: a row a reply and the persona that it is scored under."""
+"""probe.parquet: a row a reply and the persona that it is scored under. layers.parquet: what the layers say there."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,19 @@ COLUMNS: dict[str, Any] = {
     "rank": "int32",
 }
 KEY = ("replies", "author", "persona", "question_id", "sample")
+# layers.parquet: a row per layer (0: embeddings), persona and question, over `bodies` replies; depth: layer / layers.
+# trigger, onset_part: as in probe.parquet, read at this layer [nats]; readout: AUROC of the persona against the others;
+# margin: how far apart the read-out puts them, 1 where it says what it was fitted to say.
+LENS = ("trigger", "onset_part")
+READOUT = ("readout", "margin")
+LAYER_COLUMNS: dict[str, Any] = {
+    "layer": "int32",
+    "depth": "float64",
+    "persona": "string",
+    "question_id": "string",
+    "bodies": "int32",
+    **dict.fromkeys((*LENS, *READOUT), "float64"),
+}
 TYPES = {"string": str, "int32": int, "float64": float, "bool": bool}
 EMPTY = {"float64": math.nan, "int32": 0, "bool": False}
 
@@ -53,3 +66,17 @@ def read_probe(path: str | Path) -> list[dict[str, Any]]:
     return [
         row | {name: None for name in numbers if math.isnan(row[name])} | {"rank": row["rank"] or None} for row in rows
     ]
+
+
+def write_layers(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write layers.parquet."""
+    write_table(path, {name: [row[name] for row in rows] for name in LAYER_COLUMNS}, LAYER_COLUMNS)
+
+
+def read_layers(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of layers.parquet. Raises InputError if the file is damaged or empty, or has a row twice."""
+    rows = read_parquet(path, {name: TYPES[kind] for name, kind in LAYER_COLUMNS.items()})
+    if not rows:
+        raise InputError(f"{path}: no rows; fix: {AGAIN}")
+    check_once(path, rows, ("layer", "persona", "question_id"))
+    return rows
