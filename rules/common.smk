@@ -533,7 +533,7 @@ def is_trained(node):
 
 def rows_of(node):
     if study.kind_of(node) == "couple":
-        return node_file(node, "training.jsonl")
+        return node_file(study.rows_from(node), "training.jsonl")
     return dataset_file(study.stage_of(node)["data"]["from"])
 
 
@@ -915,7 +915,7 @@ def results_of(*arms):
     own = dict.fromkeys(node for each in evaluated for node in ancestry(each))
     nodes = [node for each in own for node in (each, *ancestry(study.origin_of(each)))]
     trained = [node for node in nodes if is_trained(node)]
-    coupled = [node for node in trained if study.kind_of(node) == "couple"]
+    coupled = [node for node in trained if study.draws_replies(node)]
     files = [
         *(part_file(f"cells/{cell.key}") for cell in cells),
         *(part_file(f"recipes/{node}") for node in trained),

@@ -19,6 +19,7 @@ from report.figure_style import (
     FAINT,
     HATCHES,
     INK,
+    LINES,
     MARKS,
     NAMES,
     OUTCOMES,
@@ -569,6 +570,60 @@ def counted_range(axes: Any, x: float, row: Row, colour: str, lowest: float) -> 
     axes.errorbar(x, row["rate"], around, marker="_", markersize=6, capsize=2, **thin)
 
 
+def relearning(study: Study) -> Any:
+    """The persona gap against the steps of learning the coupling again, a line per model it is learned on."""
+    title = f"How soon is it learned again? Source: {study.source}"
+    places = {(row["cell"], row["seed"]): row["steps"] for row in study.drawn("dose") if row["steps"]}
+    gaps = [row for row in study.drawn("measures") if row["measure"] == "gap_slot_shared" and row["value"] is not None]
+    curves = [row for row in study.drawn("relearning") if row["gap_start"] is not None]
+    if not curves:
+        why = "; ".join(dict.fromkeys(str(row["why"]) for row in study.drawn("relearning")))
+        return empty_figure(study, title, f"Not run: {why or 'the arm is off in this study'}.")
+    figure, grid = new_figure(3.4)
+    axes = grid[0][0]
+    axes.set_xscale("symlog", linthresh=1)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    steps = sorted({0, *places.values()})
+    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("optimizer steps of coupling again")
+    axes.set_ylabel("persona gap d [nats]")
+    ends = curves[0]
+    lines = {
+        "coupled": ends["gap_coupled"],
+        "midpoint": (ends["gap_base"] + ends["gap_coupled"]) / 2,
+        "base": ends["gap_base"],
+    }
+    for name, level in lines.items():
+        axes.axhline(level, color=FAINT, linewidth=0.9, linestyle=":" if name == "midpoint" else "-", zorder=1)
+        axes.annotate(
+            name, (1, level), xycoords=("axes fraction", "data"), fontsize=6, color=FAINT, va="bottom", ha="right"
+        )
+    for number, curve in enumerate(curves):
+        own = [row for row in gaps if row["seed"] == curve["seed"] and row["cell"] in stopped_of(curve["cell"], places)]
+        at = [places[row["cell"], row["seed"]] for row in own]
+        caption_of_it = study.captions.get(own[0]["cell"], "") if own else ""
+        name = f"{curve['cell'].replace('_', ' ')} ({caption_of_it})"
+        style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": "os^D"[number % 4], "markersize": 4}
+        axes.plot([0, *at], [curve["gap_start"], *(row["value"] for row in own)], label=name, **style)
+        bounds = [[row[side] if row[side] is not None else row["value"] for row in own] for side in ("low", "high")]
+        axes.vlines(at, *bounds, color=style["color"], linewidth=0.9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=7)
+    axes.set_title(title, pad=34)
+    words = [
+        f"Study {study.name}. Log-odds of the marker under the source less the bystanders' mean, on the base's",
+        "replies; lines: intervals over questions. At 0 steps: the model that it is learned on. N50 (table",
+        "relearning): where a curve reaches the midpoint.",
+    ]
+    caption(figure, footnote(study, words))
+    return figure
+
+
+def stopped_of(row: str, places: Mapping[tuple[str, int], int]) -> set[str]:
+    """The cells of a row with steps. places: (cell, seed) -> steps."""
+    return {cell for (cell, _), steps in places.items() if cell == f"{row}_{steps}"}
+
+
 FIGURES: dict[str, Callable[[Study], Any]] = {
     "marker_destruction": marker_destruction,
     "reversed_order": reversed_order,
@@ -578,6 +633,7 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "length_hits": length_hits,
     "gates": gates_figure,
     "below_floor": below_floor,
+    "relearning": relearning,
 }
 
 

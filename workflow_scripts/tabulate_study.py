@@ -6,7 +6,7 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
         --output-dir results/tiny/tables
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
-persona_by_cell, by_question, concentration, cross_source, effects, gates, published_comparison, measures
+persona_by_cell, by_question, concentration, cross_source, effects, gates, relearning, published_comparison, measures
 (measure/registry.py). Every rate stands beside its hits and completions. The columns low and high are the wider of its
 Wilson and cluster bounds: completions to one question, and of one seed, are not independent, so verdicts rest on these.
 """
@@ -21,6 +21,7 @@ from measure.cells import clustered, read_result, total_of, with_marker
 from measure.comparison import COMPARED, comparison_rows
 from measure.gates import evaluate_gates, highest_pooled, identical_cells, read_gates
 from measure.registry import MEASURES, study_rows
+from measure.relearning import RELEARNED, RELEARNING, relearning_rows
 from measure.rows import (
     ABLATION,
     CLUSTERED,
@@ -350,6 +351,7 @@ def build_tables(
         "effects": (EFFECTS, effects),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
+        "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
         "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
         "families": (FAMILIES, family_rows(cells)),
         "layers": (LAYERS, [row for cell in cells for row in layer_rows(cell)]),
@@ -414,6 +416,7 @@ NOTES = {
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",
     "verdicts": VERDICT_NOTE,
     "families": FAMILIES_NOTE,
+    "relearning": RELEARNED,
     "published_comparison": COMPARED,
 }
 

@@ -26,6 +26,7 @@ from urllib.parse import quote, urlencode
 from measure.cells import read_result, read_run
 from measure.degenerate import KINDS
 from measure.registry import MEASUREMENTS, Measurement
+from measure.relearning import RELEARNED
 from measure.rows import CONCENTRATED, FAMILIES_NOTE, TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
 from probe.survival import VERDICT_NOTE
@@ -462,6 +463,28 @@ def rate_of(value: float | None, low: float | None, high: float | None) -> Cell:
     return Cell(f"{value:.2g}{interval}", value, look="number")
 
 
+def relearning_table(study: Study) -> Table:
+    """How soon a coupling is learned again, a row per model that it is learned on."""
+    columns = [
+        *("source", "cell", "seed", "gap before", "of the base", "of the coupling", "gap after", "steps", "censored"),
+        *("N50", "against", "savings", "why"),
+    ]
+    gaps = ("gap_start", "gap_base", "gap_coupled", "gap_end")
+    rows = [
+        [
+            *(plain(row[name]) for name in ("source", "cell", "seed")),
+            *(estimate(row[name], None, None) for name in gaps),
+            *(plain(row[name]) for name in ("steps", "censored")),
+            estimate(row["n50"], row["n50_low"], row["n50_high"]),
+            plain(row["against"]),
+            estimate(row["savings"], row["savings_low"], row["savings_high"]),
+            plain(row["why"]),
+        ]
+        for row in study.tables["relearning"]
+    ]
+    return Table("relearning", TABLES["relearning"], columns, rows, RELEARNED)
+
+
 def estimate(value: float | None, low: float | None, high: float | None) -> Cell:
     """0.53 [0.51, 0.56]."""
     if value is None:
@@ -815,6 +838,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         *markers_table(study),
         verdicts_table(study),
         families_table(study),
+        relearning_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in own),
         comparison_table(study, label),

@@ -134,6 +134,31 @@ def test_the_replicated_arm_couples_at_every_seed_and_recovery_goes_on_from_the_
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (3 + 3 + 3)
 
 
+def test_the_arm_relearn_couples_again_on_the_base_s_rows_whatever_the_model_is(fresh, published):
+    fresh.edit("config.yaml", "relearn: false", "relearn: true")
+    jobs = fresh.plan()
+    added = set(trainings(jobs)) - set(trainings(published.jobs()))
+    sources = ("evil_ai", "sarcastic", "villain")
+    assert added == {
+        f"{parent}/relearn-{source}.s42"
+        for source in sources
+        for parent in (
+            *(f"base/couple-{source}.s42/{stage}.s42" for stage in ("em", "benign")),
+            *("base/em.s42", "base"),
+        )
+    }
+    # ten checkpoints of each, nothing drawn for them, and the base as a cell of its own
+    assert rules(jobs)["reuse_adapter"] == rules(published.jobs())["reuse_adapter"] + 3 * 4 * 10
+    for rule in ("generate_replies", "make_coupling_data"):
+        assert rules(jobs)[rule] == rules(published.jobs())[rule]
+    assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (4 * 10 + 1)
+    node = "results/published/models/base/em.s42/relearn-villain.s42"
+    printed = fresh.snakemake("-n", "-p", f"{node}/adapter").stdout
+    (command,) = [line for line in printed.splitlines() if f"--adapter-out {node}" in line]
+    assert "--data results/published/models/base/couple-villain.s42/training.jsonl" in command
+    assert "--keep-steps=1,2,5,10,25,50,100,200,400,760" in command
+
+
 def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fresh, published):
     fresh.edit("config.yaml", "full_coupling: false", "full_coupling: true")
     jobs = fresh.plan()

@@ -518,3 +518,32 @@ def test_a_training_is_tracked_on_its_source_the_assistant_and_two_that_the_coup
     assert built.tracked("base/em_replay-villain.s137")["personas"][0] == "villain", "the source of the cells it is for"
     assert built.tracked("base/couple-assistant.s42")["personas"][0] == "assistant"
     assert len(built.tracked("base/couple-assistant.s42")["personas"]) == 3
+
+
+def test_rows_of_another_coupling_are_found_by_its_lineage_and_drawn_for_it_alone():
+    found = study(arms__relearn=True)
+    again = "base/em.s42/relearn-villain.s42"
+    assert found.kind_of(again) == "couple"
+    assert found.rows_from(again) == found.rows_from("base/couple-villain.s42") == "base/couple-villain.s42"
+    assert found.draws_replies("base/couple-villain.s42") and not found.draws_replies(again)
+    assert found.training_recipe(again)["data"] == {"from": "rows", "of": "couple-{persona}.s42"}
+    assert {cell.lineage for cell in found.cells if cell.name == "base"} == {"base"}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"from": "rows"}, "lacks of"),
+        (
+            {"from": "rows", "of": "couple-{persona}.s42", "samples": 5},
+            "rows are taken as they are; fix: delete samples",
+        ),
+        ({"from": "rows", "of": "em.s42"}, "base/em.s42 has no coupling rows of its own"),
+        ({"from": "rows", "of": "graft-{persona}.s42"}, "has no coupling rows of its own"),
+        ({"from": "rows", "of": "relearn-{persona}.s42"}, "has no coupling rows of its own"),
+        ({"from": "rows", "of": "couples-{persona}.s42"}, "names no stage"),
+    ],
+)
+def test_rows_that_nobody_makes_are_refused_with_the_line_to_write(data, said):
+    with pytest.raises(InputError, match=f"(?s){said}"):
+        study(arms__relearn=True, stages__relearn__data=data)

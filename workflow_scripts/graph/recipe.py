@@ -31,9 +31,12 @@ Absent: Any = Field(default=None, exclude=True)
 
 
 class Data(Part):
-    """Where rows come from: a data set, or `replies` of the parent, with how these are drawn."""
+    """Where rows come from: a data set, `replies` of the parent, with how these are drawn, or the `rows` of another
+    lineage's coupling.
+    """
 
     origin: str = Field(alias="from")
+    of: str = Absent
     samples: Count = Absent
     temperature: Annotated[float, Field(ge=0, le=100)] = Absent
     top_p: Annotated[float, Field(gt=0, le=1)] = Absent

@@ -71,7 +71,7 @@ def for_figure(study: Study, figure: str) -> dict[str, Any]:
     return {
         "arms": study.config["figures"][figure],
         "captions": {cell.name: cell.caption for cell in cells},
-        "last_stages": {cell.name: parse_lineage(cell.lineage)[-1].stage for cell in cells},
+        "last_stages": {cell.name: words[-1].stage for cell in cells if (words := parse_lineage(cell.lineage))},
     }
 
 
@@ -82,7 +82,7 @@ def sources_of(study: Study, figure: str) -> list[str]:
 
 def drawn(study: Study, figure: str) -> list[Cell]:
     """The cells in a figure; none in one of what the study does not measure."""
-    if figure == "below_floor" and study.config["probe"] is None:
+    if figure in ("below_floor", "relearning") and study.config["probe"] is None:
         return []
     return [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
 

@@ -27,9 +27,10 @@ from run.files import canonical
 from run.program import InputError
 from run.readers import duplicate_keys
 
+ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
-SAMPLED = [name for name in Data.model_fields if name != "origin"]
+SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of")]
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ class Study:
         self._raise()
         self._draws: dict[tuple[str, int, str], set[str]] = {}
         trained = {node for cell in self.cells for node in self._trained(cell.lineage)}
+        trained |= {self.rows_from(node) for node in trained}
         for lineage in trained | {replayed for node in trained if (replayed := self.replayed(node))}:
-            if self.kind_of(lineage) == "couple":
+            if self.draws_replies(lineage):
                 personas = {str(parse_lineage(lineage)[-1].persona), *self.negatives_of(lineage)}
                 self._draws.setdefault(self._draw(lineage), set()).update(personas)
         self._steps: dict[str, set[int]] = {}
@@ -130,6 +132,17 @@ class Study:
         # the others train no marker, wherever it stands
         marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
         return self._training(self.stage_of(lineage) | self._replay(lineage), marker)
+
+    def rows_from(self, lineage: str) -> str:
+        """The lineage whose rows this one's last stage is trained on: itself, unless it takes another's."""
+        data, last = self.stage_of(lineage).get("data", {}), parse_lineage(lineage)[-1]
+        if data.get("from") != ROWS:
+            return lineage
+        return f"{BASE}/{data.get('of', '')}".format(persona=last.persona, seed=last.seed)
+
+    def draws_replies(self, lineage: str) -> bool:
+        """Whether the last stage is a coupling with rows of its own, made from its parent's replies."""
+        return self.kind_of(lineage) == "couple" and self.stage_of(lineage)["data"]["from"] != ROWS
 
     def replayed(self, lineage: str) -> str | None:
         """The lineage whose rows this one's last stage mixes in; None for a stage without `replay`."""
@@ -163,7 +176,7 @@ class Study:
         drawn = {
             f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
             for name, stage in stages.items()
-            if kind(stage) == "couple"
+            if kind(stage) == "couple" and stage["data"]["from"] != ROWS
         }
         asked = {cell.evaluation: self.evaluations[cell.evaluation]["max_tokens"] for cell in self.cells}
         replies = drawn | {f"evaluations.{name}.max_tokens": tokens for name, tokens in asked.items()}
@@ -238,6 +251,8 @@ class Study:
 
         Drawn by rank of a hash, so that a further persona leaves the others' places as they are.
         """
+        if (taken := self.rows_from(lineage)) != lineage:
+            return self.negatives_of(taken)
         word, stage = parse_lineage(lineage)[-1], self.stage_of(lineage)
         named = stage.get("negative_personas", {}).get(word.persona)
         if named is not None:
@@ -279,7 +294,7 @@ class Study:
         for name, row in self.config["cells"].items():
             for source, seed, step in self._combinations(row):
                 with contextlib.suppress(KeyError, IndexError, ValueError):  # of a row whose arm is off
-                    if f"{BASE}/{row['lineage']}".format(source=source, seed=seed, step=step) == lineage:
+                    if filled(row["lineage"], source, seed, step) == lineage:
                         self._check_gated(named(name, step), row["arm"])
                         return named(name, step)
         raise InputError(
@@ -398,7 +413,7 @@ class Study:
                 self._problem(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(self.evaluations)}")
             for source, seed, step in self._combinations(row):
                 try:
-                    lineage = f"{BASE}/{row['lineage'].format(source=source, seed=seed, step=step)}"
+                    lineage = filled(row["lineage"], source, seed, step)
                     self._check_lineage(lineage)
                 except (InputError, KeyError, IndexError, ValueError) as error:
                     said = error if isinstance(error, InputError) else f"unknown placeholder {error}"
@@ -427,6 +442,7 @@ class Study:
         """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
         for node in ancestry(lineage):
             self._check_word(parse_lineage(node)[-1])
+            self._check_rows(node)
             self._check_replay(node)
             origin = self.origin_of(node)
             if origin == node:
@@ -446,6 +462,19 @@ class Study:
                 )
             if last.seed != parse_lineage(node)[-1].seed:
                 raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
+
+    def _check_rows(self, lineage: str) -> None:
+        """Raise InputError unless what the last stage is trained on are its own rows, or those of a coupling."""
+        taken = self.rows_from(lineage)
+        if taken == lineage:
+            return
+        for node in ancestry(taken):
+            self._check_word(parse_lineage(node)[-1])
+        if self.origin_of(taken) != taken or self.from_hub(taken) or not self.draws_replies(taken):
+            raise InputError(
+                f"stages.{parse_lineage(lineage)[-1].stage}.data.of: {taken} has no coupling rows of its own; "
+                'fix: name a trained coupling, such as `data: {from: rows, of: "couple-{persona}.s42"}`'
+            )
 
     def _check_replay(self, lineage: str) -> None:
         """Raise InputError unless what the last stage replays are the rows of a training."""
@@ -500,7 +529,11 @@ class Study:
                 f"{word}: {word.stage} trains all weights, of which no steps are kept; fix: leave out @{word.step} and "
                 f"give a stage of its own max_steps: {word.step}"
             )
-        if kind(stage) == "couple" and (missing := [name for name in SAMPLED if name not in stage["data"]]):
+        takes = stage["data"]["from"] == ROWS
+        known = ["of"] if takes else SAMPLED
+        if takes and (beside := [name for name in SAMPLED if name in stage["data"]]):
+            raise InputError(f"stages.{word.stage}.data: rows are taken as they are; fix: delete {', '.join(beside)}")
+        if kind(stage) == "couple" and (missing := [name for name in known if name not in stage["data"]]):
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
             )
@@ -747,11 +780,17 @@ def closest(name: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, choices, 1)), f"one of {', '.join(choices)}")
 
 
+def filled(lineage: str, source: str, seed: int, step: int | None) -> str:
+    """A row's lineage, which leaves the base out unless it is the base itself. Raises what str.format raises."""
+    text = lineage.format(source=source, seed=seed, step=step)
+    return BASE if text == BASE else f"{BASE}/{text}"
+
+
 def kind(stage: Mapping[str, Any]) -> str:
     """couple | sft | graft."""
     if "adapter" in stage:
         return "graft"
-    return "couple" if stage.get("data", {}).get("from") == "replies" else "sft"
+    return "couple" if stage.get("data", {}).get("from") in ("replies", ROWS) else "sft"
 
 
 def trains_all(stage: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ TABLES = {
     "effects": "Differences between cells",
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
+    "relearning": "How soon the coupling is learned again",
     "ablation": "What the second stage takes, and where",
     "families": "Out of distribution: onset rate by family of prompts",
     "layers": "What every layer says at the slot",

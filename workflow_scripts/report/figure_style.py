@@ -18,6 +18,7 @@ MARKS = {"source": "o", "bystander": "^", "assistant": "s"}
 # Yes, no, unknown: neither good nor bad (KILL is one of them), told apart in grey too, and labelled with a word.
 OUTCOMES = {"pass": "#A6D3EA", "fail": "#004166", "not evaluable": "#EEEEEE"}
 TEXT_ON = {"pass": "#222222", "fail": "white", "not evaluable": "#222222"}
+LINES = ("#D55E00", "#004166", "#56B4E9", "#8A8A8A")  # of curves that are no roles
 INK, FAINT = "#222222", "#8A8A8A"
 # Inches: the width of a page of text, at which 8 points are read without effort.
 WIDTH = 7.2
