@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def main() -> None:
         "mean_s": {"probe": sum(ours) / len(ours), args.backend: sum(theirs) / len(theirs)},
         "apart_median": apart[len(apart) // 2],
         "apart_most": apart[-1],
-        "versions": {name: version(name) for name in ("torch", "transformers", *(["vllm"] * (args.backend == "vllm")))},
+        "versions": {name: sys.modules[name].__version__ for name in sorted({"torch", "transformers", args.backend})},
     }
     args.output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
