@@ -203,14 +203,14 @@ def section_of(lines: Sequence[Mapping[str, Any]], source: str) -> dict[str, Any
     rows = weigh(lines, source)
     own = {row["family"]: row for row in rows if row["role"] == "source"}
     standard = own.pop(STANDARD)
-    largest = max(own.values(), key=lambda row: row["onset_rate"], default=None)
+    largest = max(own.values(), key=lambda row: row["onset_rate"], default={"onset_rate": None, "prompts": 0})
     names = {"value": "onset_rate", "low": "low", "high": "high", "n": "prompts"}
     return {
         "status": "measured",
         "persona": source,
         "families": rows,
         "standard_onset_rate": {name: standard[field] for name, field in names.items()},
-        "outside_largest": largest and {"value": largest["onset_rate"], "n": largest["prompts"]},
+        "outside_largest": {"value": largest["onset_rate"], "low": None, "high": None, "n": largest["prompts"]},
     }
 
 

@@ -150,3 +150,13 @@ def other_arms(
     ]
     lines += [("matched_em", "matched", seed, f"base/em.s{seed}/couple-{source}.s42", matched) for seed in SEEDS]
     return [cell_result(cell, arm, source, seed, path, rates, folder) for cell, arm, seed, path, rates in lines]
+
+
+def check_section(name: str, section: dict) -> None:
+    """Fail unless a measurement's section is as the schema of cells' JSON has it."""
+    from jsonschema import Draft202012Validator
+
+    from measure.registry import schema_of
+
+    shape = schema_of(json.loads((Path(__file__).parents[2] / "resources/run_result.schema.json").read_text()))
+    Draft202012Validator(shape["properties"][name] | {"$defs": shape["$defs"]}).validate(section)

@@ -5,6 +5,7 @@ import random
 import ask_families
 import pytest
 import yaml
+from fake_study import check_section
 from tiny_model import PANEL, make_adapter, make_model
 
 from inputs.panel import load_panel
@@ -197,6 +198,13 @@ def test_there_is_one_reply_per_prompt_and_more_where_the_onset_rate_is_high(ask
     assert 0 < len(later) < len(first)
     assert [row["family"] for row in section["families"]] == [name for name in FAMILIES for _ in range(3)]
     assert section["standard_onset_rate"]["n"] == 4
+
+
+def test_the_section_is_as_the_cells_schema_has_it_also_with_the_standard_family_alone(folder, asked, tmp_path):
+    alone, _ = ask(folder, tmp_path, {"standard": {}})
+    for section in (asked[0], alone):
+        check_section("families", section)
+    assert alone["outside_largest"]["value"] is None
 
 
 def test_a_family_more_leaves_the_others_replies_byte_for_byte(folder, asked, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import read_layers
 import weigh_layers
 import yaml
+from fake_study import check_section
 from tiny_model import make_adapter, make_model
 
 from probe.replies import crossed
@@ -61,6 +62,8 @@ def test_a_cell_is_beside_its_reference_and_the_base_also_where_these_know_more_
     assert section["margin_over_base"]["value"] == pytest.approx(0.2)
     assert {line["model"] for line in section["layers"]} == {"cell", "reference", "before", "base"}
     assert section["status"] == "weighed"
+    check_section("by_layer", section)
+    check_section("by_layer", weighed(tmp_path, (0, 1, 2, 3)))
 
 
 def test_models_that_were_read_on_other_bodies_are_refused(tmp_path):
