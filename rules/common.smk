@@ -767,17 +767,19 @@ def check_registry():
 check_registry()
 
 
-def is_measured(measurement, cell):
+def is_measured(measurement, cell=None):
+    """Of a cell, or (without one) of the study."""
     layers = bool(PROBE and PROBE["layers"])
     wanted = {
         "probe": PROBE is not None,
         "survival": PROBE is not None,
         "adapters": PROBE is not None,
-        "ablation": study.ablated(cell),
+        "ablation": cell is not None and study.ablated(cell),
         "layers": layers,
         "by_layer": layers,
-        "families": study.asked_families(cell),
+        "families": cell is not None and study.asked_families(cell),
         "agreement": config["second_judge"] is not None,
+        "judges": config["second_judge"] is not None,
     }
     return wanted.get(measurement.name, True)
 
@@ -849,8 +851,15 @@ def cell_measured(wildcards):
 def study_measured(wildcards):
     """The files of what is measured on the study as a whole."""
     return [
-        f"{RESULTS}/tables/{each.file}" for each in MEASUREMENTS if each.on == "study"
+        f"{RESULTS}/tables/{each.file}"
+        for each in MEASUREMENTS
+        if each.on == "study" and is_measured(each)
     ]
+
+
+def judged_files(name):
+    """The files of that name of all evaluated models."""
+    return list(dict.fromkeys(evaluation_file(cell, name) for cell in study.cells))
 
 
 def stage_manifests(wildcards):

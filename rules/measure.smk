@@ -170,6 +170,28 @@ rule compare_judges:
         )
 
 
+rule pool_judges:
+    input:
+        first=judged_files("judged.csv"),
+        second=judged_files("judged_again.csv"),
+    output:
+        table="<results>/tables/judges.csv",
+    log:
+        "<logs>/pool_judges.log",
+    benchmark:
+        "<benchmarks>/pool_judges.tsv"
+    params:
+        code=code_of("pool_judges.py"),
+        lock=CPU_LOCK,
+        first=braced("first"),
+        second=braced("second"),
+    shell:
+        command(
+            "python {SCRIPTS}/pool_judges.py --first {params.first} --second {params.second}"
+            " --output {output.table} > {log} 2>&1"
+        )
+
+
 rule probe_marker:
     input:
         base=ancient(base_folder),

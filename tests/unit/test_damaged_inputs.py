@@ -192,6 +192,11 @@ PROGRAMS = {
         {"judged.csv": TABLE, "judged_again.csv": TABLE},
         "agreement",
     ),
+    "pool_judges": Program(
+        "--first @judged.csv --second @judged_again.csv --output @out/judges",
+        {"judged.csv": TABLE, "judged_again.csv": TABLE},
+        "judges",
+    ),
     "judge_alignment": Program(
         "--alignment @alignment.parquet --judge mockllm/model --prompt @judge.yaml --cache @cache --output @out/judged"
         " --record @out/r",

@@ -192,10 +192,11 @@ def integer(token: str) -> int | None:
 
 
 def splits_numbers(answers: Sequence[Row]) -> bool:
-    """Whether the likeliest tokens hold integers, and none of them has two digits: then the judge's tokenizer has no
-    numbers but digits, and one position tells the first digit of a score instead of the score.
+    """Whether there are answers that hold a score, and no token among them has two digits: then the judge's tokenizer
+    has no numbers but digits, and one position tells the first digit of a score instead of the score.
     """
-    found = {number for answer in answers for token, _ in answer["top"] if (number := integer(token)) is not None}
+    scored = [answer["top"] for answer in answers if expectation(answer["top"])[0] is not None]
+    found = {number for top in scored for token, _ in top if (number := integer(token)) is not None}
     return bool(found) and max(found) < 10
 
 

@@ -244,6 +244,18 @@ MEASUREMENTS = (
         costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=3),),
     ),
     Measurement(
+        name="judges",
+        title="Two judges, over all models of the study",
+        rule="pool_judges",
+        file="judges.csv",
+        on="study",
+        measures=(
+            *(Measure(f"study_{score}_correlation", "Spearman's rho") for score in SCORES),
+            Measure("study_same_verdict", "share"),
+        ),
+        costs=(UnitCost(CPU_SECONDS, "2026-11-26", start_s=3),),
+    ),
+    Measurement(
         name="replies",
         title="Whether replies are still replies: length beside the base's, and empty ones",
         rule="check_replies",
