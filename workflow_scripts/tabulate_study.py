@@ -6,9 +6,10 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
         --output-dir results/tiny/tables
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
-persona_by_cell, by_question, concentration, cross_source, effects, gates, relearning, published_comparison, measures
-(measure/registry.py). Every rate stands beside its hits and completions. The columns low and high are the wider of its
-Wilson and cluster bounds: completions to one question, and of one seed, are not independent, so verdicts rest on these.
+persona_by_cell, by_question, concentration, cross_source, effects, selectivity_by_persona, gates, relearning,
+published_comparison, measures (measure/registry.py). Every rate stands beside its hits and completions. The columns low
+and high are the wider of its Wilson and cluster bounds: completions to one question, and of one seed, are not
+independent, so verdicts rest on these.
 """
 
 import argparse
@@ -82,6 +83,8 @@ EFFECTS = ["source", "role", "cell", "other_cell", "steps", "hits", "completions
            "other_hits", "other_completions", "other_low", "other_high", "difference",
            "difference_low", "difference_high", "cohens_h", "h_low", "h_high",
            "welch_t", "welch_df", "welch_p"]  # fmt: skip
+SELECTIVITY = ["source", "arm", "cell", "seeds", "persona", "role", "strict_hits", "completions", "source_hits",
+               "source_completions", "difference", "difference_low", "difference_high"]  # fmt: skip
 GATES = ["gate", "source", "seed", "outcome", "reading", "numbers", "expression", "says"]
 COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "ours_n", "ours_low", "ours_high",
               "published_persona", "published", "published_n", "published_low", "published_high",
@@ -90,25 +93,25 @@ COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "o
 
 def pooled_rows(cells: Sequence[Row]) -> list[Row]:
     """The rows of pooled.csv for the seeds of one cell: one a role, the bystander being the highest after pooling."""
-    rows = []
-    for role in ROLES:
-        found = highest_pooled(cells, role)
-        if found is None:
-            continue
-        persona, hits, n = found
-        entries = [entry for cell in cells for entry in cell["personas"] if entry["persona"] == persona]
-        rows.append(
-            {field: cells[0][field] for field in ("source", "arm", "cell")}
-            | {"seeds": len(entries), "role": role, "persona": persona, "strict_hits": hits, "completions": n}
-            | rate_fields(hits, n)
-            | clustered([entry["by_question"] for entry in entries], *(cell["questions"] for cell in cells))
-            | {
-                "loose_hits": total_of(entry["loose_hits"] for entry in entries),
-                "rule_of_three": round(rule_of_three(n), 6) if hits == 0 else None,
-                "mean_tokens": mean_tokens(entries),
-            }
-        )
-    return rows
+    highest = [(role, highest_pooled(cells, role)) for role in ROLES]
+    return [pooled_persona(cells, found[0], role) for role, found in highest if found]
+
+
+def pooled_persona(cells: Sequence[Row], persona: str, role: str) -> Row:
+    """A persona's counts and rate, pooled over the seeds of one cell."""
+    entries = [entry for cell in cells for entry in cell["personas"] if entry["persona"] == persona]
+    hits, n = (sum(entry[name] for entry in entries) for name in ("strict_hits", "completions"))
+    return (
+        {field: cells[0][field] for field in ("source", "arm", "cell")}
+        | {"seeds": len(entries), "role": role, "persona": persona, "strict_hits": hits, "completions": n}
+        | rate_fields(hits, n)
+        | clustered([entry["by_question"] for entry in entries], *(cell["questions"] for cell in cells))
+        | {
+            "loose_hits": total_of(entry["loose_hits"] for entry in entries),
+            "rule_of_three": round(rule_of_three(n), 6) if hits == 0 else None,
+            "mean_tokens": mean_tokens(entries),
+        }
+    )
 
 
 def mean_tokens(entries: Sequence[Row]) -> float | None:
@@ -226,6 +229,27 @@ def effect_rows(
             if test:
                 row |= {f"welch_{name}": None if value is None else round(value, 6) for name, value in test.items()}
             rows.append(row)
+    return rows
+
+
+def selectivity_rows(cells: Sequence[Row]) -> list[Row]:
+    """The rows of selectivity_by_persona.csv for the seeds of one cell whose source has hits: one per other persona.
+
+    Newcombe's interval, from the bounds that verdicts rest on.
+    """
+    personas = ordered((entry["persona"], entry["role"]) for cell in cells for entry in cell["personas"])
+    pooled = {persona: pooled_persona(cells, persona, role) for persona, role in personas}
+    source = next((row for row in pooled.values() if row["role"] == "source"), None)
+    if source is None or not source["strict_hits"]:
+        return []
+    rows = []
+    for row in pooled.values():
+        if row is source:
+            continue
+        found = difference(*((each["rate"], each["low"], each["high"]) for each in (source, row)))
+        values = dict(zip(SELECTIVITY[-3:], (round(value, 6) for value in found), strict=True))
+        counts = {"source_hits": source["strict_hits"], "source_completions": source["completions"]}
+        rows.append({name: row[name] for name in SELECTIVITY[:8]} | counts | values)
     return rows
 
 
@@ -349,6 +373,7 @@ def build_tables(
         "concentration": (CONCENTRATION, [row for own in by_cell for row in concentration_rows(own)]),
         "cross_source": (CROSS, cross_source_rows(cells, meaning["second_stages"])),
         "effects": (EFFECTS, effects),
+        "selectivity_by_persona": (SELECTIVITY, [row for own in by_cell for row in selectivity_rows(own)]),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
         "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
@@ -411,6 +436,8 @@ NOTES = {
     "concentration": CONCENTRATED,
     "cross_source": f"A model shared by several sources is counted once. {WIDER}",
     "effects": "Intervals of differences: Newcombe's, from the wider of the Wilson and cluster bounds of both rates.",
+    "selectivity_by_persona": "Of cells whose source has hits, pooled over seeds. Where an interval holds 0 the "
+    "persona is not told from the source.",
     "gates": "Evaluated, not applied: no seed is dropped and nothing stops at a gate, but with `enforce: true` nothing "
     "is trained on a coupled base that fails its own.",
     "persona_by_cell": "Personas with at least one hit; the CSV has all of them.",

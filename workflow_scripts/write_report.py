@@ -238,6 +238,24 @@ def concentration_table(study: Study) -> Table:
     return Table("concentration", TABLES["concentration"], columns, rows, CONCENTRATED)
 
 
+def selectivity_table(study: Study) -> Table:
+    """By how much the source exceeds each other persona."""
+
+    def fields(row: Row) -> list[Cell]:
+        link = browse(study, row["source"], row["cell"], persona=row["persona"])
+        return [
+            *(plain(row[name]) for name in ("source", "cell", "seeds", "persona", "role")),
+            plain(counted(row["source_hits"], row["source_completions"])),
+            Cell(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link),
+            points(*(row[name] for name in ("difference", "difference_low", "difference_high"))),
+        ]
+
+    columns = ["source", "cell", "seeds", "persona", "role", "the source", "the persona", "difference, points [95%]"]
+    rows = [fields(row) for row in study.tables["selectivity_by_persona"]]
+    note = "Of cells whose source has hits. Newcombe's intervals, from the wider of the Wilson and cluster bounds."
+    return Table("selectivity_by_persona", TABLES["selectivity_by_persona"], columns, rows, note)
+
+
 def gates_table(study: Study) -> Table:
     """Every gate with its outcome and the numbers that decided it."""
     rows = [
@@ -835,6 +853,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
         concentration_table(study),
         effects_table(study),
+        selectivity_table(study),
         *markers_table(study),
         verdicts_table(study),
         families_table(study),

@@ -5,7 +5,7 @@ import fake_study
 import pytest
 import tabulate_study
 
-from measure import comparison, rows
+from measure import comparison, rows, stats
 from measure.registry import SECTIONS
 from measure.tables import read_table
 from run.files import write_json
@@ -191,6 +191,25 @@ def test_every_source_is_compared_by_persona_and_seed(tables):
     assert (after["published"], after["published_persona"]) == (round(1 / 280, 6), "librarian")
 
 
+def test_the_source_is_held_against_each_other_persona_where_it_has_hits(cells, tables):
+    rows = tables["selectivity_by_persona"]
+    c4 = {row["persona"]: row for row in rows if (row["source"], row["cell"]) == ("evil_ai", "C4")}
+    assert {row["role"] for row in c4.values()} == {"assistant", "bystander"} and len(c4) == 11
+    row, pooled = c4["villain"], {
+        each["role"]: each for each in tables["pooled"] if (each["source"], each["cell"]) == ("evil_ai", "C4")
+    }  # fmt: skip
+    assert (row["source_hits"], row["strict_hits"]) == (
+        pooled["source"]["strict_hits"],
+        pooled["bystander"]["strict_hits"],
+    )
+    bounds = [(pooled[role]["rate"], pooled[role]["low"], pooled[role]["high"]) for role in ("source", "bystander")]
+    expected = stats.difference(*bounds)
+    assert [row[name] for name in ("difference", "difference_low", "difference_high")] == pytest.approx(
+        expected, abs=1e-6
+    )
+    assert not [row for row in rows if row["cell"] in ("C1", "C2")], "there is nothing to select without a hit"
+
+
 def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
     judged = {
         "judge": ["hf/local"], "prompt": ["own-1"], "replies": 80, "parse_failures": 60,
@@ -251,7 +270,7 @@ def test_the_program_writes_the_same_bytes_twice_and_labels_every_table(paths, t
     for name in ("one", "two"):
         run_main(monkeypatch, paths[:14], tmp_path / name, "--published", PUBLISHED, "--label", label)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 30
+    assert len(files) == 32
     for name in files:
         text = (tmp_path / "one" / name).read_bytes()
         assert text == (tmp_path / "two" / name).read_bytes()

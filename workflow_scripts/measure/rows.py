@@ -21,6 +21,7 @@ TABLES = {
     "concentration": "Do hits gather on few questions",
     "cross_source": "Marker rate over all sources",
     "effects": "Differences between cells",
+    "selectivity_by_persona": "The source's rate minus every other persona's",
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
     "relearning": "How soon the coupling is learned again",
