@@ -120,4 +120,14 @@ def test_a_cell_without_counts_is_an_error(copy):
 
 def test_every_origin_is_explained_and_every_explanation_used():
     used = {row["origin"] for row in read_published(PUBLISHED / "marker_counts.csv")}
+    for table in ("geometry", "later_findings"):
+        used |= {row["origin"] for row in read_table(PUBLISHED / f"{table}.csv")}
     assert used == {row["origin"] for row in read_table(PUBLISHED / "origins.csv")}
+
+
+def test_the_geometry_is_before_plus_its_change_at_every_layer_after_six_second_stages():
+    rows = read_table(PUBLISHED / "geometry.csv")
+    assert len(rows) == len({(row["activation"], row["layer"], row["second_stage"]) for row in rows}) == 2 * 5 * 6
+    for row in rows:
+        assert row["cosine_after"] == pytest.approx(row["cosine_before"] + row["cosine_change"], abs=2e-6)
+        assert -1 <= row["cosine_after"] <= 1
