@@ -320,7 +320,7 @@ SHAPE = [
     ("seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  ", "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
 ]  # fmt: skip
 MEANING = [
-    ("couple-{source}.s42/em.s{seed}", "couple-{source}.s42/emm.s{seed}", "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
+    ('"couple-{source}.s42/em.s{seed}"', '"couple-{source}.s42/emm.s{seed}"', "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
     ('adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}', "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
 ]  # fmt: skip
 
