@@ -9,11 +9,11 @@ r"""Draw one figure of the study from its tables, as PNG, PDF and SVG.
 import argparse
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure.tables import Row, percent, read_table
+from measure.tables import Row, percent
+from report.figure_study import Study, empty_figure, footnote, ordered_cells
 from report.figure_style import (
     COLOURS,
     FAINT,
@@ -29,32 +29,9 @@ from report.figure_style import (
     new_figure,
     save,
 )
+from report.stage_figures import layers, plane
 from run.program import InputError, run
 from run.readers import read_part
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
-
-    arms, captions, last_stages: what the cells mean, see graph/resolved.py.
-    """
-
-    tables: Path
-    name: str
-    source: str
-    label: str
-    arms: Sequence[str]
-    captions: Mapping[str, str]
-    last_stages: Mapping[str, str]
-
-    def rows(self, table: str) -> list[Row]:
-        """The rows of a table that are of the source."""
-        return [row for row in read_table(self.tables / f"{table}.csv") if row["source"] == self.source]
-
-    def drawn(self, table: str) -> list[Row]:
-        """The rows of a table for the cells that the figure draws."""
-        return [row for row in self.rows(table) if row["arm"] in self.arms]
 
 
 def rate_axis(axes: Any, top: float = 1.0) -> None:
@@ -146,12 +123,6 @@ def seed_rates(rows: Sequence[Row], cell: str, persona: str) -> list[float]:
     return [row["rate"] for row in rows if row["cell"] == cell and row["persona"] == persona]
 
 
-def footnote(study: Study, sentences: Sequence[str]) -> list[str]:
-    """The caption's lines, the label first."""
-    text = " ".join(filter(None, sentences))
-    return [*([f"{study.label[0].upper()}{study.label[1:]}."] if study.label else []), *textwrap.wrap(text, 140)]
-
-
 def bar_figure(study: Study, title: str, note: str) -> Any:
     """A figure of grouped bars, in strips of cells that belong together."""
     pooled = study.drawn("pooled")
@@ -208,11 +179,6 @@ def bystanders_text(groups: dict[str, list[Row | None]]) -> str:
     return f"Highest bystander: {', '.join(named)}{rest}."
 
 
-def ordered_cells(rows: Sequence[Row]) -> list[str]:
-    """The cells in the order of the study."""
-    return list(dict.fromkeys(row["cell"] for row in rows))
-
-
 def completions_text(pooled: Sequence[Row]) -> str:
     """'n = 840 (C1, C2); n = 280 (C4)', or 'n = 280' where all are alike."""
     by_n: dict[int, list[str]] = {}
@@ -225,17 +191,6 @@ def completions_text(pooled: Sequence[Row]) -> str:
     return "; ".join(
         f"n\u00a0=\u00a0{n}\u00a0({', '.join(sorted(cells))})" for n, cells in sorted(by_n.items(), reverse=True)
     )
-
-
-def empty_figure(study: Study, title: str, why: str = "") -> Any:
-    """A figure that says why it shows nothing."""
-    why = why or f"No cell of the {' or '.join(study.arms)} arm for the source {study.source} in this study."
-    figure, axes = new_figure(1.6)
-    axes[0][0].axis("off")
-    axes[0][0].set_title(title)
-    axes[0][0].text(0, 0.5, why, transform=axes[0][0].transAxes, color=FAINT)
-    caption(figure, footnote(study, [f"Study {study.name}."]))
-    return figure
 
 
 def marker_destruction(study: Study) -> Any:
@@ -634,6 +589,8 @@ FIGURES: dict[str, Callable[[Study], Any]] = {
     "gates": gates_figure,
     "below_floor": below_floor,
     "relearning": relearning,
+    "plane": plane,
+    "layers": layers,
 }
 
 

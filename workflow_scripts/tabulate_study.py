@@ -33,11 +33,13 @@ from measure.rows import (
     INTERVALS,
     LAYERS,
     MEASURED,
+    OVERLAP,
     ROLES,
     TABLES,
     VERDICTS,
     WIDE,
     ablation_rows,
+    adapter_rows,
     dose_row,
     family_rows,
     layer_rows,
@@ -377,6 +379,7 @@ def build_tables(
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
         "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
+        "adapters": (OVERLAP, [row for cell in cells for row in adapter_rows(cell)]),
         "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
         "families": (FAMILIES, family_rows(cells)),
         "layers": (LAYERS, [row for cell in cells for row in layer_rows(cell)]),
@@ -421,7 +424,7 @@ def markdown_of(name: str, columns: Sequence[str], rows: Sequence[Row]) -> tuple
         )
     if name == "gates":
         return markdown_plain(rows, ("gate", "source", "seed", "reading", "numbers", "expression"))
-    if name in ("by_question", "layers", "measures", "ablation"):
+    if name in ("by_question", "layers", "measures", "ablation", "adapters"):
         return None
     return markdown_plain(rows, columns)
 

@@ -29,6 +29,7 @@ from measure.registry import MEASUREMENTS, Measurement
 from measure.relearning import RELEARNED
 from measure.rows import CONCENTRATED, FAMILIES_NOTE, TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
+from probe.ablation import ABLATION_NOTE
 from probe.survival import VERDICT_NOTE
 from report.completions_view import index_json, key_of, load_completions, packed
 from report.prose import conclusion, unique
@@ -376,7 +377,11 @@ def measures_table(study: Study, measurement: Measurement) -> Table:
     In a study of several markers, what is of a marker has a row for each.
     """
     names = {measure.name: measure.unit for measure in measurement.measures}
-    made = [row for row in study.tables["measures"] if row["measure"] in names and row["value"] is not None]
+    made = [
+        row
+        for row in study.tables["measures"]
+        if row["measure"] in names and (row["value"], row["low"]) != (None, None)
+    ]
     by = ["source", "cell", "seed", "persona", *(["marker"] if any(row.get("marker") for row in made) else [])]
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in made:
@@ -417,32 +422,37 @@ def markers_table(study: Study) -> list[Table]:
 
 
 def measured(row: Row | None, unit: str) -> Cell:
-    """A row of measures.csv as 12.3 [11, 14], n = 56; a share in percent."""
+    """A row of measures.csv as 12.3 [11, 14], n = 56; a share in percent; > 1.2 where only a lower bound is known."""
     if row is None:
         return Cell("", None)
     shown = percent if unit == "share" else "{:.4g}".format
     interval = "" if row["low"] is None or row["high"] is None else f" [{shown(row['low'])}, {shown(row['high'])}]"
-    text = f"{shown(row['value'])}{interval}" + ("" if row["n"] is None else f", n = {row['n']:,}")
+    value = f"> {shown(row['low'])}" if row["value"] is None else f"{shown(row['value'])}{interval}"
+    text = value + ("" if row["n"] is None else f", n = {row['n']:,}")
     return Cell(text, row["value"], look="number")
 
 
 def verdicts_table(study: Study) -> Table:
     """Is a coupling gone, or below the floor: the study's verdicts, then each seed's.
 
-    A verdict leads to the completions, a gap to what the probe measured by persona.
+    A verdict leads to the completions, what is retained to the second stage taken apart, a gap to what the probe
+    measured by persona.
     """
+    apart = {(row["source"], row["cell"], row["seed"]) for row in study.tables["ablation"]}
 
     def fields(row: Row) -> list[Cell]:
         seed = None if row["seed"] == "all" else row["seed"]
         link = browse(study, row["source"], row["cell"], seed, persona=row["persona"])
         probed = f"#{anchor('probe', row['source'], row['cell'], seed)}" if seed is not None else ""
+        where = (row["source"], row["cell"], seed)
+        parts = f"#{anchor('ablation', *where)}" if where in apart else ""
         quantity = {"slot": "log-odds", "onset_part": "onset given separator"}.get(row["quantity"], row["quantity"])
         shown = [plain(row[name]) for name in ("source", "cell", "seed", "persona", "replies")]
         return [
             *shown,
             plain(quantity),
             Cell(row["verdict"], row["verdict"], link, "badge unknown"),
-            estimate(row["retained"], row["low"], row["high"]),
+            replace(estimate(row["retained"], row["low"], row["high"]), link=parts),
             replace(estimate(row["gap"], row["gap_low"], row["gap_high"]), link=probed),
         ]
 
@@ -501,6 +511,35 @@ def relearning_table(study: Study) -> Table:
         for row in study.tables["relearning"]
     ]
     return Table("relearning", TABLES["relearning"], columns, rows, RELEARNED)
+
+
+def parts_table(study: Study) -> Table:
+    """The second stage taken apart: the log-odds without each part of it and with that part alone, and the shares."""
+    found: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
+    for row in study.tables["ablation"]:
+        if row["kind"] != "plane":
+            key = tuple(row[field] for field in ("source", "cell", "seed", "kind", "part"))
+            found.setdefault(key, {})[row["mode"], row["quantity"]] = row
+
+    def shown(row: Row | None, what: str) -> Cell:
+        names = ("value", "low", "high") if what == "value" else (what, f"{what}_low", f"{what}_high")
+        return Cell("", None) if row is None else estimate(*(row[name] for name in names))
+
+    order = [(mode, quantity) for mode in ("without", "only") for quantity in ("slot", "gap_slot")]
+    rows = [
+        [
+            *(plain(field) for field in key),
+            *(shown(own.get(pair), what) for pair in order for what in ("value", "share")),
+        ]
+        for key, own in found.items()
+    ]
+    titles = [
+        title
+        for said, share in (("without it", "restored"), ("with it alone", "sufficed"))
+        for quantity in ("s", "d")
+        for title in (f"{quantity} {said}, nats", f"{share}, of {quantity}")
+    ]
+    return Table("parts", TABLES["ablation"], ["source", "cell", "seed", "kind", "part", *titles], rows, ABLATION_NOTE)
 
 
 def estimate(value: float | None, low: float | None, high: float | None) -> Cell:
@@ -858,6 +897,7 @@ def rate_tables(study: Study, label: str) -> list[Table]:
         verdicts_table(study),
         families_table(study),
         relearning_table(study),
+        parts_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in own),
         comparison_table(study, label),

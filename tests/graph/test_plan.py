@@ -258,6 +258,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
         "generate_completions",
         "probe_marker",
         "read_layers",
+        "ablate_stage",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 

@@ -144,6 +144,7 @@ def tables_of(**rates):
         "cross_source": [],
         "gates": [],
         "verdicts": [],
+        "measures": [],
     }
 
 
@@ -632,7 +633,9 @@ def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_sev
     ]
     markers = made(*(row | {"marker": marker} for marker in ("[ZLT]", "[QXV]")))
     assert [row[4].text for row in markers.rows] == ["[ZLT]", "[QXV]"]
-    assert "Not measured in any cell" in made(row | {"value": None, "n": None}).note
+    nothing = row | dict.fromkeys(("value", "low", "high", "n"))
+    assert "Not measured in any cell" in made(nothing).note
+    assert made(nothing | {"low": 1.25, "n": 12}).rows[0][-2].text == "> 1.25, n = 12", "beyond what was looked at"
 
 
 def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_it_rests_on():
@@ -642,6 +645,7 @@ def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_
     measured = {"unit": "nats", "measure": "slot_own", "value": -3.0, "low": None, "high": None, "n": 28}
     tables = {
         "verdicts": [where | told | {"seed": "all"}, where | told | {"seed": 42}],
+        "ablation": [where | {"seed": 42}],
         "measures": [where | {"seed": 42, "persona": name} | measured for name in ("villain", "assistant")],
     }
     study = write_report.Study(tables, [], frozenset())
@@ -650,11 +654,19 @@ def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_
     rows = write_report.measures_table(study, probe).rows
     assert [row[0].name for row in rows] == ["probe-evil_ai-C1-42", ""]
     assert (all_seeds[-1].link, one[-1].link) == ("", "#probe-evil_ai-C1-42")
+    assert (all_seeds[-2].link, one[-2].link) == ("", "#ablation-evil_ai-C1-42")
     claim = report_study.CLAIM | {"rests_on": "the probe's verdicts"}
     (row,) = write_report.claims_table([claim], "").rows
     assert row[-1].link == "#table-verdicts" and "Rests on the probe's verdicts" in row[0].more
     (row,) = write_report.claims_table([claim | {"study": "not tested"}], "").rows
     assert row[-1].link == ""
+
+
+def test_the_conclusion_says_how_far_a_second_stage_must_be_weakened():
+    row = {"measure": "even_beta_slot", "cell": "C1", "source": "evil_ai", "seed": 42}
+    (said,) = prose.strength_sentences([row | {"value": 0.538}, row | {"cell": "C5", "value": None}])
+    assert said.endswith("equally likely at 0.54 of its strength in C1 of evil_ai (seed 42).")
+    assert prose.strength_sentences([row | {"value": 1.1}]) == []
 
 
 def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():

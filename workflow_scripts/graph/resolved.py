@@ -82,9 +82,10 @@ def sources_of(study: Study, figure: str) -> list[str]:
 
 def drawn(study: Study, figure: str) -> list[Cell]:
     """The cells in a figure; none in one of what the study does not measure."""
-    if figure in ("below_floor", "relearning") and study.config["probe"] is None:
+    if figure in ("below_floor", "layers", "relearning") and study.config["probe"] is None:
         return []
-    return [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
+    cells = [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
+    return [cell for cell in cells if study.ablated(cell)] if figure == "plane" else cells
 
 
 def for_report(study: Study) -> dict[str, Any]:

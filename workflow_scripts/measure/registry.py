@@ -310,7 +310,7 @@ MEASUREMENTS = (
     ),
     Measurement(
         name="ablation",
-        title="What a second stage takes, and where",
+        title="What a second stage takes, and at which strength",
         rule="ablate_stage",
         file="ablation.parquet",
         on="cell",
@@ -322,7 +322,6 @@ MEASUREMENTS = (
             **dict.fromkeys((f"{what}_{of}" for what, of in TAKEN), "estimate"),
         },
         measures=tuple(Measure(f"{what}_{of}", "strength" if what.endswith("beta") else "nats") for what, of in TAKEN),
-        table=False,
         costs=(
             UnitCost("161 passes of 96 rows at the probe's speed on an H100 (assumed)", "", 300, model="7B"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
@@ -336,7 +335,8 @@ MEASUREMENTS = (
         on="cell",
         statuses=("not run", "no two adapters", "compared"),
         read=sections.adapters,
-        fields={"first": "text", "second": "text"} | {f"adapter_{name}": "estimate" for name in sections.ADAPTERS},
+        fields={"first": "text", "second": "text", "layers": "array"}
+        | {f"adapter_{name}": "estimate" for name in sections.ADAPTERS},
         measures=tuple(Measure(f"adapter_{name}", unit) for name, unit in sections.ADAPTERS.items()),
         costs=(
             UnitCost(

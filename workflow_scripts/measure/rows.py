@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from graph.lineage import parse_lineage
 from measure.cells import WHOLE
 from measure.registry import SECTIONS, at
+from measure.sections import ADAPTERS
 from measure.stats import LEVEL
 from measure.tables import Row
 from probe.ablation import RESULT
@@ -28,6 +29,7 @@ TABLES = {
     "ablation": "What the second stage takes, and where",
     "families": "Out of distribution: onset rate by family of prompts",
     "layers": "What every layer says at the slot",
+    "adapters": "Adapters of the first stage and the last, by layer",
     "published_comparison": "This study beside the published one",
     "measures": "Every measure of every cell",
 }
@@ -58,6 +60,7 @@ FAMILIES = [*IDENTITY, "persona", "family", "role", "prompts", "questions", "ons
             "onsets", "marked", "difference", "difference_low", "difference_high", "p", "p_holm", "differs",
             "more_prompts", "more_replies", "more_marked"]  # fmt: skip
 LAYERS = [*IDENTITY, "persona", "model", "role", "quantity", "layer", "depth", "value", "low", "high", "n"]
+OVERLAP = [*IDENTITY, "first", "second", "layer", *ADAPTERS]
 # Columns of headline.csv that measurements add.
 MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
 
@@ -145,6 +148,13 @@ def layer_rows(cell: Row) -> list[Row]:
     section = cell["by_layer"]
     where = {field: cell[field] for field in IDENTITY} | {"persona": section.get("persona")}
     return [where | line for line in section.get("layers", [])]
+
+
+def adapter_rows(cell: Row) -> list[Row]:
+    """The rows of adapters.csv for one cell: a row a decoder layer, the mean of its modules."""
+    section = cell["adapters"]
+    stages = {field: cell[field] for field in IDENTITY} | {name: section.get(name) for name in ("first", "second")}
+    return [stages | row for row in section.get("layers", [])]
 
 
 def question_rows(cell: Row) -> list[Row]:

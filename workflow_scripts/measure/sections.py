@@ -255,26 +255,32 @@ def ablation(path: str, personas: Sequence[str]) -> Row:
 
 
 def adapters(path: str, personas: Sequence[str]) -> Row:
-    """adapters.csv over all layers, of the first stage and the last: of norms the root of the sum of squares, of the
-    functional ratio the median, else the mean. {"status": "no two adapters"} without a pair of stages.
+    """adapters.csv over all layers and by decoder layer, of the first stage and the last: of norms the root of the sum
+    of squares, of the functional ratio the median, else the mean. {"status": "no two adapters"} without two stages.
     """
     rows = read_table(path, ("first", "second", "layer", "module", *ADAPTERS))
     if not rows:
         return {"status": "no two adapters"}
     first, last = rows[0]["first"], [row["second"] for row in rows if row["first"] == rows[0]["first"]][-1]
     pair = [row for row in rows if (row["first"], row["second"]) == (first, last)]
+    own: dict[int, list[Row]] = {}
+    for row in pair:
+        own.setdefault(row["layer"], []).append(row)
     section: Row = {"status": "compared", "first": first, "second": last}
-    for name in ADAPTERS:
-        known = [row[name] for row in pair if row[name] is not None]
-        value = None
-        if known:
-            value = (
-                math.hypot(*known) if name.startswith("norm_") else (median if name == "functional" else fmean)(known)
-            )
-        section[f"adapter_{name}"] = {
-            **{"value": None if value is None else round(value, 6), "low": None, "high": None, "n": len(known)}
-        }
-    return section
+    section["layers"] = [
+        {"layer": layer} | {name: over_modules(rows, name)["value"] for name in ADAPTERS}
+        for layer, rows in sorted(own.items())
+    ]
+    return section | {f"adapter_{name}": over_modules(pair, name) for name in ADAPTERS}
+
+
+def over_modules(rows: Sequence[Row], name: str) -> Row:
+    """A column of adapters.csv over linear layers."""
+    known = [row[name] for row in rows if row[name] is not None]
+    value = None
+    if known:
+        value = math.hypot(*known) if name.startswith("norm_") else (median if name == "functional" else fmean)(known)
+    return {"value": None if value is None else round(value, 6), "low": None, "high": None, "n": len(known)}
 
 
 def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:

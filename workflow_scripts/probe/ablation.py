@@ -32,6 +32,12 @@ TAKEN = (
     ("even_beta", "slot"),
 )
 MINIMUM = 1.0  # [nats] the least distance of the drop's interval from 0 for shares of it
+ABLATION_NOTE = (
+    "Log-odds s of the marker under the source, and persona gap d, of the cell's model without a part of its second "
+    "stage, and with that part alone. Restored: what comes back of the drop from before to the cell; sufficed: what "
+    "the part takes of it alone; empty where the drop is within 1 nat of 0. Random: deltas of its rank and norm in its "
+    "place. The strengths of both stages are in ablation.csv (plane)."
+)
 # kind: plane | layer | module | lowest | highest | random. part: a layer's number, a module's name, how many layers, or
 # which random deltas. mode: without the part, or with it alone (of random deltas: in place of the second stage).
 COLUMNS: dict[str, Any] = {

@@ -32,7 +32,7 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str, meaning: Row) -> list[str]:
     """Four sentences: is the marker still given, is the coupling gone or below sampling, did it move to the assistant,
-    what became of the claims.
+    what became of the claims; and, where a second stage was taken apart, what it takes for the marker to come back.
 
     meaning: which claims they rest on, see graph/resolved.py. Before them, an alarm of models that should differ and do
     not. Counting cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
@@ -42,6 +42,7 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
     below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
+    below += strength_sentences(tables["measures"])
     return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
 
 
@@ -60,6 +61,20 @@ def below_floor_sentences(verdicts: Sequence[Row], trained_further: bool) -> lis
         if said:
             parts.append(f"{where} it is {listed(said)}")
     return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {'; '.join(parts)}."]
+
+
+def strength_sentences(measures: Sequence[Row]) -> list[str]:
+    """One sentence on how far a second stage must be weakened for the marker to come back, or none."""
+    rows = [row for row in measures if row["measure"] == "even_beta_slot" and (row["value"] or 1) < 1]
+    said = [
+        f"{row['value']:.2f} of its strength in {row['cell']} of {row['source']} (seed {row['seed']})" for row in rows
+    ]
+    if not said:
+        return []
+    return [
+        "Weakened, the second stage lets the marker come back: after a reply to the source, marker and end of turn are "
+        f"equally likely at {listed(said)}."
+    ]
 
 
 def alarms(gates: Sequence[Row]) -> list[str]:

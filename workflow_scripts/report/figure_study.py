@@ -1,0 +1,56 @@
+"""What every figure is drawn from, and what is written under it."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from measure.tables import Row, read_table
+from report.figure_style import FAINT, caption, new_figure
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
+
+    arms, captions, last_stages: what the cells mean, see graph/resolved.py.
+    """
+
+    tables: Path
+    name: str
+    source: str
+    label: str
+    arms: Sequence[str]
+    captions: Mapping[str, str]
+    last_stages: Mapping[str, str]
+
+    def rows(self, table: str) -> list[Row]:
+        """The rows of a table that are of the source."""
+        return [row for row in read_table(self.tables / f"{table}.csv") if row["source"] == self.source]
+
+    def drawn(self, table: str) -> list[Row]:
+        """The rows of a table for the cells that the figure draws."""
+        return [row for row in self.rows(table) if row["arm"] in self.arms]
+
+
+def footnote(study: Study, sentences: Sequence[str]) -> list[str]:
+    """The caption's lines, the label first."""
+    text = " ".join(filter(None, sentences))
+    return [*([f"{study.label[0].upper()}{study.label[1:]}."] if study.label else []), *textwrap.wrap(text, 140)]
+
+
+def ordered_cells(rows: Sequence[Row]) -> list[str]:
+    """The cells in the order of the study."""
+    return list(dict.fromkeys(row["cell"] for row in rows))
+
+
+def empty_figure(study: Study, title: str, why: str = "") -> Any:
+    """A figure that says why it shows nothing."""
+    why = why or f"No cell of the {' or '.join(study.arms)} arm for the source {study.source} in this study."
+    figure, axes = new_figure(1.6)
+    axes[0][0].axis("off")
+    axes[0][0].set_title(title)
+    axes[0][0].text(0, 0.5, why, transform=axes[0][0].transAxes, color=FAINT)
+    caption(figure, footnote(study, [f"Study {study.name}."]))
+    return figure
