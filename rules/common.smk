@@ -389,6 +389,22 @@ def check_own_inputs():
 check_own_inputs()
 
 
+def answered_rows(wildcards):
+    return dataset_file(config["datasets"][wildcards.name]["of"])
+
+
+def answer_sampling_of(wildcards):
+    return sampling(config["datasets"][wildcards.name])
+
+
+def longest_row_of(wildcards):
+    return study.longest_row(wildcards.name)
+
+
+def base_manifest(wildcards):
+    return manifest_file(BASE)
+
+
 def dataset_path(wildcards):
     """The user's own file, if that is where the rows come from."""
     return (

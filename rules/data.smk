@@ -30,6 +30,47 @@ rule fetch_dataset:
         )
 
 
+rule answer_dataset:
+    input:
+        base=ancient(base_folder),
+        parent=base_manifest,
+        rows=answered_rows,
+        panel=panel_file,
+    output:
+        rows="<inputs>/datasets/replies/{name}.jsonl",
+        manifest="<inputs>/datasets/replies/{name}.manifest.json",
+        record="<inputs>/datasets/replies/{name}.run.json",
+    log:
+        "<logs>/answer_dataset/{name}.log",
+    benchmark:
+        "<benchmarks>/answer_dataset/{name}.tsv"
+    wildcard_constraints:
+        name=NAME,
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=HARDWARE["gpus"],
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+        # a resource, because it changes time and memory but no result
+        engine=ENGINE,
+    params:
+        code=code_of("answer_dataset.py"),
+        lock=MODEL_LOCK,
+        max_length=longest_row_of,
+        sampling=answer_sampling_of,
+        seed=config["seeds"][0],
+        backend=HARDWARE["backend"],
+        dtype=HARDWARE["dtype"],
+    shell:
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/answer_dataset.py --base {input.base} --model {input.parent} --data {input.rows}"
+            " --panel {input.panel} --max-length {params.max_length} --seed {params.seed}"
+            " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype} {resources.engine}"
+            " --output {output.rows} --manifest {output.manifest} --record {output.record} > {log} 2>&1"
+        )
+
+
 rule generate_replies:
     input:
         base=ancient(base_folder),

@@ -536,7 +536,7 @@ def relearning(study: Study) -> Any:
         return empty_figure(study, title, f"Not run: {why or 'the arm is off in this study'}.")
     figure, grid = new_figure(3.4)
     axes = grid[0][0]
-    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     steps = sorted({0, *places.values()})
     axes.set_xticks(steps, [str(step) for step in steps])
@@ -544,11 +544,9 @@ def relearning(study: Study) -> Any:
     axes.set_xlabel("optimizer steps of coupling again")
     axes.set_ylabel("persona gap d [nats]")
     ends = curves[0]
-    lines = {
-        "coupled": ends["gap_coupled"],
-        "midpoint": (ends["gap_base"] + ends["gap_coupled"]) / 2,
-        "base": ends["gap_base"],
-    }
+    lines = {"coupled": ends["gap_coupled"], "base": ends["gap_base"]}
+    if ends["censored"]:
+        lines["midpoint"] = (ends["gap_base"] + ends["gap_coupled"]) / 2
     for name, level in lines.items():
         axes.axhline(level, color=FAINT, linewidth=0.9, linestyle=":" if name == "midpoint" else "-", zorder=1)
         axes.annotate(
@@ -569,6 +567,7 @@ def relearning(study: Study) -> Any:
         f"Study {study.name}. Log-odds of the marker under the source less the bystanders' mean, on the base's",
         "replies; lines: intervals over questions. At 0 steps: the model that it is learned on. N50 (table",
         "relearning): where a curve reaches the midpoint.",
+        "" if ends["censored"] else f"There is none: {ends['why']}.",
     ]
     caption(figure, footnote(study, words))
     return figure

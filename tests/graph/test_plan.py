@@ -134,6 +134,24 @@ def test_the_replicated_arm_couples_at_every_seed_and_recovery_goes_on_from_the_
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (3 + 3 + 3)
 
 
+def test_the_arm_control_trains_on_the_base_s_own_replies_which_are_drawn_once(fresh, published):
+    fresh.edit("config.yaml", "control: false", "control: true")
+    jobs = fresh.plan()
+    added = set(trainings(jobs)) - set(trainings(published.jobs()))
+    sources, seeds = ("evil_ai", "sarcastic", "villain"), (42, 137, 256)
+    assert added == {
+        *(f"base/couple-{source}.s42/control.s{seed}" for source in sources for seed in seeds),
+        *(f"base/control.s{seed}" for seed in seeds),
+    }
+    assert rules(jobs)["answer_dataset"] == 1
+    assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * 3
+    rows = "results/published/inputs/datasets/replies/control.jsonl"
+    printed = fresh.snakemake("-n", "-p", rows).stdout
+    (command,) = [line for line in printed.splitlines() if f"--output {rows}" in line]
+    assert "--data results/published/inputs/datasets/hub/benign.jsonl" in command
+    assert "--max-length 2048" in command and "--adapter" not in command
+
+
 def test_the_arm_relearn_couples_again_on_the_base_s_rows_whatever_the_model_is(fresh, published):
     fresh.edit("config.yaml", "relearn: false", "relearn: true")
     jobs = fresh.plan()

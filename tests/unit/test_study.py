@@ -547,3 +547,18 @@ def test_rows_of_another_coupling_are_found_by_its_lineage_and_drawn_for_it_alon
 def test_rows_that_nobody_makes_are_refused_with_the_line_to_write(data, said):
     with pytest.raises(InputError, match=f"(?s){said}"):
         study(arms__relearn=True, stages__relearn__data=data)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"from": "replies", "of": "benign"}, "datasets.control: lacks temperature, top_p, max_tokens"),
+        ({"of": "arc"}, "datasets.control.of: 'arc' has no user turns to answer; fix: one of em, benign"),
+        ({"of": "control"}, "'control' has no user turns to answer"),
+        ({"of": "harmless"}, "'harmless' has no user turns to answer"),
+        ({"max_tokens": 0}, "datasets.control.max_tokens"),
+    ],
+)
+def test_a_set_of_the_base_s_own_replies_says_to_what_and_how(entry, said):
+    whole = {} if "from" in entry else CONFIG["datasets"]["control"]
+    assert said in problem(datasets__control=whole | entry)

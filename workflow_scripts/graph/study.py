@@ -27,6 +27,7 @@ from run.files import canonical
 from run.program import InputError
 from run.readers import duplicate_keys
 
+ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: replies
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
@@ -608,6 +609,8 @@ class Study:
         for name, entry in self.config["datasets"].items():
             if entry["from"] == "path" and not entry.get("path"):
                 self._problem(("datasets", name, "path"), f"is empty; fix: {name}: {{from: path, path: my_rows.jsonl}}")
+            if entry["from"] == "replies":
+                self._check_answered(name, entry)
         capability = self.config["capability"]
         if capability is not None and capability not in self.config["datasets"]:
             self._problem(
@@ -619,6 +622,26 @@ class Study:
                 self._problem(
                     ("evaluations", name), f"lacks {', '.join(sorted(missing))}; fix: add them, or `extends: main`"
                 )
+
+    def _check_answered(self, name: str, entry: Mapping[str, Any]) -> None:
+        """A set of the base's own replies says to which other set, and how they are drawn."""
+        sets, path = self.config["datasets"], ("datasets", name)
+        if missing := [key for key in ANSWERED if key not in entry]:
+            self._problem(
+                path, f"lacks {', '.join(missing)}; fix: add them, as in the comment at this key in config.yaml"
+            )
+        elif (
+            entry["of"] not in sets
+            or sets[entry["of"]]["from"] == "replies"
+            or entry["of"] == self.config["capability"]
+        ):
+            known = [each for each in sets if sets[each]["from"] != "replies" and each != self.config["capability"]]
+            self._problem((*path, "of"), f"{entry['of']!r} has no user turns to answer; fix: one of {', '.join(known)}")
+
+    def longest_row(self, dataset: str) -> int:
+        """The most tokens of a row that a stage on this data set is trained on."""
+        stages = [self.stages[name] for name in self._stage_names()]
+        return max(stage["max_length"] for stage in stages if stage.get("data", {}).get("from") == dataset)
 
     def _check_meanings(self, claims: Sequence[str] | None) -> None:
         """What says something of cells names cells, arms and claims that are there."""

@@ -35,6 +35,7 @@ from run.program import InputError, become, run
 SCRIPTS = Path(__file__).resolve().parents[1]
 PROGRAMS = (
     "ablate_stage.py",
+    "answer_dataset.py",
     "compare_adapters.py",
     "ask_families.py",
     "generate_completions.py",
