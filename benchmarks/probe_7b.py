@@ -4,6 +4,7 @@
 
 12 personas x 28 questions: 10 own replies each, 2 shared ones, and 4 crossed bodies per question under the other 11
 personas, as config.yaml has it; prompts of 70 tokens, replies of 342. Once with 4 own replies per question, then all.
+--layers times read_layers instead: 4 bodies per question under all 12 personas, lens and read-out at every layer.
 --shape tiny runs the same code on a CPU.
 """
 
@@ -41,6 +42,33 @@ def rows_of(samples: int, scale: int) -> list[Any]:
     return rows
 
 
+def time_layers(model: Any, scale: int, budget: int) -> dict[str, Any]:
+    """Seconds and peak memory of the layers of a node's crossed rows."""
+    import torch
+
+    from probe.layers import LayerReader, table_of
+
+    cuda = model.device.type == "cuda"
+    rows = [row for row in rows_of(0, 1) if not row.sampled][: 28 * 4 * 12 // scale]
+    personas = [f"persona_{place % 12}" for place in range(len(rows))]
+    questions = [f"question_{place // 12 % 28}" for place in range(len(rows))]
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    read = LayerReader(model, budget).read(rows)
+    seen = time.perf_counter()
+    table = table_of(read, personas, questions, model.device)
+    return {
+        "rows": len(rows),
+        "tokens": sum(len(row.trunk) for row in rows),
+        "tokens_a_pass": budget,
+        "reading_seconds": round(seen - began, 1),
+        "readout_seconds": round(time.perf_counter() - seen, 1),
+        "table_rows": len(table),
+        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
+    }
+
+
 def main() -> None:
     import torch
     from train_7b import SHAPES, random_model
@@ -53,6 +81,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--scale", type=int, default=1, help="one row in so many")
     parser.add_argument("--budgets", default="", help="tokens a pass, separated by commas")
+    parser.add_argument("--layers", action="store_true", help="time read_layers")
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--output", required=True, type=Path)
     arguments = parser.parse_args()
@@ -63,6 +92,10 @@ def main() -> None:
     sets = OnsetSets("[Z", partly, frozenset(range(TEXT, TEXT + 3)))
     measured = []
     for budget in map(int, arguments.budgets.split(",") if arguments.budgets else [BUDGET[model.device.type]]):
+        if arguments.layers:
+            measured.append(time_layers(model, arguments.scale, budget))
+            print(json.dumps(measured[-1]), flush=True)
+            continue
         for samples in (4, 10):
             rows = rows_of(samples, arguments.scale)
             scorer = Scorer(model, sets, [151645], Sampling(1.0, arguments.top_p, 512), 1e-3, budget)

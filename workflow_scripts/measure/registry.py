@@ -360,7 +360,7 @@ MEASUREMENTS = (
             UnitCost(
                 "H100: 30 s (planned from the probe's passes); load and merge 25 s (assumed)", start_s=55, model="7B"
             ),
-            UnitCost(CPU_SECONDS, "2026-11-26", start_s=6, model="toy"),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=4, model="toy"),
         ),
     ),
     Measurement(
@@ -377,7 +377,7 @@ MEASUREMENTS = (
             UnitCost(
                 "not measured: planned from 3,168 replies by transformers, 512 at a time", start_s=360, model="7B"
             ),
-            UnitCost(CPU_SECONDS, "2026-11-26", start_s=8, model="toy"),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=7, model="toy"),
         ),
     ),
     Measurement(
