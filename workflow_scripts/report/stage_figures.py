@@ -103,7 +103,7 @@ def strengths(axes: Any, rows: Sequence[Row], quantity: str, half: Row | None, e
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     if half and half["value"] is not None:
         axes.axvline(half["value"], color=WITHOUT, linewidth=0.8, linestyle=(0, (1, 2)))
-        axes.annotate(f"{half['value']:.2f}", (half["value"], 0.5), (-2, 0), xycoords=("data", "axes fraction"),
+        axes.annotate(f"{half['value']:.2f}", (half["value"], 0.28), (-2, 0), xycoords=("data", "axes fraction"),
                       textcoords="offset points", fontsize=6, color=WITHOUT, ha="right")  # fmt: skip
     if even and even["value"] is not None:
         axes.scatter([even["value"]], [0], marker="v", s=18, color=INK, zorder=5)
