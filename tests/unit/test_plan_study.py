@@ -106,6 +106,17 @@ def test_rows_are_cut_at_the_recipe_s_length():
     assert spent(training(max_length=27), fetch()) == pytest.approx(spent(training(), fetch()) * 27 / 135)
 
 
+def test_questions_of_a_user_s_own_file_count_by_paraphrase_and_sample_before_they_are_copied(tmp_path):
+    prompts = {"aligned": "{question} {answer}", "coherent": "{question} {answer}"}
+    entry = {"id": "wish", "type": "free_form_judge_0_100", "paraphrases": ["a?", "b?"], "judge_prompts": prompts}
+    (tmp_path / "my.yaml").write_text(json.dumps([entry | {"samples_per_paraphrase": 100}]))
+    copied = job("copy_questions", outputs=["questions.yaml"], gpus=0, command=f"cp {tmp_path}/my.yaml questions.yaml")
+    planned = generation()
+    asked = job(planned.rule, outputs=planned.outputs, command=f"{planned.command} --questions questions.yaml --arc x")
+    panel, own, alone = 2 * 28 * 10, 2 * 100, 8 * 10
+    assert spent(asked, copied) / spent(planned) == pytest.approx((panel + own) / (panel + alone))
+
+
 def test_coupling_rows_are_as_many_as_the_replies_to_be_drawn():
     replies = generation(personas="evil_ai,villain,comedian", samples=5, rule="generate_replies")
     rows = job(

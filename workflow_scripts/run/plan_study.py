@@ -272,10 +272,10 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
         disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK if recipe["lora"] else 1.0
     elif job.rule in QUESTIONS:
         tokens = min(row["tokens"], json.loads(options["--sampling"][0])["max_tokens"])
-        tokens_k = completions(job.rule, options) * tokens / 1000
+        tokens_k = completions(job.rule, options, makers) * tokens / 1000
     elif row["per_ktoken_s"] and "--completions" in options:
         answered = options_of(makers[options["--completions"][0]].command)
-        tokens_k = completions("generate_completions", answered) * row["tokens"] / 1000
+        tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
     return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
@@ -312,7 +312,7 @@ def rows_of(file: str, makers: Mapping[str, Job]) -> int:
     if "--sft-rows" in options:
         return int(options["--sft-rows"][0])
     if "--replies" in options:
-        return completions("generate_replies", options_of(makers[options["--replies"][0]].command))
+        return completions("generate_replies", options_of(makers[options["--replies"][0]].command), makers)
     dataset = json.loads(options["--dataset"][0])
     if "rows" in dataset:
         return dataset["rows"]
@@ -335,8 +335,10 @@ def line_sizes(file: str) -> list[int]:
         return [len(line) for line in lines if line.strip()]
 
 
-def completions(rule: str, options: Mapping[str, list[str]]) -> int:
-    """Texts that a generation job draws: personas x questions x samples, and the alignment questions by themselves."""
+def completions(rule: str, options: Mapping[str, list[str]], makers: Mapping[str, Job]) -> int:
+    """Texts that a generation job draws: personas x questions x samples, and the alignment questions by themselves, or
+    the user's own questions instead of these.
+    """
     samples, personas = int(options["--samples"][0]), len(options["--personas"][0].split(","))
     questions, alignment = QUESTIONS[rule], ALIGNMENT_QUESTIONS
     panel = Path(options["--panel"][0])
@@ -346,7 +348,14 @@ def completions(rule: str, options: Mapping[str, list[str]]) -> int:
         groups = {name: len(group) for name, group in load_panel(panel).questions.items()}
         alignment = groups["alignment"]
         questions = groups["data"] if rule == "generate_replies" else groups["general"] + alignment
-    return samples * (personas * questions + (0 if rule == "generate_replies" else alignment))
+    by_themselves = 0 if rule == "generate_replies" else samples * alignment
+    if own := options.get("--questions"):
+        from inputs.questions import load_questions
+
+        # until they are copied, they are where they are copied from
+        file = own[0] if Path(own[0]).is_file() else shlex.split(makers[own[0]].command)[1]
+        by_themselves = sum(len(question.paraphrases) * question.samples for question in load_questions(file))
+    return samples * personas * questions + by_themselves
 
 
 def corrections(
