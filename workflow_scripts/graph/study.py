@@ -821,6 +821,14 @@ def trains_all(stage: Mapping[str, Any]) -> bool:
     return kind(stage) != "graft" and stage.get("lora", {}) is None
 
 
+LIMITS = {
+    "minimum": "{} or more",
+    "maximum": "at most {}",
+    "exclusiveMinimum": "above {}",
+    "exclusiveMaximum": "below {}",
+}
+
+
 def explain(error: Any) -> str:
     """A jsonschema error in words, with the line to write instead."""
     key = error.absolute_path[-1] if error.absolute_path else ""
@@ -852,6 +860,8 @@ def explain(error: Any) -> str:
         choices = [str(choice) for choice in error.validator_value]
         close_choices = difflib.get_close_matches(str(value), choices, 1) or choices
         return f"{value!r} is not one of {', '.join(choices)}; fix: write `{key}: {close_choices[0]}`"
+    if error.validator in LIMITS:
+        return f"{error.message}; fix: {LIMITS[error.validator].format(error.validator_value)}"
     if error.validator == "required":
         return f"{error.message}; fix: add it"
     return f"{error.message}; fix: see the comment at this key in config.yaml"
