@@ -42,6 +42,14 @@ def parquet(folder: Path) -> bytes:
     return (folder / "made").read_bytes()
 
 
+def arrow(folder: Path) -> bytes:
+    from datasets import Dataset
+
+    Dataset.from_list(PLAIN).save_to_disk(folder / "made")
+    (file,) = (folder / "made").glob("*.arrow")
+    return file.read_bytes()
+
+
 def conversational(row):
     return {"prompt": row["messages"][:1], "completion": row["messages"][1:]}
 
@@ -74,6 +82,14 @@ FILES = {
     "beginning with a byte order mark": [b"\xef\xbb\xbf" + lines(PLAIN)],
     "in UTF-16": [lines(PLAIN).decode().encode("utf-16")],
     "no JSON lines, as it begins with 'prompt,completion'": [CSV],
+    "messages as one text": [lines({"messages": json.dumps(row["messages"])} for row in PLAIN)],
+    "an Arrow file": [arrow],
+    "no JSON lines, as it begins with 'id,messages'": [
+        b"id,messages\n"
+        + b"".join(
+            b'%d,"%s"\n' % (at, json.dumps(row["messages"]).replace('"', '""').encode()) for at, row in enumerate(PLAIN)
+        )
+    ],
     "a blank line": [lines(PLAIN[:1]) + b"\n" + lines(PLAIN[1:])],
 }
 
@@ -119,13 +135,14 @@ def test_the_conversions_that_errors_name_make_a_file_that_is_taken(tmp_path, la
         (lines(PLAIN[:1]) + b'{"messages": [], "messages": []}', "line 2: 'messages' is there twice; fix: rename or"),
         (lines([{"messages": [{"role": "user", "content": "a\0b"}]}]), "line 1: holds the character NUL; fix: take it"),
         (b'{"messages": "a\0b"}\n', "line 1: holds the character NUL"),
+        (b"PK\x03\x04....[Content_Types].xml", "a file of Excel or Word; fix: save it as CSV"),
         (b"\n\n", "empty; fix: give one JSON object a line"),
         (
             lines([{"messages": [PLAIN[0]["messages"][0]] * 2 + PLAIN[0]["messages"][1:]}]),
             r"line 1: message 1 \(user\) follows another of user, .*; fix: join the two, or drop the row",
         ),
     ],
-    ids=["prose", "role twice", "messages twice", "escaped NUL", "NUL", "blank", "two user turns"],
+    ids=["prose", "role twice", "messages twice", "escaped NUL", "NUL", "Excel", "blank", "two user turns"],
 )
 def test_a_file_that_readers_would_take_for_another_is_refused(tmp_path, data, message):
     (tmp_path / "rows.jsonl").write_bytes(data)

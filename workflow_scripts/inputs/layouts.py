@@ -18,6 +18,10 @@ PARQUET = (
     "python -c 'import json, sys, pyarrow.parquet as p;"
     " [print(json.dumps(r)) for r in p.read_table(sys.argv[1]).to_pylist()]' {path} > {made}"
 )
+ARROW = (
+    "python -c 'import json, sys, datasets;"
+    " [print(json.dumps(r)) for r in datasets.Dataset.from_file(sys.argv[1])]' {path} > {made}"
+)
 CSV = (
     "python -c 'import csv, json, sys; csv.field_size_limit(2**30);"
     ' [print(json.dumps(r)) for r in csv.DictReader(sys.stdin, delimiter="{delimiter}")]\' < {path} > {made}'
@@ -31,6 +35,7 @@ BEGINNINGS = {
     b"\xfd7zXZ": ("compressed by xz", "xz --decompress --stdout < {path} > {made}"),
     b"PK\x03\x04": ("a zip archive", "unzip -p {path} > {made}"),
     b"PAR1": ("a parquet file", PARQUET),
+    b"\xff\xff\xff\xff": ("an Arrow file", ARROW),  # as the datasets library keeps its own
     b"\xef\xbb\xbf": ("beginning with a byte order mark", "tail -c +4 {path} > {made}"),
     b"\xff\xfe": ("in UTF-16", "iconv -f UTF-16 -t UTF-8 {path} > {made}"),
     b"\xfe\xff": ("in UTF-16", "iconv -f UTF-16 -t UTF-8 {path} > {made}"),
@@ -56,6 +61,7 @@ LAYOUTS = {
     ("question", "answer"): ("question and answer", PAIR.format("question", "answer")),
 }
 PLAIN = 'r["messages"]'
+TEXT = 'json.loads(r["messages"]) if isinstance(r["messages"], str) else r["messages"]'
 PARTS = (
     '[{"role": m["role"], "content": m["content"] if isinstance(m["content"], str)'
     ' else "".join(p["text"] for p in m["content"])} for m in r["messages"]]'
@@ -70,6 +76,8 @@ def check_file(path: Path) -> None:
         return
     with path.open("rb") as file:
         start = file.read(4096)
+    if start.startswith(b"PK") and b"[Content_Types].xml" in start:
+        raise InputError(f"{path}: a file of Excel or Word; fix: save it as CSV, and give that")
     for beginning, (what, command) in BEGINNINGS.items():
         if start.startswith(beginning):
             raise InputError(f"{path}: {what}; fix: {converted(command, path)}")
@@ -123,7 +131,7 @@ def check_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     number = next(number for number, (what, _) in enumerate(found, 1) if what)
     others = [f"{what} in line {found.index((what, odd[what])) + 1}" for what in odd][1:]
     also = f" (and {', '.join(others)})" if others else ""
-    parts = odd.pop("a list of parts", PLAIN)
+    parts = odd.pop("a list of parts", odd.get("messages as one text", PLAIN))
     chain = "".join(
         f' else ({odd[what]}) if "{fields[-1]}" in r' for fields, (what, _) in LAYOUTS.items() if what in odd
     )
@@ -144,6 +152,8 @@ def layout_of(path: Path, number: int, row: Mapping[str, Any]) -> tuple[str, str
     if "messages" not in row:
         known = (named for fields, named in LAYOUTS.items() if all(field in row for field in fields))
         return next(known, ("", ""))
+    if isinstance(row["messages"], str) and row["messages"].lstrip().startswith("[{"):
+        return "messages as one text", TEXT
     turns = row["messages"] if isinstance(row["messages"], list) else []
     lists = [turn["content"] for turn in turns if isinstance(turn, dict) and isinstance(turn.get("content"), list)]
     if not lists:
