@@ -311,7 +311,8 @@ def mean_loss(history: list[dict[str, Any]], steps: int) -> float | None:
 
 def restore(trainer: Any, model: Any) -> None:
     """Make `model` what it was before its training: no adapter, no compiled layer, no checkpointing."""
-    trainer.model.unload()
+    if trainer.model is not model:
+        trainer.model.unload()
     model.gradient_checkpointing_disable()
     model.disable_input_require_grads()
     for layer in model.model.layers:

@@ -33,3 +33,16 @@ def test_training_measures_our_trainer_and_the_published_way(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     ours, published, trl = json.loads(output.read_text())["results"]
     assert ours["tokens_timed"] == published["tokens_timed"] == trl["tokens_timed"] > 0
+
+
+@pytest.mark.slow
+def test_training_all_weights_and_tracking_are_measured(tmp_path):
+    output = tmp_path / "full.json"
+    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--output", output]
+    plan = "full:em:2:4096:checkpointing:dtype,track:em:3:4096"
+    command = [sys.executable, BENCHMARKS / "full_7b.py", "--plan", plan, *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    full, track = json.loads(output.read_text())["results"]
+    assert full["step_s"] > 0 and full["states"] == "dtype" and full["gradient_checkpointing"]
+    assert track["rows_scored"] == 56 and track["share_every_25"] > 0
