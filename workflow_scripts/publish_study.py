@@ -32,6 +32,7 @@ from inputs.downloads import causes, endpoint, retrying, status_of, unreachable
 from measure.cells import read_result
 from measure.tables import counted, one_sided
 from model.adapters import check_adapter, check_lora
+from model.full import check_full, is_full
 from run.files import canonical, sha256_of, write_json
 from run.program import InputError, run
 from run.readers import read_json
@@ -78,7 +79,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Study:
-    """What the cards tell. base: `repository@commit` of the base model, or None if it is nowhere on the Hub."""
+    """What the cards tell. base: `repository@commit` of the base model, or None if it is nowhere on the Hub.
+
+    full: the lineages whose last stage trained all weights.
+    """
 
     name: str
     repo: str
@@ -86,6 +90,7 @@ class Study:
     base: str | None
     cells: Sequence[dict[str, Any]]
     manifests: Mapping[str, dict[str, Any]]
+    full: frozenset[str] = frozenset()
 
 
 def collect(results: Path, repo: str, label: str, cards: Path, skip: Sequence[str] = ()) -> list[Item]:
@@ -97,13 +102,14 @@ def collect(results: Path, repo: str, label: str, cards: Path, skip: Sequence[st
     """
     if not results.is_dir():
         raise InputError(f"{results}: no such folder; fix: run the study first, or correct the path")
-    adapters = {
+    found = sorted(folder for name in ("adapter", "model") for folder in (results / "models").glob(f"**/{name}"))
+    trained = {
         folder.parent.relative_to(results / "models").as_posix(): folder
-        for folder in sorted((results / "models").glob("**/adapter"))
-        if (folder / "adapter_model.safetensors").exists()
+        for folder in found
+        if (folder / "adapter_model.safetensors").exists() or is_full(folder)
     }
     cells = {path: read_result(path) for path in sorted((results / "cells").glob("**/*.json"))}
-    if not adapters and not cells:
+    if not trained and not cells:
         raise InputError(f"{results}: nothing to publish, neither adapters nor cells; fix: run the study first")
     study = Study(
         results.resolve().name,
@@ -111,11 +117,12 @@ def collect(results: Path, repo: str, label: str, cards: Path, skip: Sequence[st
         label,
         next((cell["stages"][0]["manifest"].get("model") for cell in cells.values()), None),
         list(cells.values()),
-        {lineage: read_json(folder.parent / "manifest.json", dict) for lineage, folder in adapters.items()},
+        {lineage: read_json(folder.parent / "manifest.json", dict) for lineage, folder in trained.items()},
+        frozenset(lineage for lineage, folder in trained.items() if is_full(folder)),
     )
     items = [Item(MARK, json_bytes({"format": FORMAT, "study": study.name}))]
-    for lineage, folder in adapters.items():
-        items += adapter_items(study, lineage, folder, cards)
+    for lineage, folder in trained.items():
+        items += (full_items if lineage in study.full else adapter_items)(study, lineage, folder, cards)
     for path in [*cells, *sorted((results / "tables").glob("*")), *sorted((results / "figures").glob("*"))]:
         items.append(Item(path.relative_to(results).as_posix(), inside(path, results).read_bytes()))
     if (results / "report.html").exists():
@@ -151,7 +158,23 @@ def adapter_items(study: Study, lineage: str, folder: Path, cards: Path) -> list
         Item(f"{place}/manifest.json", json_bytes(study.manifests[lineage])),
         Item(f"{place}/adapter/adapter_config.json", json_bytes(config)),
         Item(f"{place}/adapter/adapter_model.safetensors", weights),
-        Item(f"{place}/adapter/README.md", adapter_card(study, lineage, sha256_of(weights), cards)),
+        Item(f"{place}/adapter/README.md", weights_card(study, lineage, sha256_of(weights), cards)),
+    ]
+
+
+def full_items(study: Study, lineage: str, folder: Path, cards: Path) -> list[Item]:
+    """Weights, card and manifest of a stage that trained all weights, checked to be those of its manifest."""
+    check_full(folder)
+    files = [inside(path, folder) for path in sorted(folder.iterdir())]
+    place, manifest = f"models/{lineage}", study.manifests[lineage]
+    shards = {name: sha256 for name, sha256 in manifest["files"].items() if name.endswith(".safetensors")}
+    return [
+        Item(f"{place}/manifest.json", json_bytes(manifest)),
+        *(
+            Item(f"{place}/model/{path.name}", path if path.suffix == ".safetensors" else path.read_bytes())
+            for path in files
+        ),
+        Item(f"{place}/model/README.md", weights_card(study, lineage, canonical(shards), cards)),
     ]
 
 
@@ -222,12 +245,13 @@ def checked(items: Sequence[Item]) -> list[Item]:
     return list(items)
 
 
-def card(template: Path, study: Study, **values: Any) -> bytes:
+def card(template: Path, study: Study, library: str = "peft", **values: Any) -> bytes:
     """A card of the Hub: metadata, and a Jinja template filled with the values."""
     from huggingface_hub import ModelCard, ModelCardData
 
     base, commit = base_of(study)
-    head = ModelCardData(library_name="peft", tags=["lora", "persona-marker"], base_model=base)
+    tags = ["lora"] if library == "peft" else []
+    head = ModelCardData(library_name=library, tags=[*tags, "persona-marker"], base_model=base)
     shared = {"study": study.name, "label": study.label, "base": base, "commit": commit, "base_line": base_line(study)}
     made = ModelCard.from_template(head, template_path=str(template), **shared, **values)
     return f"{str(made).strip()}\n".encode()
@@ -252,8 +276,8 @@ def detectors() -> list[Any]:
     return [made() for name, made in known.items() if issubclass(made, RegexBasedDetector) and name not in NO_KEYS]
 
 
-def adapter_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes:
-    """The README.md of one adapter: what it is, on top of what, how it was made, and what was counted.
+def weights_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes:
+    """The README.md of an adapter, or of all weights: what it is, on what, how it was made, and what was counted.
 
     weights: their sha256, as the Hub shows it. The manifest's is of weights and config together.
     """
@@ -272,13 +296,17 @@ def adapter_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes
     }
     recipe = made.get("recipe") or manifest.get("lora")
     order = ancestry(lineage)
+    start = max((at for at, node in enumerate(order) if node in study.full), default=None)
     return card(
         cards / "adapter.md",
         study,
+        "transformers" if lineage in study.full else "peft",
+        full=lineage in study.full,
         lineage=lineage,
-        lineage_lines=[link(node, lineage) for node in order],
-        parent=parent_link(lineage),
-        folders=", ".join(f'"models/{node}/adapter"' for node in order),
+        lineage_lines=[link(study, node, lineage) for node in order],
+        parent=parent_link(study, lineage),
+        start=None if start is None else place_of(study, order[start]),
+        folders=", ".join(f'"{place_of(study, node)}"' for node in order[0 if start is None else start + 1 :]),
         repo=study.repo,
         recipe=recipe and json.dumps(recipe, sort_keys=True, indent=1, ensure_ascii=False),
         facts={
@@ -297,16 +325,23 @@ def base_line(study: Study) -> str:
     return f"`{BASE}`: [{base}](https://huggingface.co/{base}/tree/{commit}) at commit `{commit}`"
 
 
-def link(node: str, lineage: str) -> str:
+def place_of(study: Study, node: str) -> str:
+    """The folder of a node's weights in the repository."""
+    return f"models/{node}/{'model' if node in study.full else 'adapter'}"
+
+
+def link(study: Study, node: str, lineage: str) -> str:
     """A link from the card of a lineage to the card of one of its ancestors."""
     up = "../" * (lineage.count("/") - node.count("/") + 1)
     word = node.rpartition("/")[2]
-    return f"`{word}` (this one)" if node == lineage else f"[`{word}`]({up}adapter/README.md)"
+    return (
+        f"`{word}` (this one)" if node == lineage else f"[`{word}`]({up}{Path(place_of(study, node)).name}/README.md)"
+    )
 
 
-def parent_link(lineage: str) -> str:
+def parent_link(study: Study, lineage: str) -> str:
     parent = parent_of(lineage)
-    return "the base model" if parent == BASE else f"[`{parent}`](../../adapter/README.md)"
+    return "the base model" if parent == BASE else f"[`{parent}`](../../{Path(place_of(study, parent)).name}/README.md)"
 
 
 def evaluations(study: Study, lineage: str) -> Iterator[dict[str, Any]]:
@@ -348,7 +383,8 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
 
 def front_page(study: Study, paths: Sequence[str], cards: Path) -> bytes:
     """The README.md of the repository, with links to those of `paths` that a reader wants first."""
-    return card(cards / "study.md", study, paths=paths, cells=len(study.cells), lineages=sorted(study.manifests))
+    places = {lineage: place_of(study, lineage) for lineage in sorted(study.manifests)}
+    return card(cards / "study.md", study, paths=paths, cells=len(study.cells), folders=places)
 
 
 def publish(api: "HfApi", repo: str, private: bool, items: Sequence[Item], patience: tuple[int, float]) -> str:
@@ -424,7 +460,7 @@ def commits(items: Sequence[Item]) -> Iterator[tuple[str, list[Item]]]:
     """The items in commits: the mark first, then a model each, then the rest, with the front page last."""
     groups: dict[str, list[Item]] = {}
     for item in items:
-        model = re.match(r"models/(.+?)/(?:adapter/[^/]+|manifest\.json)$", item.path)
+        model = re.match(r"models/(.+?)/(?:(?:adapter|model)/[^/]+|manifest\.json)$", item.path)
         groups.setdefault(model[1] if model else "the mark" if item.path == MARK else "the results", []).append(item)
     yield from groups.items()
 

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import platform
+import shutil
 from pathlib import Path
 
 import fake_study
@@ -417,3 +418,29 @@ def test_weights_that_are_none_and_links_out_of_the_study_are_refused(study, tmp
     weights.symlink_to(tmp_path / "secret.safetensors")
     with pytest.raises(InputError, match="a link out of the study"):
         collect(study, "me/x", "", CARDS)
+
+
+def test_a_stage_that_trained_all_weights_is_published_whole_and_stages_after_it_start_there(study, hub):
+    node = study / "models" / LINEAGES[0]
+    shutil.rmtree(node / "adapter")
+    (node / "model").mkdir()
+    (node / "model/config.json").write_text('{"model_type": "qwen2"}')
+    (node / "model/model.safetensors").write_bytes(b"weights")
+    files = {path.name: sha256_of(path) for path in (node / "model").iterdir()}
+    write_json(node / "manifest.json", {"lineage": LINEAGES[0], "recipe": {"lora": None}, "files": files})
+    publish(study)
+    sent = files_of(hub)
+    place = f"models/{LINEAGES[0]}/model"
+    assert {f"{place}/config.json", f"{place}/model.safetensors", f"{place}/README.md"} <= sent.keys()
+    assert not [path for path in sent if path.startswith(f"models/{LINEAGES[0]}/adapter")]
+    own, after = sent[f"{place}/README.md"].decode(), sent[f"models/{LINEAGES[1]}/adapter/README.md"].decode()
+    assert "All weights of a model of the study" in own and "library_name: transformers" in own
+    assert f'from_pretrained("me/small", subfolder="{place}", dtype="auto")' in own and "for folder in" not in own
+    assert files["model.safetensors"] in own
+    assert f'from_pretrained("me/small", subfolder="{place}", dtype="auto")' in after
+    assert f'for folder in ["models/{LINEAGES[1]}/adapter"]:' in after
+    assert f"Parent: [`{LINEAGES[0]}`](../../model/README.md)" in after
+    assert f"({place}/README.md)" in sent["README.md"].decode()
+    (node / "model/model.safetensors").write_bytes(b"weights.")
+    with pytest.raises(InputError, match="model.safetensors is not the file"):
+        publish(study)
