@@ -19,7 +19,7 @@ from inputs.outside import CONFIG, INDEX, SMALL, WEIGHTS, hashes_of, link, memor
 from model.template import Settings
 from run.files import partial, write_json
 from run.program import InputError, run
-from run.readers import json_argument, read_json, read_yaml
+from run.readers import json_argument, read_json
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True, help="JSON to write: files and hashes")
     downloads.add_arguments(parser)
     args = parser.parse_args()
-    pins = pins_of(args.sources, args.repo, args.revision) if args.sources else {}
+    pins = downloads.pins_of(args.sources, args.repo, args.revision) if args.sources else {}
     settings = Settings.of(json_argument("--template", args.template, dict)).mapping()
     if args.path:
         model = None
@@ -57,14 +57,6 @@ def main() -> None:
         check_model(folder, args.path or args.repo)
     write_json(args.manifest, manifest(files, hashes, model, settings))
     print(f"fetch_base: {len(files)} files, {model or 'a local copy that is not the pinned model'}")
-
-
-def pins_of(sources: str, repo: str | None, revision: str | None) -> dict[str, Any]:
-    """file -> {"sha256": .., "bytes": ..} of the commit, if the sources know it, else nothing. With these, a local copy
-    of the pinned model is recorded as what it is.
-    """
-    pins = read_yaml(sources)["base"].get(repo, {})
-    return pins["files"] if pins and pins["revision"] == revision else {}
 
 
 def is_part(file: HubFile) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from run.files import sha256_of
 from run.program import InputError
+from run.readers import read_yaml
 from run.space import free_space, is_full
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ def list_files(hub: Hub, commit: str, folder: str = "") -> list[HubFile]:
         if isinstance(entry, RepoFile)
     ]
     return sorted(files, key=lambda file: file.name)
+
+
+def pins_of(sources: str, repo: str | None, revision: str | None) -> dict[str, Any]:
+    """file -> {"sha256": .., "bytes": ..} of the commit, if the sources know it, else nothing. With these, a local copy
+    of the pinned model is recorded as what it is.
+    """
+    pins = read_yaml(sources)["base"].get(repo, {})
+    return pins["files"] if pins and pins["revision"] == revision else {}
 
 
 def pinned_files(pins: Mapping[str, Mapping[str, Any]]) -> list[HubFile]:

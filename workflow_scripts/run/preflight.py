@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
@@ -89,9 +89,8 @@ def checks_of_job(rule: str, options: Options) -> dict[str, Check]:
     if rule == "fetch_base" and "--path" in options:
         return {"base": lambda: check_path(options["--path"][0], "base.path")}
     if rule == "fetch_base":
-        pins = json.loads(options["--pins"][0])
         hub = Hub(options["--repo"][0], retries=0)
-        return token | {"base": lambda: check_hub(hub, options["--revision"][0], pins)}
+        return token | {"base": lambda: check_hub(hub, options["--revision"][0], base_pins(options))}
     if rule == "fetch_adapter":
         hub, folder = Hub(options["--repo"][0], retries=0), options["--folder"][0]
         return token | {f"adapter {Path(folder).name}": lambda: check_hub(hub, options["--revision"][0], {}, folder)}
@@ -224,12 +223,20 @@ def check_locks() -> str:
     return f"hold in {results.absolute()} and {LOCK_DIR}"
 
 
+def base_pins(options: Options) -> dict[str, Any]:
+    """What is known of the files of the base that a fetch_base fetches; nothing of a commit without pins."""
+    from inputs.downloads import pins_of
+
+    repo, revision = (options.get(name, [None])[0] for name in ("--repo", "--revision"))
+    return pins_of(options["--sources"][0], repo, revision)
+
+
 def weights_of(jobs: Sequence[Job]) -> int:
     """Bytes of the base's weights; 0 where neither its folder nor pins say."""
     for job in jobs:
         options = options_of(job.command)
         if job.rule == "fetch_base":
-            pins = json.loads(options["--pins"][0])
+            pins = base_pins(options)
             return sum(pin.get("bytes", 0) for name, pin in pins.items() if name.endswith(".safetensors"))
         weights = [file for folder in options.get("--base", []) for file in Path(folder).glob("*.safetensors")]
         if weights:
