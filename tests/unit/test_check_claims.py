@@ -257,6 +257,9 @@ def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_c
         for replies, verdict in zip(("shared", "own"), words, strict=False)
         for seed in ("all", 42)
     ]  # fmt: skip
+    # what is stopped early, or trained on rows of the coupling, tells nothing of a whole stage without them
+    told += [row | {"arm": "protect", "cell": "protect_replay5", "verdict": "intact"} for row in told[:1]]
+    told += [row | {"arm": "dose", "cell": "dose_em_1", "verdict": "intact"} for row in told[:1]]
     found, rows = verdicts(study_tables | {"verdicts": told})
     assert found["em-destroys-the-source"] == destroyed
     assert found["any-fine-tuning-destroys-it"] == any_stage
