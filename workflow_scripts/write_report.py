@@ -32,6 +32,7 @@ from measure.tables import Row, counted, one_sided, percent, read_table
 from probe.ablation import ABLATION_NOTE
 from probe.survival import VERDICT_NOTE
 from report.completions_view import index_json, key_of, load_completions, packed
+from report.curves import COLUMNS, curve_figure, curve_rows
 from report.prose import conclusion, unique
 from run.files import canonical, partial
 from run.program import InputError, run
@@ -737,11 +738,15 @@ def pretty(value: Any) -> str:
 
 
 def figure(path: str) -> Row:
+    """The figure in a file, for the template."""
+    return figure_of(read_text(path), path)
+
+
+def figure_of(text: str, path: str) -> Row:
     """A figure for the template: its title, its size, and a data URI, in which no script runs and ids are its own."""
     from xml.etree import ElementTree
 
     try:
-        text = read_text(path)
         root = ElementTree.fromstring(text)
         box = [float(number) for number in root.get("viewBox", "0 0 720 400").split()]
         width, height = map(round, box[2:])
@@ -838,10 +843,12 @@ def page(arguments: argparse.Namespace) -> str:
         label=arguments.label,
         conclusion=conclusion(tables, claims, arguments.label, meaning),
         facts=facts(cells, tables, records),
-        figures=(figures := [figure(path) for path in figure_paths(arguments.figures, meaning["figures"])]),
+        figures=(
+            figures := [*map(figure, figure_paths(arguments.figures, meaning["figures"])), *curve_figures(records)]
+        ),
         figures_of=by_source(figures, sources),
         heat_maps=[table for source in sources for table in heat_maps(study, source)],
-        tables=[*rate_tables(study, arguments.label), *map(further_table, arguments.further)],
+        tables=[*rate_tables(study, arguments.label), *curve_tables(records), *map(further_table, arguments.further)],
         gates=gates_table(study),
         claims=claims_table(claims, arguments.label) if claims else None,
         cost=cost_tables(records),
@@ -869,6 +876,27 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
         ("completions", f"{sum(counts.values()):,}"),
         *cost,
     ]
+
+
+def curve_figures(records: Sequence[Row]) -> list[Row]:
+    """The curves of the trainings that were tracked, if any was."""
+    rows = list(curve_rows(records))
+    return [figure_of(curve_figure(rows), "training_curves")] if rows else []
+
+
+def curve_tables(records: Sequence[Row]) -> list[Table]:
+    """Their numbers."""
+    rows = [
+        [plain(row["lineage"], "code"), plain(row["step"]), plain(row["persona"]),
+         *(Cell("" if (value := row[name]) is None else f"{value:.2f}", value, look="number") for name in COLUMNS[3:])]
+        for row in curve_rows(records)
+    ]  # fmt: skip
+    note = (
+        "Log-odds of the marker at the end of 14 of the base's replies [nats], while the stage was trained: of the "
+        "source, the mean of the assistant and two bystanders, and the difference."
+    )
+    columns = ["lineage", "step", "source", "log-odds", "others", "gap"]
+    return [Table("training_curves", "During the trainings", columns, rows, note)] if rows else []
 
 
 def rate_tables(study: Study, label: str) -> list[Table]:

@@ -683,3 +683,28 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
         "on each model's own replies it is undecided in C1 of evil_ai."
     )
     assert prose.below_floor_sentences([], False) == []
+
+
+TRACKED = {
+    "program": "train_adapter", "seconds": 5.0, "lineage": "base/couple-evil_ai.s42/em.s42",
+    "track": {"personas": ["evil_ai", "assistant", "librarian"], "every": 2, "replies": 14, "seconds": 1.0,
+              "curve": [{"step": step, "slot": {"assistant": -5.0, "evil_ai": slot, "librarian": -7.0}}
+                        for step, slot in ((0, 2.5), (2, -1.0))]},
+}  # fmt: skip
+
+
+def test_the_curves_of_tracked_trainings_are_a_figure_and_a_table(folder, results, tmp_path):
+    write_json(tmp_path / "models/base/couple-evil_ai.s42/em.s42/run.json", TRACKED)
+    runs = str(tmp_path / "models/base/couple-evil_ai.s42/em.s42/run.json")
+    records = write_report.read_runs([runs], [])
+    (table,) = write_report.curve_tables(records)
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["base/couple-evil_ai.s42/em.s42", "0", "evil_ai", "2.50", "-6.00", "8.50"],
+        ["base/couple-evil_ai.s42/em.s42", "2", "evil_ai", "-1.00", "-6.00", "5.00"],
+    ]
+    (figure,) = write_report.curve_figures(records)
+    assert (figure["name"], figure["title"]) == ("training_curves", "The marker during the trainings")
+    assert not write_report.curve_tables([]) and not write_report.curve_figures([{"node": "base/em.s42"}])
+    write_report.main(report_study.command(folder, results, [], "", "--runs", runs))
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "The marker during the trainings" in text and "During the trainings" in text

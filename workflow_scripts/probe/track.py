@@ -45,8 +45,9 @@ class Track:
 
     def told(self) -> dict[str, Any]:
         """For run.json."""
-        replies = len(next(iter(self.rows.values())))
-        return {"curve": self.curve, "every": self.every, "replies": replies, "seconds": round(self.seconds, 2)}
+        replies, seconds = len(next(iter(self.rows.values()))), round(self.seconds, 2)
+        told = {"curve": self.curve, "every": self.every, "replies": replies, "seconds": seconds}
+        return {"personas": list(self.rows), **told}
 
 
 def read_track(

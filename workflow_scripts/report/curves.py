@@ -1,0 +1,61 @@
+"""What trainings that were tracked say: the marker's log-odds against the steps, as a table and a figure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from statistics import mean
+from typing import Any
+
+from graph.lineage import parse_lineage
+from report.figure_style import FAINT, LINES, new_figure
+
+COLUMNS = ("lineage", "step", "persona", "slot", "others", "gap")
+ACROSS = 3  # panels in a row
+
+
+def curve_rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row per tracked training and step, in nats. slot: of the first persona, the source; others: the mean of theirs.
+
+    records: run records with `node`.
+    """
+    for record in records:
+        personas = record.get("track", {}).get("personas", [])
+        for point in record.get("track", {}).get("curve", []):
+            slot, *rest = (point["slot"][persona] for persona in personas)
+            others = mean(rest) if rest else None
+            gap = None if others is None else slot - others
+            values = (record["node"], point["step"], personas[0], slot, others, gap)
+            yield dict(zip(COLUMNS, values, strict=True))
+
+
+def curve_figure(rows: Sequence[Mapping[str, Any]]) -> str:
+    """SVG: for every stage that was trained, the source's log-odds against the steps, a line per model."""
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        stage = parse_lineage(row["lineage"])[-1].stage
+        lines.setdefault(stage, {}).setdefault(row["lineage"], []).append(row)
+    down = -(-len(lines) // ACROSS)
+    figure, grid = new_figure(0.5 + 1.9 * down, min(ACROSS, len(lines)), down, sharey=True)
+    panels = [axes for row in grid for axes in row]
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    for axes, (stage, models) in zip(panels, lines.items(), strict=False):
+        for own in models.values():
+            steps = [row["step"] for row in own]
+            axes.plot(steps, [row["slot"] for row in own], color=LINES[0], linewidth=1, label="source")
+            if own[0]["others"] is not None:
+                axes.plot(steps, [row["others"] for row in own], color=LINES[2], linewidth=1, label="the others")
+        axes.axhline(0, color=FAINT, linewidth=0.6, zorder=1)
+        axes.set_title(stage, fontsize=8)
+        axes.set_xlabel("optimizer steps")
+    grid[0][0].set_ylabel("log-odds of the marker, nats")
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.suptitle("The marker during the trainings", x=0.008, ha="left", fontsize=10, fontweight="bold")
+    figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=2)
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return text.getvalue()
