@@ -383,6 +383,17 @@ def test_the_state_before_comes_first_in_the_study():
     assert study().cells[0].name == "C4"
 
 
+def test_what_the_base_has_to_be_fit_for_names_the_longest_row_and_reply_by_the_key_that_says_it():
+    asked = study().asked_of_base()
+    assert (asked["row"], asked["reply"]) == ({"stages.em.max_length": 2048}, {"stages.couple.data.max_tokens": 512})
+    assert asked["markers"] == ["[ZLT]"] and {"q_proj", "down_proj"} < set(asked["targets"])
+    longer = study(evaluations__main__max_tokens=900, stages__benign__max_length=4096).asked_of_base()
+    assert (longer["row"], longer["reply"]) == (
+        {"stages.benign.max_length": 4096},
+        {"evaluations.main.max_tokens": 900},
+    )
+
+
 def test_a_figure_is_drawn_for_every_source_with_a_cell_in_its_arms():
     assert resolved.sources_of(study(), "reversed_order") == ["villain"]
     assert resolved.sources_of(study(figures__gates=[]), "gates") == []

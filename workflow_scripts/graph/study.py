@@ -172,7 +172,8 @@ class Study:
         says it, and the markers that are put into replies.
         """
         nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
-        stages = {parse_lineage(node)[-1].stage: self.stage_of(node) for node in sorted(nodes)}
+        used = {parse_lineage(node)[-1].stage for node in nodes}
+        stages = {name: stage for name, stage in self.stages.items() if name in used}
         rows = {f"stages.{name}.max_length": stage["max_length"] for name, stage in stages.items()}
         drawn = {
             f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
