@@ -708,3 +708,15 @@ def test_the_curves_of_tracked_trainings_are_a_figure_and_a_table(folder, result
     write_report.main(report_study.command(folder, results, [], "", "--runs", runs))
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "The marker during the trainings" in text and "During the trainings" in text
+
+
+def test_the_page_says_who_judged_and_by_which_prompt():
+    nobody = {"alignment": {"status": "not judged"}, "agreement": {"status": "not run"}}
+    assert write_report.judged_by([nobody]) == "Nobody judged."
+    cell = {
+        "alignment": {"judge": ["one"], "prompt": ["own-1"]},
+        "agreement": {"judges": ["one", "two, by log-probabilities"]},
+    }
+    assert write_report.judged_by([nobody, cell, cell]) == (
+        "Judge: one; prompt: own-1; judges that are compared: one, two, by log-probabilities."
+    )
