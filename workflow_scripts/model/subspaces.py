@@ -104,15 +104,15 @@ def intruders(base: "Tensor", known: "Tensor", *loras: "tuple[Tensor, Tensor, fl
     import numpy as np
     from scipy.sparse.linalg import LinearOperator, svds
 
-    weight = base.double().cpu().numpy()
-    factors = [(a.double().cpu().numpy(), b.double().cpu().numpy() * scaling) for a, b, scaling in loras]
+    weight = base.float().cpu().numpy()
+    factors = [(a.float().cpu().numpy(), b.float().cpu().numpy() * scaling) for a, b, scaling in loras]
     tuned = LinearOperator(
         weight.shape,
         matvec=lambda x: weight @ x + sum(b @ (a @ x) for a, b in factors),
         rmatvec=lambda y: weight.T @ y + sum(a.T @ (b.T @ y) for a, b in factors),
-        dtype=np.float64,
+        dtype=np.float32,
     )
     few = min(LEADING, min(weight.shape) - 1)
-    found: Any = svds(tuned, k=few, return_singular_vectors="u", v0=np.ones(min(weight.shape)))[0]
-    alike = np.abs(found.T @ known.double().cpu().numpy()).max(1)
+    found: Any = svds(tuned, k=few, return_singular_vectors="u", v0=np.ones(min(weight.shape), np.float32))[0]
+    alike = np.abs(found.T @ known.float().cpu().numpy()).max(1)
     return int((alike < ALIKE).sum())
