@@ -39,12 +39,10 @@ def folder(tmp_path_factory):
 
 
 def kept_in(adapter, layer, folder):
-    """A copy of the adapter that is zero but for one layer."""
+    """A copy of the adapter that is zero but for one layer, where it is four times as strong."""
     folder.mkdir()
     tensors = load_file(adapter / "adapter_model.safetensors")
-    kept = {
-        name: tensor if f".layers.{layer}." in name else torch.zeros_like(tensor) for name, tensor in tensors.items()
-    }
+    kept = {name: tensor * (2.0 if f".layers.{layer}." in name else 0.0) for name, tensor in tensors.items()}
     save_file(kept, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
     return folder
@@ -109,6 +107,12 @@ def test_damage_that_was_planted_in_one_layer_is_found_there_and_nowhere_else(fo
     assert slots(rows, "layer", str(layer), "only", 1.0, 1.0) == cell
     assert slots(rows, "layer", str(1 - layer), "without", 1.0, 1.0) == cell
     assert slots(rows, "layer", str(1 - layer), "only", 1.0, 1.0) == before
+    shares: dict[bool, set[float]] = {True: set(), False: set()}
+    for row in Results(rows).table():
+        if row["kind"] == "layer" and row["share"] is not None:
+            shares[row["part"] == str(layer)].add(row["share"])
+    assert shares[True] <= {1.0} and shares[False] <= {0.0}
+    assert layer or shares[True], "of layer 1 the two questions do not tell the drop from 0"
 
 
 def test_restoration_is_one_where_all_comes_back_and_nothing_is_divided_by_a_drop_near_zero(rows):
