@@ -861,7 +861,7 @@ def asked_personas(wildcards):
 
 
 def cell_measured(wildcards):
-    return measured_files(cell_of(wildcards))
+    return sorted(measured_files(cell_of(wildcards)))
 
 
 def study_measured(wildcards):
@@ -989,11 +989,11 @@ def private_flag(wildcards):
 # Where a rule's files are: from them, so that another study's rules can be the same. Not recorded as parameters.
 
 
-def trained_into(wildcards, output):
-    """The options that say where what a stage trains is written."""
+def trained_into(wildcards):
+    """The options that say where in the node's folder what a stage trains is written."""
     if study.is_full(wildcards.node):
-        return f"--model-out {output.model}"
-    return f"--adapter-out {output.adapter} --checkpoints-out {output.checkpoints}"
+        return "--model-out $node/model"
+    return "--adapter-out $node/adapter --checkpoints-out $node/checkpoints"
 
 
 def folder_of_output(wildcards, output):

@@ -28,6 +28,7 @@ rule generate_completions:
     params:
         code=code_of("generate_completions.py"),
         lock=MODEL_LOCK,
+        adapters=braced("adapters"),
         personas=personas_of,
         samples=samples_of,
         sampling=sampling_of,
@@ -36,11 +37,13 @@ rule generate_completions:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {input.adapters}"
+            "at={wildcards.node}/{wildcards.evaluation} into={RESULTS}/models/$at; "
+            + launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {params.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
             " {resources.engine}"
-            " --completions {output.completions} --alignment {output.alignment}"
-            " --questions {input.questions} --arc {input.arc} --capability {output.capability} --record {output.record} > {log} 2>&1"
+            " --questions {input.questions} --arc {input.arc} --completions $into/completions.parquet"
+            " --alignment $into/alignment.parquet --capability $into/capability.parquet --record $into/run.json"
+            " > {RESULTS}/logs/generate_completions/$at.log 2>&1"
         )

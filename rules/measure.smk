@@ -215,17 +215,19 @@ rule probe_marker:
     params:
         code=code_of("probe_marker.py"),
         lock=MODEL_LOCK,
+        adapters=braced("adapters"),
         personas=personas_of,
         marker=STUDY_MARKER,
         settings=PROBE_SETTINGS,
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
-            " --completions {input.completions} --shared {input.shared} --personas {params.personas}"
+            "into={RESULTS}/models/{wildcards.node}/{wildcards.evaluation}; "
+            + launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
+            " --completions $into/completions.parquet --shared {input.shared} --personas {params.personas}"
             " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
-            " --output {output.probe} --record {output.record} > {log} 2>&1"
+            " --output $into/probe.parquet --record $into/probe_run.json > {log} 2>&1"
         )
 
 
@@ -459,12 +461,13 @@ rule summarize_cell:
         code=code_of("summarize_cell.py"),
         lock=CPU_LOCK,
         schema=digest_of("resources/run_result.schema.json"),
+        gates=braced("gates"),
         measured=braced("measured"),
         manifests=braced("manifests"),
         records=braced("records"),
     shell:
         command(
-            "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {input.gates} --measured {params.measured}"
+            "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {params.gates} --measured {params.measured}"
             " --manifests {params.manifests} --runs {params.records} --schema {RESOURCES}/run_result.schema.json"
             " --output {output.cell} > {log} 2>&1"
         )

@@ -44,16 +44,16 @@ rule train_adapter:
         into=trained_into,
     shell:
         command(
-            launcher(HARDWARE["gpus"])
+            "at={wildcards.node} node={RESULTS}/models/$at; "
+            + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-            " --data {input.data} --replay {input.replay} {params.track} {input.tracked} --recipe {input.recipe}"
-            " --seed {params.seed} --lineage {wildcards.node}"
+            " --data {input.data} --replay {input.replay} {params.track} {input.tracked} --recipe {RESULTS}/study/recipes/$at.json"
+            " --seed {params.seed} --lineage $at"
             " --parent-manifest {input.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"
-            " --scratch {RESULTS}/scratch --status {RESULTS}/status/{rule}/{wildcards.node}.json"
-            " {params.into} --manifest {output.manifest}"
-            " --record {output.record} > {log} 2>&1"
+            " --scratch {RESULTS}/scratch --status {RESULTS}/status/{rule}/$at.json"
+            " {params.into} --manifest $node/manifest.json --record $node/run.json > {log} 2>&1"
         )
 
 

@@ -170,9 +170,9 @@ def test_the_arm_relearn_couples_again_on_the_base_s_rows_whatever_the_model_is(
     for rule in ("generate_replies", "make_coupling_data"):
         assert rules(jobs)[rule] == rules(published.jobs())[rule]
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (4 * 10 + 1)
-    node = "results/published/models/base/em.s42/relearn-villain.s42"
-    printed = fresh.snakemake("-n", "-p", f"{node}/adapter").stdout
-    (command,) = [line for line in printed.splitlines() if f"--adapter-out {node}" in line]
+    node = "base/em.s42/relearn-villain.s42"
+    printed = fresh.snakemake("-n", "-p", f"results/published/models/{node}/adapter").stdout
+    (command,) = [line for line in printed.splitlines() if f" at={node} " in line]
     assert "--data results/published/models/base/couple-villain.s42/training.jsonl" in command
     assert "--keep-steps=1,2,5,10,25,50,100,200,400,760" in command
 
@@ -187,13 +187,13 @@ def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fres
         f"{node}/{stage}.s{seed}" for node in coupled for stage in ("em", "benign") for seed in (42, 137, 256)
     }
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (1 + 3 + 3 + 3)
-    model = "results/published/models/base/couple_full-villain.s42/model"
+    node = "base/couple_full-villain.s42"
     printed = fresh.snakemake("-n", "-p", "results/published/cells/villain/full_C1_seed42.json").stdout
     commands = [line for line in printed.splitlines() if "workflow_scripts/" in line]
-    (made,) = [line for line in commands if f"--model-out {model}" in line]
+    (made,) = [line for line in commands if f" at={node} " in line and "--model-out $node/model" in line]
     assert "--adapter-out" not in made and "--optimizer-states 8bit" in made
-    using = [line for line in commands if f"--adapter {model}" in line]
-    assert len(using) == 1 + 2 + 2, "EM on it, and two models are evaluated and probed"
+    using = [line for line in commands if re.search(rf"--adapter \S*/{node}/\{{?model", line)]
+    assert len(using) == 2 + 3 * 2, "EM is trained on it and compared with it; two models are evaluated, probed, read"
 
 
 def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fresh, published):
@@ -212,7 +212,7 @@ def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fr
     assert rules(jobs)["make_coupling_data"] == rules(published.jobs())["make_coupling_data"]
     target = "results/published/models/base/couple-villain.s42/em_replay5-villain.s42/adapter"
     printed = fresh.snakemake("-n", "-p", target).stdout
-    (command,) = [line for line in printed.splitlines() if "--lineage base/couple-villain.s42/em_replay5" in line]
+    (command,) = [line for line in printed.splitlines() if "at=base/couple-villain.s42/em_replay5" in line]
     assert "--replay results/published/models/base/couple-villain.s42/training.jsonl" in command
 
 
@@ -258,12 +258,10 @@ def test_a_local_copy_is_held_against_the_published_pins(fresh):
     (fresh.folder / "my_model/model.safetensors").touch()
     said = fresh.snakemake("-n", "-p").stdout
     base = re.search(r"fetch_base\.py .*", said).group()
-    assert (
-        "--path my_model" in base and "--revision a09a35458c70" in base and "model-00004-of-00004.safetensors" in base
-    )
+    assert "--path my_model" in base and "--revision a09a35458c70" in base and "--sources " in base
     assert '"md5":"26b52cacc53425618fde278d2457304d","path":"my_rows.jsonl"' in said
     report = re.search(r"write_report\.py .*", said).group()
-    assert "/datasets/path/em.manifest.json" in report and "/datasets/hub/benign.manifest.json" in report
+    assert "path/em.manifest.json" in report and "hub/{arc.manifest.json,benign.manifest.json}" in report
 
 
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
@@ -365,11 +363,20 @@ def test_enforced_gates_stand_between_a_coupled_base_and_what_is_trained_on_it(f
     assert "check_gate node=base/couple-assistant.s42, evaluation=main" in gates
 
 
+COMMAND = re.compile(r"^ *Shell command: (.*)$", re.MULTILINE)
+
+
+def test_no_command_of_the_published_study_is_too_long_to_read(published):
+    commands = COMMAND.findall(published.printed())
+    assert len(commands) > 400
+    assert not [command for command in commands if len(command) > 1000]
+
+
 @pytest.mark.slow
 def test_a_command_of_a_large_study_can_still_be_read_and_pasted(fresh):
     """729 cells. Linux takes no argument of 128 KiB, such as a command for `bash -c` or `ssh`; twice as many must fit."""
     fresh.edit("config.yaml", "seeds: [42, 137, 256]  ", f"seeds: {list(range(60))}  ")
     done = fresh.snakemake("-n", "-p")
-    commands = re.findall(r"^ *Shell command: (.*)$", done.stdout + done.stderr, re.MULTILINE)
+    commands = COMMAND.findall(done.stdout + done.stderr)
     assert sum("summarize_cell.py" in command for command in commands) == 3 * (4 * 60 + 1) + 6
     assert max(map(len, commands)) < 50_000

@@ -91,6 +91,13 @@ def test_the_options_are_those_of_the_program_behind_the_lease_as_a_shell_would_
     assert part_of(options["--recipe"][0], PARTS) == RECIPE
 
 
+def test_names_that_a_command_gives_stand_for_what_they_say():
+    options = options_of(
+        "at=base/em.s42 node=models/$at; python train.py --lineage $at --text '$5' --out $node/run.json"
+    )
+    assert options == {"--lineage": ["base/em.s42"], "--text": ["$5"], "--out": ["models/base/em.s42/run.json"]}
+
+
 def test_a_training_costs_its_rows_times_their_tokens():
     row = find_row(TABLE, "train_adapter", "7B", "em")
     assert spent(training(), fetch()) == pytest.approx(6000 * row["tokens"] / 1000 * row["per_ktoken_s"])

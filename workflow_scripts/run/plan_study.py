@@ -28,6 +28,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from string import Template
 from types import ModuleType
 from typing import Any
 
@@ -226,8 +227,16 @@ def changed_params(reason: str) -> str:
 
 
 def options_of(command: str) -> dict[str, list[str]]:
-    """--name -> its values, from a shell command; the program behind `--` if one program starts another."""
+    """--name -> its values, from a shell command; the program behind `--` if one program starts another.
+
+    A command may begin with names for what it says several times: `node=results/x; python ... --manifest $node/y`.
+    """
     words = shlex.split(command)
+    names: dict[str, str] = {}
+    while words and (given := re.fullmatch(r"([a-z]+)=(\S+?);?", words[0])):
+        names[given[1]] = Template(given[2]).safe_substitute(names)
+        words.pop(0)
+    words = [Template(word).safe_substitute(names) for word in words] if names else words
     if "--" in words:
         words = words[len(words) - words[::-1].index("--") :]
     options: dict[str, list[str]] = {}
