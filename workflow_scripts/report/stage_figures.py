@@ -141,9 +141,9 @@ def layers(study: Study) -> Any:
     note = [
         f"Study {study.name}. First: after each layer, source minus bystanders. Then, of the drop of s: what returns",
         "when the second adapter is left out of a layer (restored), what it takes there alone (sufficed), the range of",
-        "random deltas of its rank and norm; what returns without the lowest or highest k layers, at the last of them.",
-        "Last: how much of the subspace that one adapter reads or writes lies in the other's; dotted: of random ones.",
-        f"Intervals: over questions. {left_out(found, shown)}",
+        "random deltas of its rank and norm in place of the whole; what returns without the lowest or highest layers,",
+        "at the last of them. Last: how much of the subspace that one adapter reads or writes lies in the other's;",
+        f"dotted: of random ones. Intervals: over questions. {left_out(found, shown)}",
     ]
     caption(figure, footnote(study, note))
     return figure
@@ -231,6 +231,7 @@ def say(axes: Any, text: str) -> None:
     """Words on an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=FAINT, fontsize=7)
     axes.set_yticks([])
+    axes.tick_params(labelsize=6.5)
 
 
 def finish(axes: Any) -> None:
