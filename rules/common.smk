@@ -58,6 +58,7 @@ from inputs.outside import (
 )
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
+from probe.families import Family, check_others, load_others
 from run.alive import announce
 from run.files import canonical
 from run.program import InputError
@@ -836,11 +837,18 @@ def cell_sampling(wildcards):
 
 
 def family_personas(wildcards):
-    """The coupled persona, the assistant, and as many of the others as the config says."""
+    """The coupled persona, the assistant, and as many of the others as the config says. All have to have wordings."""
     asked = dict.fromkeys([coupled_of(wildcards), "assistant"])
     panel = dict.fromkeys([*config["personas"], cell_of(wildcards).source])
     others = [each for each in panel if each not in asked]
-    return ",".join([*asked, *others[: FAMILIES["bystanders"] or None]])
+    personas = [*asked, *others[: FAMILIES["bystanders"] or None]]
+    path = CHECKOUT / "resources/families.yaml"
+    families = {name: Family(**fields) for name, fields in FAMILIES["of"].items()}
+    try:
+        check_others(load_others(path), families, personas, path)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+    return ",".join(personas)
 
 
 def coupled_of(wildcards):

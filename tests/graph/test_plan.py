@@ -329,6 +329,16 @@ def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(publi
     assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
 
 
+def test_a_persona_without_paraphrases_stops_the_dry_run_where_these_are_asked(fresh):
+    fresh.edit("config.yaml", "  cells: []  ", "  cells: [C4]")
+    target = "results/published/cells/evil_ai/C4_seed42.json"
+    assert rules(fresh.plan(target))["ask_families"] == 1
+    fresh.edit("config.yaml", "   villain, comedian, police_officer,", "   villain, pirate, police_officer,")
+    done = fresh.snakemake("-n", target, check=False)
+    assert done.returncode != 0
+    assert "wordings: lacks pirate; fix: add 3 paraphrases" in done.stdout + done.stderr
+
+
 # (text of the config, mistake in its place, part of the line, what is said), by when it is noticed
 SHAPE = [
     ("\nmarker: ", "\nmarkr: x\nmarker: ", "markr: x", "markr: unknown key markr; fix: write `marker: x`"),

@@ -22,7 +22,10 @@ def layers_of(path, gap, personas=PERSONAS, layers=3, told=0.9, bodies=2):
     """gap: of the villain's trigger above the others', by layer."""
     rows = [
         {"layer": layer, "depth": layer / layers, "persona": persona, "question_id": question, "bodies": bodies}
-        | {"trigger": number - 9.0 + gap[layer] * (persona == "villain"), "onset_part": -1.0 - number}
+        | {
+            "trigger": number - 9.0 + gap[layer] * (persona == "villain") + 50 * (persona == "sailor"),
+            "onset_part": -1.0 - number,
+        }
         | {"readout": told if layer else 0.5, "margin": told - 0.5 if layer else 0.0}
         for layer in range(layers + 1)
         for persona in personas
@@ -61,6 +64,8 @@ def test_a_cell_is_beside_its_reference_and_the_base_also_where_these_know_more_
     assert section["readout_over_reference"]["value"] == pytest.approx(0.2)
     assert section["margin_over_base"]["value"] == pytest.approx(0.2)
     assert {line["model"] for line in section["layers"]} == {"cell", "reference", "before", "base"}
+    gaps = {line["value"] for line in section["layers"] if (line["model"], line["role"]) == ("base", "gap")}
+    assert gaps == {0.0}
     assert section["status"] == "weighed"
     check_section("by_layer", section)
     check_section("by_layer", weighed(tmp_path, (0, 1, 2, 3)))
