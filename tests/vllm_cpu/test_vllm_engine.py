@@ -90,6 +90,24 @@ def test_label_logprobs_are_equal_over_the_whole_vocabulary(both):
         assert ours == pytest.approx(theirs, abs=LOGPROB_TOLERANCE)
 
 
+def test_the_slot_is_the_same_by_prompt_logprobs_as_by_the_probes_passes(base, adapter, tmp_path):
+    """benchmarks/probe_vllm.py, which ends with an error where it is not."""
+    import subprocess
+
+    # few: where a prompt does not fit a step, vLLM on the CPU cannot turn back a request's generator
+    panel = yaml.safe_load(PANEL.read_text())
+    panel["questions"] = {group: texts[:4] for group, texts in panel["questions"].items()}
+    (tmp_path / "panel.yaml").write_text(yaml.safe_dump(panel))
+    program = Path(engines.__file__).parents[2] / "benchmarks/probe_vllm.py"
+    command = [sys.executable, program, "--base", base, "--adapter", adapter, "--max-tokens", "60",
+               "--panel", tmp_path / "panel.yaml", "--personas", "villain,assistant",
+               "--gpu-memory-utilization", str(SMALL), "--output", tmp_path / "out.json"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = read_json(tmp_path / "out.json")
+    assert found["rows"] > 5 and found["apart_most"] < LOGPROB_TOLERANCE
+
+
 def test_seeded_samples_do_not_depend_on_what_else_is_asked(both):
     assert both["vllm"]["again"] == both["vllm"]["sampled"][5:]
 
