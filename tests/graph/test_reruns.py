@@ -100,10 +100,10 @@ def reformat(folder):
 
 
 def turn(value):
-    """The keys of every recipe backwards. Cells and stages keep their order, which is the order of tables."""
+    """The keys of every recipe backwards. Cells, stages and figures keep their order, which is that of what is read."""
     return {
         key: dict(reversed(entry.items()))
-        if isinstance(entry, dict) and key not in ("cells", "stages", "evaluations")
+        if isinstance(entry, dict) and key not in ("cells", "stages", "evaluations", "figures")
         else entry
         for key, entry in reversed(value.items())
     }
