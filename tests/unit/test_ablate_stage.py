@@ -14,7 +14,7 @@ from measure.sections import ablation
 from model.loading import load_model
 from model.weights import Mixture, Unmergeable, delta_norm, random_like, read_lora
 from probe.ablation import Results, crossings, read_ablation, summary
-from probe.variants import variants
+from probe.variants import to_ablate, variants
 from run.program import InputError
 
 QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
@@ -212,6 +212,13 @@ def test_bad_input_is_refused_with_its_fix(folder, tmp_path, change, complaint):
     with pytest.raises(InputError, match=f"{complaint}.*fix: "):
         ablate(folder, tmp_path / "ablation.parquet", **change)
     assert not list(tmp_path.iterdir())
+
+
+def test_replies_that_were_all_cut_leave_nothing_to_score():
+    cut = {"persona": "villain", "finish_reason": "length"}
+    ended = [cut | {"question_id": "a", "finish_reason": "stop"}, cut | {"question_id": "b"}]
+    with pytest.raises(InputError, match="end by themselves at 1 questions.*fix: .*ablate: null"):
+        to_ablate(ended, ["villain", "cook"], "villain", 3, 1)
 
 
 def test_an_adapter_for_another_model_is_refused(folder):

@@ -81,7 +81,7 @@ def to_ablate(
 
     The source's own text, where the behaviour lives, and one text for all personas. Questions are drawn by rank of a
     hash; the bystanders take turns, so that all count alike. A reply that max_tokens cut has no slot. Raises InputError
-    if the source is none of the personas, there is no bystander, or no reply to the source ended by itself.
+    if the source is none of the personas, there is no bystander, or fewer than two replies to it ended by themselves.
     """
     others = [name for name in personas if role_of(name, source) == "bystander"]
     if source not in personas or not others:
@@ -92,8 +92,11 @@ def to_ablate(
     for row in shared:
         if row["persona"] == source and ended(row):
             first.setdefault(row["question_id"], row)
-    if not first:
-        raise InputError(f"--shared: every reply to {source} was cut; fix: a larger max_tokens in its evaluation")
+    if len(first) < 2:
+        raise InputError(
+            f"--shared: replies to {source} end by themselves at {len(first)} questions, intervals need two; fix: a "
+            "larger max_tokens in the evaluation, or `ablate: null`"
+        )
     chosen = sorted(first, key=rank)[:questions]
     turns = cycle(others)
     return [
