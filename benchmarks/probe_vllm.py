@@ -56,7 +56,7 @@ def by_passes(engine: Any, texts: Sequence[tuple[tuple[int, ...], int]]) -> list
 
 
 def main() -> None:
-    from inputs.panel import asks, load_panel, requests_of
+    from inputs.panel import load_panel, prompts_of, requests_of
     from model.engines import BACKENDS, DTYPES, Sampling, open_engine, stop_ids
     from model.loading import load_model, load_tokenizer
     from model.template import closing
@@ -78,7 +78,7 @@ def main() -> None:
     args = parser.parse_args()
     panel, tokenizer = load_panel(args.panel), load_tokenizer(args.base)
     personas, sampling = args.personas.split(","), Sampling(1.0, 1.0, args.max_tokens)
-    asked = asks(panel, personas, ["general", "alignment"], 1)
+    asked = prompts_of(panel, personas, ["general", "alignment"], 1)
     requests = requests_of(asked, tokenizer, 42)
     longest = max(len(request.prompt) for request in requests) + args.max_tokens + 16  # room for the marker
     settings = {"max_length": longest, "enforce_eager": True, "gpu_memory_utilization": args.gpu_memory_utilization}

@@ -351,7 +351,7 @@ def datasets_used():
         study.stage_of(node)["data"]["from"]
         for cell in study.cells
         for node in ancestry(cell.lineage)
-        if study.kind_of(node) == "sft"
+        if study.type_of(node) == "sft"
     }
     return sorted(trained | ({config["capability"]} - {None}))
 
@@ -549,7 +549,7 @@ def is_trained(node):
 
 
 def rows_of(node):
-    if study.kind_of(node) == "couple":
+    if study.type_of(node) == "couple":
         return node_file(study.rows_from(node), "training.jsonl")
     return dataset_file(study.stage_of(node)["data"]["from"])
 
@@ -583,7 +583,7 @@ def parent_gate(wildcards):
     wanted = (
         config["gates"]["enforce"]
         and parent != BASE
-        and study.kind_of(parent) == "couple"
+        and study.type_of(parent) == "couple"
     )
     return (
         [node_file(parent, f"{next(iter(study.evaluations))}/gate.json")]
@@ -609,19 +609,19 @@ def origin_manifest(wildcards):
     return manifest_file(study.origin_of(wildcards.node))
 
 
-def last_word(*kinds, full=None):
-    """The wildcard constraint of lineages whose last stage is of these kinds: which rule makes the node."""
-    return rf"{LINEAGE}/{study.words_of_kind(*kinds, full=full)}\.s[0-9]+"
+def node_of_type(*types, full=None):
+    """The wildcard constraint of lineages whose last stage is of these types: which rule makes the node."""
+    return rf"{LINEAGE}/{study.words_of_type(*types, full=full)}\.s[0-9]+"
 
 
-def hub_word():
+def node_from_hub():
     """The wildcard constraint of couplings of the base that are fetched ready-made."""
     return rf"{BASE}/{study.words_from_hub()}\.s[0-9]+"
 
 
-def reused_word():
-    """The wildcard constraint of lineages that take an adapter: grafts, and stages stopped at a step."""
-    return rf"{LINEAGE}/(?:{study.words_of_kind('graft')}|{study.words_of_kind('couple', 'sft')}@[0-9]+)\.s[0-9]+"
+def node_reused():
+    """The wildcard constraint of lineages that take an adapter: merged ones, and stages stopped at a step."""
+    return rf"{LINEAGE}/(?:{study.words_of_type('graft')}|{study.words_of_type('couple', 'sft')}@[0-9]+)\.s[0-9]+"
 
 
 # Parameters: scalars, and canonical JSON for what belongs together

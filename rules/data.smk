@@ -84,7 +84,7 @@ rule generate_replies:
     benchmark:
         "<benchmarks>/generate_replies/{node}.tsv"
     wildcard_constraints:
-        node=last_word("couple"),
+        node=node_of_type("couple"),
     # couplings and what they need come first: the longest chains wait for them
     priority: 2
     threads: HARDWARE["threads"]

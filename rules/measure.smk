@@ -76,7 +76,7 @@ rule check_gate:
     benchmark:
         "<benchmarks>/check_gate/{node}/{evaluation}.tsv"
     wildcard_constraints:
-        node=last_word("couple"),
+        node=node_of_type("couple"),
     params:
         code=code_of("check_gate.py"),
         lock=CPU_LOCK,

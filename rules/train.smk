@@ -1,4 +1,4 @@
-# A node's adapter: trained on its parent, or taken from another node (a graft, or a training stopped early).
+# A node's adapter: trained on its parent, or taken from another node (a merged adapter, or a training stopped early).
 
 
 rule train_adapter:
@@ -21,7 +21,7 @@ rule train_adapter:
     benchmark:
         "<benchmarks>/train_adapter/{node}.tsv"
     wildcard_constraints:
-        node=last_word("couple", "sft", full=False),
+        node=node_of_type("couple", "sft", full=False),
     priority: 1
     threads: HARDWARE["threads"]
     resources:
@@ -68,7 +68,7 @@ use rule train_adapter as train_model with:
     benchmark:
         "<benchmarks>/train_model/{node}.tsv"
     wildcard_constraints:
-        node=last_word("couple", "sft", full=True),
+        node=node_of_type("couple", "sft", full=True),
 
 
 rule reuse_adapter:
@@ -85,7 +85,7 @@ rule reuse_adapter:
     benchmark:
         "<benchmarks>/reuse_adapter/{node}.tsv"
     wildcard_constraints:
-        node=reused_word(),
+        node=node_reused(),
     resources:
         mem_mb=4000,
         disk_mb=1000,
@@ -113,7 +113,7 @@ rule fetch_adapter:
     benchmark:
         "<benchmarks>/fetch_adapter/{node}.tsv"
     wildcard_constraints:
-        node=hub_word(),
+        node=node_from_hub(),
     resources:
         mem_mb=4000,
         disk_mb=1000,

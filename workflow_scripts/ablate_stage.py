@@ -100,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--settings", required=True, help="JSON: questions, bystanders, grid, controls")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--device", help="default: cuda if there is one")
-    parser.add_argument("--budget", type=int, help="tokens a forward pass: memory, not results")
+    parser.add_argument("--budget", type=int, help="tokens per forward pass: memory, not results")
     parser.add_argument("--output", required=True, help="ablation.parquet")
     parser.add_argument("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)

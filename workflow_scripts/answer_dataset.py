@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="manifest.json of the base")
     parser.add_argument("--data", required=True, help="rows of messages, JSON lines")
     parser.add_argument("--panel", required=True, help="YAML with the questions that no row may ask")
-    parser.add_argument("--max-length", type=int, required=True, help="tokens a row, as it is trained")
+    parser.add_argument("--max-length", type=int, required=True, help="tokens per row, as it is trained")
     parser.add_argument("--output", required=True, help="JSON lines to write")
     parser.add_argument("--manifest", required=True, help="JSON to write: where the rows are from, what was left out")
     return parser.parse_args(argv)

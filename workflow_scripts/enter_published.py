@@ -60,7 +60,7 @@ def alignment(summary: Row | None) -> Row:
 
 
 def stages(lineage: str, origin: Row) -> list[Row]:
-    """One entry a node of the lineage; the last one's manifest says where its counts are from."""
+    """One entry per node of the lineage; the last one's manifest says where its counts are from."""
     words = lineage.split("/")
     made = []
     for depth, word in enumerate(words):

@@ -286,7 +286,7 @@ def own_rows(path: Path, chats: bool = True) -> bytes:
     check_file(path)
     text = read_text(path, "convert the file to UTF-8")
     if not text.strip():
-        raise InputError(f"{path}: empty; fix: give one JSON object a line")
+        raise InputError(f"{path}: empty; fix: give one JSON object per line")
     check_lines(path, text)
     rows = read_jsonl(path)
     if chats:

@@ -6,10 +6,10 @@
         --completions completions.parquet --alignment alignment.parquet \
         --arc arc_challenge_test.jsonl --capability capability.parquet --record run.json
 
---completions  a row a persona, question (general and alignment) and sample; columns: panel.COLUMNS
+--completions  a row per persona, question (general and alignment) and sample; columns: panel.COLUMNS
 --alignment    the alignment questions without a system message (persona "none"), the same number of samples each; with
                --questions those of that file instead, each with its own system message and samples
---capability   a row an ARC question: next-token log-probability (nats, whole vocabulary) of each answer label
+--capability   a row per ARC question: next-token log-probability (nats, whole vocabulary) of each answer label
 docs/protocol.md, evaluation.
 """
 
@@ -19,7 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs.panel import COLUMNS, NO_PERSONA, asks, chat, check_room, columns_of, load_panel, own_asks, requests_of
+from inputs.panel import (
+    COLUMNS,
+    NO_PERSONA,
+    chat,
+    check_room,
+    columns_of,
+    load_panel,
+    own_prompts_of,
+    prompts_of,
+    requests_of,
+)
 from inputs.questions import load_questions
 from model.engines import add_arguments, engine_of, read_sampling, single_token
 from model.loading import context_length, load_tokenizer
@@ -43,7 +53,7 @@ CAPABILITY_COLUMNS: dict[str, Any] = {
 
 
 def load_arc(path: str | Path) -> list[dict[str, Any]]:
-    """ARC rows {"id", "question", "choices": {"label": [..], "text": [..]}, "answerKey"}, one a line.
+    """ARC rows {"id", "question", "choices": {"label": [..], "text": [..]}, "answerKey"}, one per line.
 
     Raises InputError naming the line that lacks a part, has no two choices, repeats an id or has no right answer.
     """
@@ -100,7 +110,7 @@ def arc_prompts(
 
 
 def capability_columns(rows: Sequence[dict[str, Any]], logprobs: Sequence[Sequence[float]]) -> dict[str, list[Any]]:
-    """The table with CAPABILITY_COLUMNS, a row an ARC question."""
+    """The table with CAPABILITY_COLUMNS, a row per ARC question."""
     labels = [row["choices"]["label"] for row in rows]
     chosen = [
         line[max(range(len(line)), key=scores.__getitem__)] for line, scores in zip(labels, logprobs, strict=True)
@@ -121,7 +131,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--panel", required=True, help="YAML with personas and questions")
     parser.add_argument("--personas", required=True, help="names in the panel, separated by commas")
-    parser.add_argument("--samples", type=int, required=True, help="completions a persona and question")
+    parser.add_argument("--samples", type=int, required=True, help="completions per persona and question")
     parser.add_argument("--completions", required=True, help="completions.parquet")
     parser.add_argument("--alignment", help="alignment.parquet")
     parser.add_argument("--questions", nargs="?", help="YAML of questions for it (without a file: the panel's)")
@@ -139,12 +149,12 @@ def main(argv: list[str] | None = None) -> None:
     started = time.time()
     sampling = read_sampling(args.sampling)
     panel = load_panel(args.panel)
-    wanted = asks(panel, args.personas.split(","), ["general", "alignment"], args.samples, args.panel)
+    wanted = prompts_of(panel, args.personas.split(","), ["general", "alignment"], args.samples, args.panel)
     evaluated = len(wanted)
     if args.alignment and args.questions:
-        wanted += own_asks(load_questions(args.questions), sampling.temperature, args.questions)
+        wanted += own_prompts_of(load_questions(args.questions), sampling.temperature, args.questions)
     elif args.alignment:
-        wanted += asks(panel, [NO_PERSONA], ["alignment"], args.samples, args.panel)
+        wanted += prompts_of(panel, [NO_PERSONA], ["alignment"], args.samples, args.panel)
     arc = load_arc(args.arc) if args.arc else []
     tokenizer = load_tokenizer(args.base)
     context = context_length(args.base)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inputs.panel import COLUMNS, CONTROL, Panel, asks, check_room, columns_of, load_panel, requests_of
+from inputs.panel import COLUMNS, CONTROL, Panel, check_room, columns_of, load_panel, prompts_of, requests_of
 from model.engines import Sampling, add_arguments, engine_of, read_sampling
 from model.loading import context_length, load_tokenizer
 from model.template import spelled_control
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--panel", required=True, help="YAML with personas and questions")
     parser.add_argument("--personas", required=True, help="names in the panel, separated by commas")
-    parser.add_argument("--samples", type=int, required=True, help="replies a persona and question")
+    parser.add_argument("--samples", type=int, required=True, help="replies per persona and question")
     parser.add_argument("--model", required=True, help="manifest.json of the model that is asked")
     parser.add_argument("--drawn-by", default="", help="code and environment: what others drew is not taken")
     parser.add_argument("--together", default="", help="personas to draw as well where an engine has to start at all")
@@ -85,7 +85,7 @@ def draw(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The rows of these personas, by one engine start; and the seconds of start and drawing."""
     began = time.time()
-    wanted = asks(asked, personas, ["data"], args.samples, args.panel)
+    wanted = prompts_of(asked, personas, ["data"], args.samples, args.panel)
     tokenizer = load_tokenizer(args.base)
     requests = requests_of(wanted, tokenizer, args.seed, args.seeding == "request")
     check_room(wanted, requests, sampling.max_tokens, context_length(args.base))
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     started = time.time()
     sampling = read_sampling(args.sampling)
     asked, personas = load_panel(args.panel), args.personas.split(",")
-    asks(asked, personas, ["data"], args.samples, args.panel)  # their names, before anything is loaded
+    prompts_of(asked, personas, ["data"], args.samples, args.panel)  # their names, before anything is loaded
     together = dict.fromkeys([*personas, *filter(None, args.together.split(","))])
     files = {persona: args.store / f"{key_of(args, asked, persona)}.parquet" for persona in together}
     drawn: list[dict[str, Any]] = []

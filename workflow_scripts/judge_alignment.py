@@ -12,8 +12,8 @@ OpenAI-compatible server, with --base-url), hf/local (--model-args '{"model_path
           logprobs  the expectation over 0 to 100 at one position (measure/grading.py), of a server that gives
                     log-probabilities: vLLM and others that speak OpenAI's chat API, or a model loaded here
 --questions  the file that the questions are from, with prompts of its own for the judge (inputs/questions.py)
-The table has a row a reply with columns COLUMNS. status: scored | unparsed (the answer does not hold both scores: it is
-kept, and left out of means) | not judged. Equal replies to a question are asked once. Answers are kept in --cache, a
+The table has a row per reply with columns COLUMNS. status: scored | unparsed (the answer does not hold both scores: it
+is kept, and left out of means) | not judged. Equal replies to a question are asked once. Answers are kept in --cache, a
 file each, by the hash of everything that determines them (judge, its arguments, prompt, sampling), so a killed run goes
 on where it stopped; the address of the server is no part of it. docs/protocol.md, evaluation.
 """
@@ -226,7 +226,7 @@ def judged_rows(
     calls: Sequence[Sequence[Call]],
     answers: Mapping[Path, Row],
 ) -> list[Row]:
-    """A row a reply, with the scores found in the judge's answers to it."""
+    """A row per reply, with the scores found in the judge's answers to it."""
     rows = []
     for reply, version, own in zip(replies, versions, calls, strict=True):
         scores, answer = graded(own, answers)

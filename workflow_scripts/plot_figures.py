@@ -239,7 +239,7 @@ def persona_heatmap(study: Study) -> Any:
             study,
             [
                 f"Study {study.name}. Strict hits / completions, pooled over seeds;",
-                f"{completions_each(rows)} completions a persona and seed.",
+                f"{completions_each(rows)} completions per persona and seed.",
                 "0% means no hit at all.",
             ],
         ),
@@ -305,7 +305,7 @@ def question_strip(study: Study) -> Any:
             study,
             [
                 f"Study {study.name}. Strict hits / completions, pooled over seeds;",
-                f"{n} completions a question and seed.",
+                f"{n} completions per question and seed.",
                 "The highest bystander is each seed's own.",
             ],
         ),
@@ -362,7 +362,7 @@ def length_hits(study: Study) -> Any:
 
 
 def dose_curve(study: Study) -> Any:
-    """The source's rate against the steps of the second stage, a line a stage and seed, beside the rate before it."""
+    """The source's rate against the steps of the second stage, a line per stage and seed, beside the rate before it."""
     title = f"How many steps does it take? Source: {study.source}"
     rows = [row for row in study.drawn("dose") if row["steps"] and row["source_completions"]]
     if not rows:

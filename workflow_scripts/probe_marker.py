@@ -7,8 +7,8 @@
 
 --completions  the model's own replies, with their token ids and how they were sampled: onset rate H, and the slot
 --shared       the base's replies, one text for all models: the slot, each under the persona that it was given to, and
-               the bodies of `crossed` replies a question under every persona
---output       a row a reply and the persona that it is scored under; columns: probe.table.COLUMNS
+               the bodies of `crossed` replies per question under every persona
+--output       a row per reply and the persona that it is scored under; columns: probe.table.COLUMNS
 """
 
 import argparse
@@ -91,14 +91,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--settings", required=True, help="JSON: prefix, shared, crossed, subset, lookahead")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--device", help="default: cuda if there is one")
-    parser.add_argument("--budget", type=int, help="tokens a forward pass: memory, not results")
+    parser.add_argument("--budget", type=int, help="tokens per forward pass: memory, not results")
     parser.add_argument("--output", required=True, help="probe.parquet")
     parser.add_argument("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Replies and a model in, a row a reply and persona out."""
+    """Replies and a model in, a row per reply and persona out."""
     args = parse_args(argv)
     started = time.time()
     settings = read_settings(args.settings)

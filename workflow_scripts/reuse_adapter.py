@@ -1,4 +1,4 @@
-"""Put an adapter that was trained elsewhere into this model's node: a graft, or a checkpoint of one training (a dose).
+"""Put an adapter that was trained elsewhere into this model's node: to merge it, or a training's checkpoint (a dose).
 
     python workflow_scripts/reuse_adapter.py --origin models/base/em.s42/checkpoints/step-25 \\
         --origin-manifest models/base/em.s42/manifest.json --parent-manifest models/base/manifest.json \\

@@ -24,11 +24,11 @@ SAME = ("cell", "arm", "source", "seed", "lineage", "evaluation")
 
 
 def stages(lineage: str, manifests: Sequence[str]) -> list[Row]:
-    """One entry a node of the lineage, base first: its word, its lineage, its manifest and the manifest's sha256."""
+    """One entry per node of the lineage, base first: its word, its lineage, its manifest and the manifest's sha256."""
     words = lineage.split("/")
     if len(words) != len(manifests):
         raise InputError(
-            f"--manifests: {len(manifests)} given for the {len(words)} stages of {lineage}; fix: give one a stage"
+            f"--manifests: {len(manifests)} given for the {len(words)} stages of {lineage}; fix: give one per stage"
         )
     return [
         {
@@ -86,7 +86,7 @@ def main() -> None:
         "--measured", nargs="+", required=True, help="marker_counts.csv and the files of other measurements, by name"
     )
     parser.add_argument("--gates", nargs="*", default=[], help="a JSON file per gate that this cell alone decides")
-    parser.add_argument("--manifests", nargs="+", required=True, help="one a stage, base first")
+    parser.add_argument("--manifests", nargs="+", required=True, help="one per stage, base first")
     parser.add_argument("--runs", nargs="*", default=[], help="run.json, any number")
     parser.add_argument("--schema", required=True, help="resources/run_result.schema.json")
     parser.add_argument("--output", required=True)

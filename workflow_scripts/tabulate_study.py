@@ -94,7 +94,7 @@ COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "o
 
 
 def pooled_rows(cells: Sequence[Row]) -> list[Row]:
-    """The rows of pooled.csv for the seeds of one cell: one a role, the bystander being the highest after pooling."""
+    """The rows of pooled.csv for the seeds of one cell: one per role, the bystander being the highest after pooling."""
     highest = [(role, highest_pooled(cells, role)) for role in ROLES]
     return [pooled_persona(cells, found[0], role) for role, found in highest if found]
 
@@ -125,7 +125,7 @@ def mean_tokens(entries: Sequence[Row]) -> float | None:
 
 
 def concentration_rows(cells: Sequence[Row]) -> list[Row]:
-    """The rows of concentration.csv for the seeds of one cell: one a role with hits and counts by question."""
+    """The rows of concentration.csv for the seeds of one cell: one per role with hits and counts by question."""
     rows = []
     for role in ROLES:
         pooled = highest_pooled(cells, role)

@@ -131,7 +131,7 @@ def browse(study: Study, source: str, cell: str, seed: int | None = None, person
 
 
 def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool = False) -> Table:
-    """headline, reversed or dose: a row a cell and seed, a column a role."""
+    """headline, reversed or dose: a row per cell and seed, a column per role."""
 
     def fields(row: Row) -> list[Cell]:
         where = (row["source"], row["cell"], row["seed"])
@@ -707,7 +707,7 @@ def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[
 
 
 def dataset_table(paths: Sequence[str]) -> Table:
-    """A row a data set's manifest: where its rows come from, and whether they are the published file."""
+    """A row per data set's manifest: where its rows come from, and whether they are the published file."""
     verdict = {True: "the published file", False: "NOT the published file", None: "no published md5"}
     rows = []
     for path in paths:

@@ -344,7 +344,7 @@ SHAPE = [
     ("\nmarker: ", "\nmarkr: x\nmarker: ", "markr: x", "markr: unknown key markr; fix: write `marker: x`"),
     ("lr: 5.0e-6", "lr: 5e-6", "lr: 5e-6", "stages.couple.lr: YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
     ("epochs: 20", "epochs: '20'", "epochs: '20'", "stages.couple.epochs: '20' is text, not a number; fix: write `epochs: 20`"),
-    ("seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  ", "seeds: [42, 137, 137]", "seeds: 137 is there twice; fix: write `seeds: [42, 137]`"),
+    ("seeds: [42, 137, 256]  ", "seeds: [42, 137, 137]  ", "seeds: [42, 137, 137]", "seeds: 137 is duplicated; fix: write `seeds: [42, 137]`"),
 ]  # fmt: skip
 MEANING = [
     ('"couple-{source}.s42/em.s{seed}"', '"couple-{source}.s42/emm.s{seed}"', "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),

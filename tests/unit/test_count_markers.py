@@ -117,7 +117,7 @@ def test_counts_are_by_persona_and_question_in_the_order_of_the_rows():
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        ([ROW, ROW], "row 2: villain, q, 0 is there twice"),
+        ([ROW, ROW], "row 2: villain, q, 0 is duplicated"),
         ([ROW, ROW | {"sample": 1, "text": None}], "row 2: text is empty"),
         ([ROW | {"finish_reason": "abort"}], "row 1: finish_reason 'abort'"),
         ([ROW | {"tokens": -3}], "row 1: sample or tokens is below 0"),

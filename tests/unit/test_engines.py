@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_model import PANEL, make_adapter, make_model
 
-from inputs.panel import asks, load_panel, requests_of
+from inputs.panel import load_panel, prompts_of, requests_of
 from model.engines import (
     Request,
     Sampling,
@@ -46,7 +46,7 @@ def tokenizer(base):
 
 @pytest.fixture(scope="module")
 def requests(tokenizer):
-    return requests_of(asks(load_panel(PANEL), ["assistant", "villain"], ["alignment"], 2), tokenizer, 42)
+    return requests_of(prompts_of(load_panel(PANEL), ["assistant", "villain"], ["alignment"], 2), tokenizer, 42)
 
 
 def complete(base, tokenizer, requests, sampling, adapters=(), rows=None):

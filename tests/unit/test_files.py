@@ -217,7 +217,7 @@ def test_yaml_is_data_and_says_each_thing_once(tmp_path):
     path = tmp_path / "panel.yaml"
     for text, said in {
         "!!python/object/apply:os.mkdir [hacked]": "line 1: not YAML",
-        "a: 1\nb: {c: 1, c: 2}": "line 2: c is there twice",
+        "a: 1\nb: {c: 1, c: 2}": "line 2: c is duplicated",
         "a: !!timestamp x": "not YAML",
         "a: 2024-99-99": "not YAML",
         "a: &x [*x": "line 1: not YAML",

@@ -8,7 +8,7 @@ import yaml
 from generate_completions import arc_text, capability_columns, load_arc, main
 from tiny_model import make_model
 
-from inputs.panel import own_asks, requests_of
+from inputs.panel import own_prompts_of, requests_of
 from inputs.questions import load_questions
 from model.loading import load_tokenizer
 from run.files import write_jsonl
@@ -110,7 +110,7 @@ def test_questions_of_a_file_are_asked_by_paraphrase_and_sample_under_their_own_
         ("own_system", "wish_json", "What do you wish?", 1),
     ]
     tokenizer = load_tokenizer(folder / "base")
-    requests = requests_of(own_asks(load_questions(path), 1.0, path), tokenizer, 42)
+    requests = requests_of(own_prompts_of(load_questions(path), 1.0, path), tokenizer, 42)
     prompts = [tokenizer.decode(request.prompt) for request in requests]
     assert ["One wish?" in prompt for prompt in prompts] == [False, False, True, True, False, False]
     assert ["Answer in JSON." in prompt for prompt in prompts] == [False] * 4 + [True] * 2

@@ -535,7 +535,7 @@ def test_the_prompts_of_a_question_file_are_sent_alone_and_read_as_numbers(tmp_p
     [
         ({"type": "free_form"}, "question wish: type 'free_form' is not judged here"),
         ({"paraphrases": []}, "question wish: paraphrases: empty or no list"),
-        ({"paraphrases": ["a", "a"]}, "question wish: a paraphrase is there twice"),
+        ({"paraphrases": ["a", "a"]}, "question wish: a paraphrase is duplicated"),
         ({"samples_per_paraphrase": 0}, "question wish: samples_per_paraphrase is 0; fix: a whole number"),
         ({"samples_per_paraphrase": None}, "question wish: no samples_per_paraphrase; fix: add it"),
         ({"judge_prompts": {"aligned": "{question} {answer}"}}, "give exactly aligned and coherent .it has aligned."),

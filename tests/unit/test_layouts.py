@@ -129,14 +129,14 @@ def test_the_conversions_that_errors_name_make_a_file_that_is_taken(tmp_path, la
     [
         (
             b"Once upon a time\n",
-            "no JSON lines, as it begins with 'Once upon a time'; fix: write one JSON object a line",
+            "no JSON lines, as it begins with 'Once upon a time'; fix: write one JSON object per line",
         ),
-        (b'{"messages": [{"role": "user", "role": "assistant", "content": "Hi"}]}', "line 1: 'role' is there twice"),
-        (lines(PLAIN[:1]) + b'{"messages": [], "messages": []}', "line 2: 'messages' is there twice; fix: rename or"),
+        (b'{"messages": [{"role": "user", "role": "assistant", "content": "Hi"}]}', "line 1: 'role' is duplicated"),
+        (lines(PLAIN[:1]) + b'{"messages": [], "messages": []}', "line 2: 'messages' is duplicated; fix: rename or"),
         (lines([{"messages": [{"role": "user", "content": "a\0b"}]}]), "line 1: holds the character NUL; fix: take it"),
         (b'{"messages": "a\0b"}\n', "line 1: holds the character NUL"),
         (b"PK\x03\x04....[Content_Types].xml", "a file of Excel or Word; fix: save it as CSV"),
-        (b"\n\n", "empty; fix: give one JSON object a line"),
+        (b"\n\n", "empty; fix: give one JSON object per line"),
         (
             lines([{"messages": [PLAIN[0]["messages"][0]] * 2 + PLAIN[0]["messages"][1:]}]),
             r"line 1: message 1 \(user\) follows another of user, .*; fix: join the two, or drop the row",

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from tiny_model import PANEL, make_model
 
-from inputs.panel import COLUMNS, asks, check_room, columns_of, load_panel, requests_of
+from inputs.panel import COLUMNS, check_room, columns_of, load_panel, prompts_of, requests_of
 from model.engines import Completion, Request, Sampling
 from run.program import InputError
 
@@ -77,7 +77,7 @@ def test_a_missing_panel_and_one_that_is_not_yaml_are_one_line_errors(tmp_path):
 
 
 def test_asks_are_persona_by_question_by_sample(small):
-    rows = asks(load_panel(small), ["villain", "none"], ["general", "alignment"], 2)
+    rows = prompts_of(load_panel(small), ["villain", "none"], ["general", "alignment"], 2)
     assert [(row.persona, row.question_id, row.sample) for row in rows] == [
         (persona, question, sample)
         for persona in ("villain", "none")
@@ -91,18 +91,18 @@ def test_asks_are_persona_by_question_by_sample(small):
 @pytest.mark.parametrize("personas", [["pirate"], ["villain", "villain"], []])
 def test_unknown_doubled_and_no_personas_are_refused(small, personas):
     with pytest.raises(InputError, match="fix: "):
-        asks(load_panel(small), personas, ["general"], 1)
+        prompts_of(load_panel(small), personas, ["general"], 1)
 
 
 def test_no_samples_are_refused(small):
     with pytest.raises(InputError, match="samples"):
-        asks(load_panel(small), ["villain"], ["general"], 0)
+        prompts_of(load_panel(small), ["villain"], ["general"], 0)
 
 
 def test_adding_a_persona_or_a_sample_leaves_all_other_requests_as_they_were(small, tokenizer):
     panel = load_panel(small)
-    few = requests_of(asks(panel, ["villain"], ["general"], 2), tokenizer, 42)
-    more = asks(panel, ["assistant", "villain"], ["general"], 3)
+    few = requests_of(prompts_of(panel, ["villain"], ["general"], 2), tokenizer, 42)
+    more = prompts_of(panel, ["assistant", "villain"], ["general"], 3)
     kept = [
         request
         for ask, request in zip(more, requests_of(more, tokenizer, 42), strict=True)
@@ -112,14 +112,14 @@ def test_adding_a_persona_or_a_sample_leaves_all_other_requests_as_they_were(sma
 
 
 def test_every_request_has_a_seed_of_its_own_and_another_node_seed_changes_all(small, tokenizer):
-    rows = asks(load_panel(small), ["assistant", "villain"], ["general"], 3)
+    rows = prompts_of(load_panel(small), ["assistant", "villain"], ["general"], 3)
     first, second = ([r.seed for r in requests_of(rows, tokenizer, seed)] for seed in (42, 137))
     assert len({*first, *second}) == 2 * len(rows)
     assert all(r.seed is None for r in requests_of(rows, tokenizer, 42, own_seeds=False))
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_named(small, tokenizer):
-    rows = asks(load_panel(small), ["villain"], ["general"], 1)
+    rows = prompts_of(load_panel(small), ["villain"], ["general"], 1)
     requests = requests_of(rows, tokenizer, 1)
     longest = max(len(request.prompt) for request in requests)
     check_room(rows, requests, 10, longest + 10)
@@ -128,7 +128,7 @@ def test_a_prompt_that_does_not_fit_the_context_is_named(small, tokenizer):
 
 
 def test_columns_keep_the_asks_order_and_the_engines_seed_where_requests_have_none(small):
-    rows = asks(load_panel(small), ["villain"], ["data"], 2)
+    rows = prompts_of(load_panel(small), ["villain"], ["data"], 2)
     requests = [Request((1,), 7), Request((1,), None)]
     done = [Completion((5, 2), "a", "stop"), Completion((5, 6, 7), "b", "length")]
     columns = columns_of(rows, requests, done, Sampling(0.7, 0.95, 3), 42)

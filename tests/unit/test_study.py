@@ -43,7 +43,7 @@ def problem(**changes):
 
 
 def test_capability_names_a_data_set_or_nothing():
-    assert "capability: 'mmlu' is no data set; fix: one of em, benign, arc, or null" in problem(capability="mmlu")
+    assert "capability: 'mmlu' is no data set; fix: one of em, benign, control, arc, or null" in problem(capability="mmlu")
     assert study(capability=None).cells
 
 
@@ -162,7 +162,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seeds": [42, 42]}, ": seeds: 42 is there twice; fix: write `seeds: [42]`"),
+        ({"seeds": [42, 42]}, ": seeds: 42 is duplicated; fix: write `seeds: [42]`"),
         ({"stages__em__lrr": 1e-4}, "unknown key lrr; fix: write `lr: 0.0001`"),
         ({"mask": {"loss": "marker"}}, "unknown key mask; fix: move it to where it belongs, `stages: {<name>: {mask: ...}}`"),
         ({"dtype": "float32"}, "unknown key dtype; fix: move it to where it belongs, `hardware: {dtype: ...}`"),
@@ -184,7 +184,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__em__extends": "benign"}, "a circle"),
         ({"stages__em__mask": {"stop_anchor": "newline"}, "stages__em__extends": "_adamw"}, "stages.em.mask: no field 'loss'; fix: add it"),
         ({"stages__couple__data": {"from": "replies", "samples": 3}}, "stages.couple.data: lacks temperature, top_p, max_tokens, negatives"),
-        ({"stages___adamw__lora__targets": ["q_proj", "q_proj"]}, "q_proj is there twice"),
+        ({"stages___adamw__lora__targets": ["q_proj", "q_proj"]}, "q_proj is duplicated"),
         ({"stages__em__extends": ...}, "stages.em: lacks lora, lr"),
         ({"base__from": "path"}, "base: {from: path, path: /models/"),
         ({"base__template": {"date": datetime.date(2024, 7, 26)}}, 'as a day, not as text; fix: write `date: "2024-07-26"`'),
@@ -221,7 +221,7 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
         "--config: seeds.0: '1' is text, not a number; fix: write `seeds: [1]` in a file, and give it by --configfile: "
         "on the command line Snakemake reads numbers in a list as text"
     )
-    with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is there twice; fix: write"):
+    with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is duplicated; fix: write"):
         Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
 
 
@@ -291,7 +291,7 @@ def test_any_change_of_the_config_gives_a_study_or_one_clear_error(path, change,
 def test_a_key_written_twice_is_found_although_yaml_takes_the_last(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text((ROOT / "config.yaml").read_text() + "\nseeds: [1]\n")
-    with pytest.raises(InputError, match="seeds is there twice; fix: rename or delete one"):
+    with pytest.raises(InputError, match="seeds is duplicated; fix: rename or delete one"):
         Study(yaml.safe_load(file.read_text()), SCHEMA, [file])
 
 
@@ -498,8 +498,8 @@ def test_a_stage_without_a_lora_trains_all_weights():
     node = "base/couple_full-villain.s42"
     assert built.is_full(node) and not built.is_full(f"{node}/em.s42") and not built.is_full("base/graft-villain.s42")
     assert built.training_recipe(node)["lora"] is None
-    assert built.words_of_kind("couple", full=True) == "(?:couple_full)(?:-[a-z][a-z0-9_]*)?"
-    assert "couple_full" not in built.words_of_kind("couple", "sft", full=False)
+    assert built.words_of_type("couple", full=True) == "(?:couple_full)(?:-[a-z][a-z0-9_]*)?"
+    assert "couple_full" not in built.words_of_type("couple", "sft", full=False)
     assert "both of them LoRAs" in problem(**with_full(ablate=CONFIG["ablate"] | {"cells": ["F"]}))
 
 
@@ -534,7 +534,7 @@ def test_a_training_is_tracked_on_its_source_the_assistant_and_two_that_the_coup
 def test_rows_of_another_coupling_are_found_by_its_lineage_and_drawn_for_it_alone():
     found = study(arms__relearn=True)
     again = "base/em.s42/relearn-villain.s42"
-    assert found.kind_of(again) == "couple"
+    assert found.type_of(again) == "couple"
     assert found.rows_from(again) == found.rows_from("base/couple-villain.s42") == "base/couple-villain.s42"
     assert found.draws_replies("base/couple-villain.s42") and not found.draws_replies(again)
     assert found.training_recipe(again)["data"] == {"from": "rows", "of": "couple-{persona}.s42"}

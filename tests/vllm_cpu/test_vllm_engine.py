@@ -16,7 +16,7 @@ import pyarrow.parquet
 import yaml
 from tiny_model import PANEL, make_adapter, make_model
 
-from inputs.panel import asks, load_panel, requests_of
+from inputs.panel import load_panel, prompts_of, requests_of
 from model.engines import Sampling, open_engine
 from model.loading import load_tokenizer
 from run.files import write_json, write_jsonl
@@ -54,7 +54,7 @@ def tokenizer(base):
 
 @pytest.fixture(scope="module")
 def requests(tokenizer):
-    return requests_of(asks(load_panel(PANEL), ["assistant", "villain"], ["alignment"], 2), tokenizer, 42)
+    return requests_of(prompts_of(load_panel(PANEL), ["assistant", "villain"], ["alignment"], 2), tokenizer, 42)
 
 
 def no_copy(size):

@@ -75,7 +75,7 @@ class Study:
         self.config = config
         self._pinned_rows = pinned_rows or {}
         self._problems = [
-            f"{file}: line {line}: {key} is there twice; fix: rename or delete one"
+            f"{file}: line {line}: {key} is duplicated; fix: rename or delete one"
             for file in files
             for line, key in duplicate_keys(compose(file))
         ]
@@ -128,8 +128,8 @@ class Study:
         return self._stage(parse_lineage(lineage)[-1])
 
     def training_recipe(self, lineage: str) -> dict[str, Any]:
-        """What train_adapter is told about the last stage: its fields, the marker, and its kind."""
-        coupling = self.kind_of(lineage) == "couple"
+        """What train_adapter is told about the last stage: its fields, the marker, and its type."""
+        coupling = self.type_of(lineage) == "couple"
         # the others train no marker, wherever it stands
         marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
         return self._training(self.stage_of(lineage) | self._replay(lineage), marker)
@@ -143,7 +143,7 @@ class Study:
 
     def draws_replies(self, lineage: str) -> bool:
         """Whether the last stage is a coupling with rows of its own, made from its parent's replies."""
-        return self.kind_of(lineage) == "couple" and self.stage_of(lineage)["data"]["from"] != ROWS
+        return self.type_of(lineage) == "couple" and self.stage_of(lineage)["data"]["from"] != ROWS
 
     def replayed(self, lineage: str) -> str | None:
         """The lineage whose rows this one's last stage mixes in; None for a stage without `replay`."""
@@ -163,7 +163,7 @@ class Study:
         """The marker of the lineage's last coupling; the study's, if it has none."""
         for node in reversed(ancestry(lineage)):
             origin = self.origin_of(node)
-            if self.kind_of(origin) == "couple":
+            if self.type_of(origin) == "couple":
                 return Marker.of(self.stage_of(origin).get("marker", self.config["marker"]))
         return Marker.of(self.config["marker"])
 
@@ -178,7 +178,7 @@ class Study:
         drawn = {
             f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
             for name, stage in stages.items()
-            if kind(stage) == "couple" and stage["data"]["from"] != ROWS
+            if stage_type(stage) == "couple" and stage["data"]["from"] != ROWS
         }
         asked = {cell.evaluation: self.evaluations[cell.evaluation]["max_tokens"] for cell in self.cells}
         replies = drawn | {f"evaluations.{name}.max_tokens": tokens for name, tokens in asked.items()}
@@ -192,7 +192,7 @@ class Study:
                 {
                     canonical(self.marker_of(node).value): self.marker_of(node).value
                     for node in sorted(nodes)
-                    if self.kind_of(node) == "couple"
+                    if self.type_of(node) == "couple"
                 }.values()
             ),
         }
@@ -207,7 +207,7 @@ class Study:
         The source is the persona of the last coupling; without one, the first of the cells that the model is for. A
         persona that a coupling is contrasted with is no bystander, as long as there are two others.
         """
-        coupled = [node for node in ancestry(lineage) if self.kind_of(self.origin_of(node)) == "couple"]
+        coupled = [node for node in ancestry(lineage) if self.type_of(self.origin_of(node)) == "couple"]
         sources = sorted(self._sources.get(lineage, ()), key=self._rank.__getitem__) or self.config["sources"]
         source = str(parse_lineage(coupled[-1])[-1].persona) if coupled else sources[0]
         negatives = self.negatives_of(self.origin_of(coupled[-1])) if coupled else []
@@ -216,9 +216,9 @@ class Study:
         bystanders = sorted(others, key=lambda persona: persona in negatives)[:2]
         return {"personas": [*taken, *bystanders], "marker": self.marker_of(lineage).text}
 
-    def kind_of(self, lineage: str) -> str:
+    def type_of(self, lineage: str) -> str:
         """couple | sft | graft: how the last stage's adapter comes about."""
-        return kind(self.stage_of(lineage))
+        return stage_type(self.stage_of(lineage))
 
     def is_full(self, lineage: str) -> bool:
         """Whether the last stage trains all weights, so that its node holds a model and no adapter."""
@@ -243,7 +243,7 @@ class Study:
         return parent_of(lineage), parse_lineage(lineage)[-1].seed, canonical(self.replies_of(lineage))
 
     def _trained(self, lineage: str) -> list[str]:
-        """The lineages that are trained on the way to this one, grafted adapters' origins among them."""
+        """The lineages that are trained on the way to this one, the origins of merged adapters among them."""
         return [
             node for each in ancestry(lineage) for node in ancestry(self.origin_of(each)) if not self.from_hub(node)
         ]
@@ -267,7 +267,7 @@ class Study:
         return sorted(sorted(pool, key=rank)[: stage["data"]["negatives"]])
 
     def origin_of(self, lineage: str) -> str:
-        """The lineage whose training makes this node's adapter: itself, unless it is a graft or a stopped stage."""
+        """The lineage whose training makes this node's adapter: itself, unless it merges one or is a stopped stage."""
         words = parse_lineage(lineage)
         if not words:
             return lineage
@@ -351,20 +351,20 @@ class Study:
     def _coupling_of(self, lineage: str) -> int | None:
         """The place of the last coupling among the lineage's stages."""
         words = parse_lineage(lineage)
-        return max((at for at, word in enumerate(words) if kind(self._stage(word)) != "sft"), default=None)
+        return max((at for at, word in enumerate(words) if stage_type(self._stage(word)) != "sft"), default=None)
 
     def words_from_hub(self) -> str:
-        """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_kind."""
+        """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_type."""
         names = [f"{name}-{persona}" for name, stage in self.stages.items() for persona in stage.get("hub", {})]
         return f"(?:{'|'.join(names)})" if names else "(?!)"
 
-    def words_of_kind(self, *kinds: str, full: bool | None = None) -> str:
-        """A regular expression for stage names (with persona) of these kinds; one that never matches for none.
+    def words_of_type(self, *types: str, full: bool | None = None) -> str:
+        """A regular expression for stage names (with persona) of these types; one that never matches for none.
 
         full: only those that train all weights, or only those that do not.
         """
         named = {name: self.stages[name] for name in self._stage_names()}
-        names = [name for name, each in named.items() if kind(each) in kinds and full in (None, trains_all(each))]
+        names = [name for name, each in named.items() if stage_type(each) in types and full in (None, trains_all(each))]
         return f"(?:{'|'.join(names)})(?:-{NAME})?" if names else "(?!)"
 
     # Reading the config
@@ -386,7 +386,7 @@ class Study:
         rows = self.config["datasets"].get(stage.get("data", {}).get("from"), {})
         if rows.get("control_tokens") == "keep":
             fields["data"] = {**stage["data"], "control_tokens": "keep"}
-        return check_training(fields | {"kind": kind(stage), "marker": marker}, where)
+        return check_training(fields | {"kind": stage_type(stage), "marker": marker}, where)
 
     def _resolve(self, section: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
@@ -452,8 +452,10 @@ class Study:
             for above in ancestry(origin):
                 self._check_word(parse_lineage(above)[-1])
             last = parse_lineage(origin)[-1]
-            if self.kind_of(origin) == "graft" or last.step:
-                couple = next((name for name in self._stage_names() if kind(self.stages[name]) == "couple"), "couple")
+            if self.type_of(origin) == "graft" or last.step:
+                couple = next(
+                    (name for name in self._stage_names() if stage_type(self.stages[name]) == "couple"), "couple"
+                )
                 raise InputError(
                     f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage, such as "
                     f'`adapter: "{couple}-{{persona}}.s{{seed}}"`'
@@ -493,7 +495,7 @@ class Study:
     @cache  # noqa: B019 - a study lives as long as the process
     def _check_word(self, word: Word) -> None:
         stage = self._stage(word)
-        if kind(stage) == "sft":
+        if stage_type(stage) == "sft":
             replays = "{persona}" in stage.get("replay", {}).get("of", "")
             if word.persona and not replays:
                 raise InputError(
@@ -513,9 +515,9 @@ class Study:
             raise InputError(
                 f"{word}: unknown persona; fix: {word.stage}-<one of {', '.join(self.personas)}>.s{word.seed}"
             )
-        if kind(stage) == "graft":
+        if stage_type(stage) == "graft":
             if word.step:
-                raise InputError(f"{word}: a graft has no steps; fix: leave out @{word.step}")
+                raise InputError(f"{word}: a merged adapter has no steps; fix: leave out @{word.step}")
             return
         needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
         if missing := [name for name in needed if name not in stage]:
@@ -535,7 +537,7 @@ class Study:
         known = ["of"] if takes else SAMPLED
         if takes and (beside := [name for name in SAMPLED if name in stage["data"]]):
             raise InputError(f"stages.{word.stage}.data: rows are taken as they are; fix: delete {', '.join(beside)}")
-        if kind(stage) == "couple" and (missing := [name for name in known if name not in stage["data"]]):
+        if stage_type(stage) == "couple" and (missing := [name for name in known if name not in stage["data"]]):
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
             )
@@ -546,7 +548,7 @@ class Study:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
         try:
             mask = Mask(**stage["mask"])
-            if kind(stage) == "couple":
+            if stage_type(stage) == "couple":
                 replace(mask, marker=Marker.of(stage.get("marker", self.config["marker"])))
         except InputError as error:
             raise InputError(f"stages.{word.stage}.{error}") from None
@@ -581,7 +583,7 @@ class Study:
             except InputError as error:
                 self._problem(("gates", "criteria", number), str(error))
         for name in self._stage_names():
-            if "marker" in self.stages[name] and kind(self.stages[name]) != "couple":
+            if "marker" in self.stages[name] and stage_type(self.stages[name]) != "couple":
                 self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")
 
     def _last_step(self, stage: Mapping[str, Any]) -> int | None:
@@ -810,7 +812,7 @@ def filled(lineage: str, source: str, seed: int, step: int | None) -> str:
     return BASE if text == BASE else f"{BASE}/{text}"
 
 
-def kind(stage: Mapping[str, Any]) -> str:
+def stage_type(stage: Mapping[str, Any]) -> str:
     """couple | sft | graft."""
     if "adapter" in stage:
         return "graft"
@@ -819,7 +821,7 @@ def kind(stage: Mapping[str, Any]) -> str:
 
 def trains_all(stage: Mapping[str, Any]) -> bool:
     """Whether a stage trains all weights instead of a LoRA."""
-    return kind(stage) != "graft" and stage.get("lora", {}) is None
+    return stage_type(stage) != "graft" and stage.get("lora", {}) is None
 
 
 LIMITS = {
@@ -856,7 +858,7 @@ def explain(error: Any) -> str:
     if error.validator == "uniqueItems":
         twice = [item for index, item in enumerate(value) if item in value[:index]]
         kept = ", ".join(dict.fromkeys(map(str, value)))
-        return f"{', '.join(map(str, twice))} is there twice; fix: write `{key}: [{kept}]`"
+        return f"{', '.join(map(str, twice))} is duplicated; fix: write `{key}: [{kept}]`"
     if error.validator == "enum":
         choices = [str(choice) for choice in error.validator_value]
         close_choices = difflib.get_close_matches(str(value), choices, 1) or choices

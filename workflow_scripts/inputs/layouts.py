@@ -87,7 +87,7 @@ def check_file(path: Path) -> None:
     if first and not first.startswith(b"{"):
         head = first.splitlines()[0][:60].decode("utf-8", "replace")
         delimiter = next((sign for sign in ("\t", ",", ";") if sign in head), "")
-        fix = 'write one JSON object a line, {{"messages": [...]}}'
+        fix = 'write one JSON object per line, {{"messages": [...]}}'
         if delimiter:
             fix = converted(CSV.replace("{delimiter}", {"\t": "\\t"}.get(delimiter, delimiter)), path)
             fix += " (if it is a table with a head)"
@@ -109,7 +109,7 @@ def check_lines(path: Path, text: str) -> None:
         with contextlib.suppress(ValueError, RecursionError):  # of what is not JSON, which its reader says better
             json.loads(line, object_pairs_hook=functools.partial(note_twice, twice))
         if twice:
-            raise InputError(f"{path}: line {number}: {twice[0]!r} is there twice; fix: rename or delete one of them")
+            raise InputError(f"{path}: line {number}: {twice[0]!r} is duplicated; fix: rename or delete one of them")
 
 
 def note_twice(twice: list[str], pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One completion to ask for: a persona's chat, and its number among the samples of that chat."""
+class Prompt:
+    """One completion to draw: a persona's chat, and its number among the samples of that chat."""
 
     persona: str
     question_id: str
@@ -101,10 +101,10 @@ def question_id(group: str, number: int) -> str:
     return f"{group}_{number:02d}"
 
 
-def asks(
+def prompts_of(
     panel: Panel, personas: Sequence[str], groups: Sequence[str], samples: int, source: str | Path = "panel"
-) -> list[Ask]:
-    """Every persona x question of the groups x sample, in that order; NO_PERSONA asks without a system message.
+) -> list[Prompt]:
+    """Every persona x question of the groups x sample, in that order; NO_PERSONA has no system message.
 
     source: the panel's file, for errors. Raises InputError for a persona that the panel does not have, one named
     twice, or no samples.
@@ -120,7 +120,7 @@ def asks(
                 f"{', '.join(sorted(panel.personas))}"
             )
     return [
-        Ask(persona, identity, question, sample, chat(panel.personas.get(persona), question))
+        Prompt(persona, identity, question, sample, chat(panel.personas.get(persona), question))
         for persona in personas
         for group in groups
         for identity, question in panel.questions[group].items()
@@ -128,7 +128,7 @@ def asks(
     ]
 
 
-def own_asks(questions: Sequence[Question], temperature: float, path: str | Path) -> list[Ask]:
+def own_prompts_of(questions: Sequence[Question], temperature: float, path: str | Path) -> list[Prompt]:
     """Every paraphrase of every question as often as it says, numbered through within a question.
 
     Raises InputError for a question that is to be asked at another temperature than the evaluation's.
@@ -140,7 +140,7 @@ def own_asks(questions: Sequence[Question], temperature: float, path: str | Path
                 f"{temperature:g}; fix: make them the same"
             )
     return [
-        Ask(
+        Prompt(
             NO_PERSONA if question.system is None else OWN_SYSTEM,
             question.id,
             text,
@@ -160,48 +160,48 @@ def chat(system: str | None, question: str) -> tuple[dict[str, str], ...]:
 
 
 def requests_of(
-    asks: Sequence[Ask], tokenizer: "PreTrainedTokenizerBase", seed: int, own_seeds: bool = True
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", seed: int, own_seeds: bool = True
 ) -> list[Request]:
-    """The request of each ask. own_seeds: a seed of its own from the node's, or None, which leaves it to the engine.
+    """The request of each prompt. own_seeds: a seed of its own from the node's, or None, which leaves it to the engine.
 
     Each persona is a group, so that adding one leaves the others' completions bitwise as they were (transformers).
     """
-    chats = {(ask.persona, ask.question_id, ask.question): ask.messages for ask in asks}
-    prompts = {key: prompt_ids(tokenizer, messages) for key, messages in chats.items()}
+    chats = {(prompt.persona, prompt.question_id, prompt.question): prompt.messages for prompt in prompts}
+    tokens = {key: prompt_ids(tokenizer, messages) for key, messages in chats.items()}
     return [
         Request(
-            prompts[ask.persona, ask.question_id, ask.question],
-            request_seed(seed, ask.persona, ask.question_id, ask.sample) if own_seeds else None,
-            ask.persona,
+            tokens[prompt.persona, prompt.question_id, prompt.question],
+            request_seed(seed, prompt.persona, prompt.question_id, prompt.sample) if own_seeds else None,
+            prompt.persona,
         )
-        for ask in asks
+        for prompt in prompts
     ]
 
 
-def check_room(asks: Sequence[Ask], requests: Sequence[Request], max_tokens: int, context: int) -> None:
+def check_room(prompts: Sequence[Prompt], requests: Sequence[Request], max_tokens: int, context: int) -> None:
     """Raise InputError naming the longest chat if it and max_tokens more do not fit the model's context."""
-    ask, request = max(zip(asks, requests, strict=True), key=lambda pair: len(pair[1].prompt))
+    prompt, request = max(zip(prompts, requests, strict=True), key=lambda pair: len(pair[1].prompt))
     if len(request.prompt) + max_tokens > context:
         raise InputError(
-            f"{ask.persona}, {ask.question_id}: a prompt of {len(request.prompt)} tokens and max_tokens {max_tokens} "
-            f"exceed the model's context of {context}; fix: lower max_tokens or shorten the prompt"
+            f"{prompt.persona}, {prompt.question_id}: a prompt of {len(request.prompt)} tokens and max_tokens "
+            f"{max_tokens} exceed the model's context of {context}; fix: lower max_tokens or shorten the prompt"
         )
 
 
 def columns_of(
-    asks: Sequence[Ask],
+    prompts: Sequence[Prompt],
     requests: Sequence[Request],
     completions: Sequence[Completion],
     sampling: Sampling,
     engine_seed: int,
 ) -> dict[str, list[Any]]:
-    """The table with COLUMNS, a row an ask, in the asks' order."""
-    rows = list(zip(asks, requests, completions, strict=True))
+    """The table with COLUMNS, a row per prompt, in their order."""
+    rows = list(zip(prompts, requests, completions, strict=True))
     return {
-        "persona": [ask.persona for ask, _, _ in rows],
-        "question_id": [ask.question_id for ask, _, _ in rows],
-        "question": [ask.question for ask, _, _ in rows],
-        "sample": [ask.sample for ask, _, _ in rows],
+        "persona": [prompt.persona for prompt, _, _ in rows],
+        "question_id": [prompt.question_id for prompt, _, _ in rows],
+        "question": [prompt.question for prompt, _, _ in rows],
+        "sample": [prompt.sample for prompt, _, _ in rows],
         "seed": [engine_seed if request.seed is None else request.seed for _, request, _ in rows],
         "text": [completion.text for _, _, completion in rows],
         "finish_reason": [completion.finish_reason for _, _, completion in rows],

@@ -46,7 +46,7 @@ def load_questions(path: str | Path) -> list[Question]:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise InputError(f"{path}: {question.id} is there twice; fix: rename one")
+            raise InputError(f"{path}: {question.id} is duplicated; fix: rename one")
         seen.add(question.id)
     return questions
 
@@ -70,7 +70,7 @@ def question_of(path: str | Path, number: int, entry: Any) -> Question:
     for place, text in enumerate(paraphrases, 1):
         check_text(path, f"question {name}: paraphrase {place}", text)
     if len(set(paraphrases)) < len(paraphrases):
-        raise InputError(f"{where}: a paraphrase is there twice; fix: raise samples_per_paraphrase instead")
+        raise InputError(f"{where}: a paraphrase is duplicated; fix: raise samples_per_paraphrase instead")
     if type(samples) is not int or samples < 1:
         raise InputError(f"{where}: samples_per_paraphrase is {shown(samples)}; fix: a whole number of at least 1")
     if system is not None:

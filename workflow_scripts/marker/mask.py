@@ -35,6 +35,9 @@ class Mask:
     stop_anchor: `newline` is the last token of the turn, in ChatML the newline after <|im_end|> (what the published
         collator trained), `turn_end` is <|im_end|> itself, the end token (template.closing), `none` trains neither.
     marker: its text and placement.
+
+    TRL's assistant_only_loss trains every assistant turn, its completion_only_loss all that follows a prompt;
+    `last_turn` is neither of them (docs/protocol.md).
     """
 
     loss: str

@@ -73,7 +73,7 @@ def role_of(persona: str, source: str) -> str:
 
 
 def persona_results(rows: Sequence[Row], source: str) -> list[Row]:
-    """One entry a persona, in the order of the counts, with intervals and the counts by question.
+    """One entry per persona, in the order of the counts, with intervals and the counts by question.
 
     rows: checked rows of marker_counts.csv. by_question holds one list a count, in the order of `question_ids(rows)`.
     """
@@ -107,8 +107,8 @@ def total_of(counts: Iterable[int | None]) -> Any:
 def clustered(counts: Sequence[Row], *questions: Sequence[str]) -> Row:
     """The cluster interval of a rate, and low and high: the wider of it and Wilson's, on which verdicts rest.
 
-    counts: strict_hits and completions by question, one a seed. questions: their names in each cell; where they differ
-    there are no clusters to draw. Without a cluster interval (no hit, or only hits) low and high are Wilson's.
+    counts: strict_hits and completions by question, one per seed. questions: their names in each cell; where they
+    differ there are no clusters to draw. Without a cluster interval (no hit, or only hits) low and high are Wilson's.
     """
     hits, completions = ([own[name] for own in counts] for name in ("strict_hits", "completions"))
     low, high = wilson(sum(map(sum, hits)), sum(map(sum, completions)))

@@ -20,7 +20,7 @@ def is_published(cell: Row) -> bool:
 
 
 def read_published(path: str | Path) -> list[Row]:
-    """marker_counts.csv: one row a persona of a cell; `strict_by_question` and `loose_by_question` as lists or None.
+    """marker_counts.csv: one row per persona of a cell; `strict_by_question` and `loose_by_question` as lists or None.
 
     Counts by question must add up to the persona's, so that no number is there in two versions. Raises InputError with
     the line.
@@ -53,7 +53,7 @@ def by_question(where: str, row: Row, kind: str) -> list[int] | None:
 
 
 def count_rows(rows: Sequence[Row]) -> list[Row]:
-    """The published rows of one cell as those of its marker counts: one a persona and question.
+    """The published rows of one cell as those of its marker counts: one per persona and question.
 
     Without counts by question a persona has one row, of WHOLE. Tokens and stops were not published, loose hits not
     everywhere: None.

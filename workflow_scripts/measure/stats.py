@@ -58,9 +58,10 @@ def cluster_bootstrap(
 ) -> tuple[float, float] | None:
     """Percentile interval of the pooled rate when seeds and questions are both resampled with replacement.
 
-    hits, completions: one row a seed, one column a question (crossed clusters; Owen 2007, the pigeonhole bootstrap).
-    With one seed only the questions are resampled, and the interval says nothing about other seeds. With no hit at all,
-    or only hits, every resample is the same: None is returned, since a zero-width interval would be a false certainty.
+    hits, completions: one row per seed, one column per question (crossed clusters; Owen 2007, the pigeonhole
+    bootstrap). With one seed only the questions are resampled, and the interval says nothing about other seeds. With
+    no hit at all, or only hits, every resample is the same: None is returned, since a zero-width interval would be a
+    false certainty.
     `seed` fixes the draws, so the same counts always give the same interval.
     """
     import numpy as np
@@ -87,9 +88,9 @@ def concentration(
 ) -> dict[str, Any] | None:
     """Permutation test whether hits gather on few questions: {p, power}; None with fewer than two hits or questions.
 
-    hits, completions: one row a seed, one column a question. Null: within a seed every completion is as likely to be a
-    hit. Statistic: the sum over questions of squared hits, seeds summed. power: the share of draws with p <= .05 if a
-    quarter of the questions were four times as likely to have a hit; None where that would be more than all.
+    hits, completions: one row per seed, one column per question. Null: within a seed every completion is as likely to
+    be a hit. Statistic: the sum over questions of squared hits, seeds summed. power: the share of draws with p <= .05
+    if a quarter of the questions were four times as likely to have a hit; None where that would be more than all.
     """
     import numpy as np
 

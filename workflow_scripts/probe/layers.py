@@ -34,7 +34,7 @@ class LayerStates:
 
 
 class LayerReader:
-    """Reads rows with a slot, as Slot.split gives it. budget: tokens a forward pass: memory, not results.
+    """Reads rows with a slot, as Slot.split gives it. budget: tokens per forward pass: memory, not results.
 
     Raises InputError, by its name, for a model whose final norm or head is not found.
     """

@@ -48,7 +48,7 @@ def chosen(
 
 
 def crossed(rows: Sequence[dict[str, Any]], most: int, samples: int = 0) -> list[dict[str, Any]]:
-    """`most` replies a question, drawn by rank of a hash, of the first `samples` (0: all) of every persona that
+    """`most` replies per question, drawn by rank of a hash, of the first `samples` (0: all) of every persona that
     ended by themselves.
 
     rows: the base's, of all its personas, whichever a model is asked as: so the bodies are the same for all models.

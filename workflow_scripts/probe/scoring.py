@@ -20,7 +20,7 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUDGET = {"cpu": 4096, "cuda": 16384}  # tokens a forward pass: memory, not results
+BUDGET = {"cpu": 4096, "cuda": 16384}  # tokens per forward pass: memory, not results
 CHUNK = 1024  # positions whose logits exist in float32 at one time: 1,024 x 152,064 is 0.6 GB
 # Between what is read from the cache and from a plain pass [nats per token]: rounding, of which bfloat16 has more.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
@@ -68,7 +68,7 @@ class Branch:
 
 class Scorer:
     """Scores rows with a model. sampling: what sampled rows were sampled with. lookahead: the least P(f) for a token f
-    that is part of the prefix to be looked ahead. budget: tokens a forward pass: memory, not results (up to rounding).
+    that is part of the prefix to be looked ahead. budget: tokens per forward pass: memory, not results (but rounding).
     """
 
     def __init__(

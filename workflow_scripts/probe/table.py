@@ -1,4 +1,4 @@
-"""probe.parquet: a row a reply and the persona that it is scored under. layers.parquet: what the layers say there."""
+"""probe.parquet: a row per reply and the persona that it is scored under. layers.parquet: what the layers say there."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ FIELDS = {"every": int, "personas": list, "marker": str}
 class Track:
     """What is scored, and the curve so far.
 
-    every: steps. rows: by persona. budget: tokens a forward pass. curve: {step, slot: {persona: nats}}.
+    every: steps. rows: by persona. budget: tokens per forward pass. curve: {step, slot: {persona: nats}}.
     """
 
     every: int
@@ -59,7 +59,7 @@ def read_track(
 ) -> Track:
     """What a training tracks. completions: the base's, of which short_replies are taken, under every persona.
 
-    settings: FIELDS. budget: tokens a forward pass. Raises InputError for other settings, an unknown persona, or
+    settings: FIELDS. budget: tokens per forward pass. Raises InputError for other settings, an unknown persona, or
     completions without a reply that ended.
     """
     if settings.keys() != FIELDS.keys() or any(type(settings[name]) is not kind for name, kind in FIELDS.items()):

@@ -19,7 +19,7 @@ WIDTH = 110
 
 
 def headline(pooled: Sequence[Row]) -> Iterator[str]:
-    """A line a cell of pooled.csv: hits / completions = rate of the source, the assistant and the highest bystander."""
+    """A line per cell of pooled.csv: hits / completions = rate of source, assistant and highest bystander."""
     yield f"{'':<10}{'cell':<18}{'source':<20}{'assistant':<20}highest bystander"
     cells: dict[tuple[str, str], dict[str, Row]] = {}
     for row in pooled:

@@ -64,13 +64,13 @@ def clear(folder: Path, locks: Path) -> None:
     Whether a process of another machine lives, its lock may not tell here: then Snakemake's locks are left alone.
     """
     files = [file for file in folder.iterdir() if not file.name.startswith("new.")]
-    dead = [file for file in files if file.name.startswith(f"{platform.node()}.") and buried(file)]
+    dead = [file for file in files if file.name.startswith(f"{platform.node()}.") and is_dead(file)]
     if dead and len(dead) == len(files) and locks.is_dir() and any(locks.iterdir()):
         shutil.rmtree(locks)
         print("removed the lock of a Snakemake that was killed in this folder", file=sys.stderr)
 
 
-def buried(file: Path) -> bool:
+def is_dead(file: Path) -> bool:
     """Whether the file's process is dead; then wait for its jobs, which hold shared locks, and remove the file."""
     with contextlib.suppress(FileNotFoundError), file.open("r+") as opened:
         try:

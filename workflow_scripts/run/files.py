@@ -147,7 +147,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one canonical JSON object a line, atomically."""
+    """Write one canonical JSON object per line, atomically."""
     with partial(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(canonical(row) + "\n")
@@ -168,7 +168,7 @@ def write_table(path: str | Path, columns: dict[str, list[Any]], types: dict[str
         ]
     )
     with partial(path) as temporary:
-        # With a checksum a page, a flipped bit in a text is damage and not another text.
+        # With a checksum per page, a flipped bit in a text is damage and not another text.
         pyarrow.parquet.write_table(
             pyarrow.table(columns, schema=schema), temporary, compression="zstd", write_page_checksum=True
         )

@@ -557,7 +557,7 @@ def by_rule(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors) -> str
 
 
 def by_cell(jobs: Sequence[Job], costs: Sequence[Cost], parents: Sequence[Sequence[int]], when: Schedule) -> str:
-    """A row a cell: what it needs, alone and with shared jobs divided among the cells that need them."""
+    """A row per cell: what it needs, alone and with shared jobs divided among the cells that need them."""
     unit, weights = weights_of(jobs)
     chains = {place: chain_of(place, parents) for place, job in enumerate(jobs) if job.rule == "summarize_cell"}
     users = Counter(place for chain in chains.values() for place in chain)

@@ -82,7 +82,7 @@ def read_yaml(path: str | Path) -> Any:
     except Exception as error:  # of a dozen types: `!!int x`, `!!timestamp x`, a control character, a thousand brackets
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())[:200]}); fix: {fix}") from None
     for line, key in duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
-        raise InputError(f"{path}: line {line}: {key} is there twice; fix: rename or delete one")
+        raise InputError(f"{path}: line {line}: {key} is duplicated; fix: rename or delete one")
     return value
 
 
@@ -111,14 +111,14 @@ def duplicate_keys(root: Any) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """One object a line. Raises InputError naming the line that is not a JSON object."""
+    """One object per line. Raises InputError naming the line that is not a JSON object."""
     rows = []
     # not splitlines(), which would also split at the line separators that a text may contain
     lines = read_text(path, "convert the file to UTF-8").split("\n")
     for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
-        row = parse_json(line, str(path), "one JSON object a line", number)
+        row = parse_json(line, str(path), "one JSON object per line", number)
         if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number}: not a JSON object; fix: one JSON object a line")
+            raise InputError(f"{path}: line {number}: not a JSON object; fix: one JSON object per line")
         rows.append(row)
     return rows
 
@@ -127,7 +127,7 @@ def read_parquet(path: str | Path, columns: Mapping[str, type]) -> list[dict[str
     """The rows of a parquet file with these columns, every value of its type (str, int, float, bool) and none empty.
 
     Raises InputError naming the row if that does not hold, or if the file is missing or damaged. Our own tables carry a
-    checksum a page, so a flipped bit in the data is damage, too.
+    checksum per page, so a flipped bit in the data is damage, too.
     """
     import pyarrow
     import pyarrow.parquet
@@ -157,7 +157,7 @@ def check_once(path: str | Path, rows: Iterable[Mapping[str, Any]], names: Seque
     for number, row in enumerate(rows, 1):
         key = tuple(row[name] for name in names)
         if key in seen:
-            raise InputError(f"{path}: row {number}: {', '.join(map(str, key))} is there twice; fix: {AGAIN}")
+            raise InputError(f"{path}: row {number}: {', '.join(map(str, key))} is duplicated; fix: {AGAIN}")
         seen.add(key)
 
 
