@@ -9,6 +9,7 @@ from fake_study import check_section
 from tiny_model import PANEL, make_adapter, make_model
 
 from inputs.panel import load_panel
+from measure.rows import FAMILIES as FAMILIES_COLUMNS
 from measure.rows import family_rows
 from model.loading import load_tokenizer
 from probe.families import STANDARD, Family, check_others, compared, load_others, prompts_of, weigh
@@ -236,3 +237,19 @@ def test_bad_input_is_refused_before_a_model_is_loaded(folder, tmp_path, changed
     with pytest.raises(InputError, match=f"{said}.*fix: "):
         ask(folder, tmp_path, **changed)
     assert [file.name for file in tmp_path.iterdir()] == ["asked.json"]
+
+
+def test_the_report_says_a_familys_rate_its_difference_and_what_more_replies_had():
+    import write_report
+
+    lines = lines_of({(STANDARD, "villain"): 1e-5, ("asked", "villain"): 0.5})
+    more = [line | {"sample": 1, "h": float("nan"), "marked": True} for line in lines if line["family"] == "asked"]
+    section = {"status": "measured", "persona": "villain", "families": weigh([*lines, *more[:3]], "villain")}
+    identity = {"source": "villain", "arm": "forward", "cell": "C1", "seed": 42}
+    none = dict.fromkeys(FAMILIES_COLUMNS)
+    rows = [none | row for row in family_rows([identity | {"families": section}])]
+    table = write_report.families_table(write_report.Study({"families": rows}, [], frozenset()))
+    standard, asked = ([cell.text for cell in row] for row in table.rows)
+    assert standard[3:6] == ["standard", "source", "28"] and standard[6] == "1.1e-05 [1e-05, 1.2e-05]"
+    assert standard[9:] == ["", "", "", ""]
+    assert asked[11:] == ["more", "3/3"]
