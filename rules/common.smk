@@ -1131,7 +1131,7 @@ def later_figures():
     """What the same authors found later, besides counts: shown as it is."""
     return " ".join(
         f"{PLACES['RESOURCES']}/published/{name}.csv"
-        for name in ("geometry", "later_findings")
+        for name in ("geometry", "later_findings", "origins")
     )
 
 

@@ -43,7 +43,9 @@ def problem(**changes):
 
 
 def test_capability_names_a_data_set_or_nothing():
-    assert "capability: 'mmlu' is no data set; fix: one of em, benign, control, arc, or null" in problem(capability="mmlu")
+    assert "capability: 'mmlu' is no data set; fix: one of em, benign, control, arc, or null" in problem(
+        capability="mmlu"
+    )
     assert study(capability=None).cells
 
 
