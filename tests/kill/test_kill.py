@@ -203,6 +203,36 @@ def test_a_study_killed_at_every_kind_of_moment_is_finished_by_the_same_command(
     assert resumed or any_resumed(study)
 
 
+FULL = "results/smallest/models/base/couple_full-evil_ai.s42/manifest.json"
+FULL_KILLS = [
+    (LOAD_TO_TRAIN, KILL, "snakemake"),
+    (STEPS, KILL, "job"),
+    (LATE_STEPS, TERM, "group"),
+    (Moment("train_adapter.py", ("tempfile.mkdtemp", "os.rename"), r"^results/.*/couple_full", 4), KILL, "group"),
+]
+
+
+def test_a_training_of_all_weights_is_killed_and_finished_like_that_of_a_lora(smallest, tmp_path, capsys):
+    overlay = tmp_path / "full.yaml"
+    overlay.write_text("arms: {full_coupling: true}\nhardware: {full_checkpoint_every: 2}\n")
+
+    def copied(name: str) -> Workspace:
+        return Workspace(smallest.copied(tmp_path / name).folder, (FULL, *smallest.arguments, str(overlay)))
+
+    plain, study = copied("plain"), copied("study")
+    plain.snakemake("--cores", "2", env=plain.environment)
+    reference, draw = plain.results(), random.Random(SEED)
+    for count, (moment, number, whom) in enumerate(FULL_KILLS):
+        told = kill(study, moment, number, whom, draw, tmp_path / f"{count}.txt")
+        check_what_is_left(study, reference)
+        with capsys.disabled():
+            print(f"\n{count} {number.name} to {whom}: {told.strip()}", end="")
+    check_finished(study, reference)
+    record = json.loads((study.folder / FULL).with_name("run.json").read_text())
+    assert record["resumed_at_step"]
+    assert not list((study.folder / "results/smallest/models").rglob("*couple_full*/adapter"))
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A small disk of its own with nothing on it: options -> mount it (again) with those."""

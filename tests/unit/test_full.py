@@ -208,3 +208,30 @@ def test_in_bfloat16_small_steps_are_not_lost_in_rounding(monkeypatch, states):
         optimizer.step()
     assert (weight.float() - start).mean().item() == pytest.approx(-1e-3, rel=0.05)
     assert full.optimizer_of(RECIPE, "dtype", "float32") is None
+
+
+@pytest.mark.parametrize("states", full.STATES)
+def test_in_bfloat16_a_stopped_training_goes_on_to_the_same_bytes(base, tmp_path, monkeypatch, states):
+    """Rounding by chance included: its draws are seeded by the step."""
+    pytest.importorskip("torchao")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    options = ["--optimizer-states", states, "--dtype", "bfloat16"]
+    trained(base, tmp_path / "straight", options=options)
+    again = [*options, "--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
+    original, calls = loss.packed_loss, []
+
+    def stopping(*arguments):
+        if len(calls) == 3:
+            raise Killed
+        calls.append(1)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer, "packed_loss", stopping)
+        trained(base, tmp_path / "node", options=again)
+    trained(base, tmp_path / "node", options=again)
+    record = read_json(tmp_path / "node" / "run.json")
+    assert record["resumed_at_step"] == 2 and record["optimizer"].startswith("torchao ")
+    assert sha256_of(tmp_path / "node" / "model") == sha256_of(tmp_path / "straight" / "model")
+    losses = record["losses"]
+    assert losses[-1] < losses[0] - 0.05
