@@ -207,7 +207,7 @@ FULL = "results/smallest/models/base/couple_full-evil_ai.s42/manifest.json"
 FULL_KILLS = [
     (LOAD_TO_TRAIN, KILL, "snakemake"),
     (STEPS, KILL, "job"),
-    (LATE_STEPS, TERM, "group"),
+    (Moment("train_adapter.py", ("tempfile.mkdtemp", "os.rename"), r"/scratch/.*checkpoint-4", 2), TERM, "group"),
     (Moment("train_adapter.py", ("tempfile.mkdtemp", "os.rename"), r"^results/.*/couple_full", 4), KILL, "group"),
 ]
 
