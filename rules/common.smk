@@ -75,6 +75,12 @@ else:
         configfile: layer
 
 
+# Rows stand in the order of config.yaml, those added to it after them: Snakemake reads a file of the command line first.
+if isinstance(config.get("cells"), dict):
+    rows = [*load_configfile(CHECKOUT / "config.yaml")["cells"], *config["cells"]]
+    config["cells"] = {row: config["cells"][row] for row in dict.fromkeys(rows)}
+
+
 # not read as YAML, which takes longer than all of the planning around it
 CLAIMS = re.findall(
     r"^- id: (\S+)$",

@@ -79,6 +79,11 @@ def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_
         coupling = f"base/couple-evil_ai.s{seed}"
         assert {f"{coupling}/{stage}.s{each}" for stage in ("em", "benign") for each in (42, 137, 256)} < set(lineages)
     assert "fetch_dataset" not in rules(jobs)  # its rows are made here
+    (table,) = re.findall(
+        r"^rule tabulate_study:\n    input: (.*)$", published.printed("--profile", "profiles/small"), re.M
+    )
+    rows = re.findall(r"/cells/evil_ai/(\w+)_seed\d+\.json", table)
+    assert list(dict.fromkeys(rows))[:5] == ["C4", "C1", "C2", "C3", "C5"]  # what study.yaml adds comes after them
     base = yaml.safe_load((published.workspace.folder / "profiles/small/study.yaml").read_text())["base"]
     pins = yaml.safe_load((published.workspace.folder / "resources/sources.yaml").read_text())["base"][base["repo"]]
     assert pins["revision"] == base["revision"]  # else no hash would be checked
