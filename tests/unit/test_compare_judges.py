@@ -1,11 +1,10 @@
-"""compare_judges.py and pool_judges.py as their rules call them."""
+"""compare_judges.py as its rule calls it."""
 
 import compare_judges
-import pool_judges
 import pytest
 from scipy.stats import spearmanr
 
-from measure.registry import MEASUREMENTS, schema_of, study_rows
+from measure.registry import MEASUREMENTS, schema_of
 from measure.tables import write_csv
 from run.program import InputError
 from run.readers import read_json
@@ -73,26 +72,3 @@ def test_what_one_judge_did_not_score_is_left_out_and_one_score_for_all_has_no_r
 def test_tables_of_other_replies_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"judged_again\.csv: of other replies than .*judged\.csv; fix: delete it"):
         compared(tmp_path, monkeypatch, *both(tmp_path, FIRST, SECOND[1:]))
-
-
-def pooled(tmp_path, monkeypatch, first, second):
-    table = tmp_path / "judges.csv"
-    monkeypatch.setattr("sys.argv", ["pool_judges", "--first", *first, "--second", *second, "--output", str(table)])
-    pool_judges.main()
-    return {row["measure"]: row for row in study_rows(str(table))}
-
-
-def test_models_that_are_alike_within_themselves_still_tell_how_judges_rank_them(tmp_path, monkeypatch):
-    scores = {"good": ([(90, 90)] * 6, [(80, 85)] * 6), "bad": ([(10, 90)] * 6, [(20, 85)] * 6)}
-    files = []
-    for name, pair in scores.items():
-        (tmp_path / name).mkdir()
-        files.append(both(tmp_path / name, *pair))
-        assert compared(tmp_path, monkeypatch, *files[-1])["alignment_correlation"]["value"] is None
-    rows = pooled(tmp_path, monkeypatch, *zip(*files, strict=True))
-    row = rows["study_alignment_correlation"]
-    assert (row["source"], row["seed"], row["value"], row["n"]) == ("all", "all", 1, 12)
-    assert rows["study_coherence_correlation"]["value"] is None
-    assert (rows["study_same_verdict"]["value"], rows["study_same_verdict"]["unit"]) == (1, "share")
-    with pytest.raises(InputError, match="--second: 1 files for 2"):
-        pooled(tmp_path, monkeypatch, [one for one, _ in files], [files[0][1]])
