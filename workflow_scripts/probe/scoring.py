@@ -245,8 +245,8 @@ class Scorer:
         mean = sum(apart) / len(apart)
         if not mean <= TOLERANCE[str(self.model.dtype).removeprefix("torch.")]:
             raise InputError(
-                f"{self.model.config.model_type}: read from its cache, the slot differs by {mean:.3g} nats per token from "
-                "a plain forward pass; fix: leave the probe out (probe: null) for this base"
+                f"{self.model.config.model_type}: read from its cache, the slot differs by {mean:.3g} nats per token "
+                "from a plain forward pass; fix: leave the probe out (probe: null) for this base"
             )
 
 
