@@ -221,6 +221,11 @@ def test_replies_that_were_all_cut_leave_nothing_to_score():
         to_ablate(ended, ["villain", "cook"], "villain", 3, 1)
 
 
+def test_an_adapter_outside_the_decoder_layers_is_refused():
+    with pytest.raises(InputError, match="lm_head.weight is in no decoder layer; fix: "):
+        variants(["model.layers.0.a.weight", "lm_head.weight"], [0, 1], 0)
+
+
 def test_an_adapter_for_another_model_is_refused(folder):
     lora = read_lora(folder / "second", "cpu")
     with pytest.raises(Unmergeable, match="no model"):

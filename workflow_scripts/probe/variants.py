@@ -44,7 +44,10 @@ def variants(tensors: Sequence[str], grid: Sequence[float], controls: int) -> li
     """All variants, in the order of the table. tensors: those that the second adapter is for.
 
     grid: alpha and beta of the plane. Several may be one and the same model: without layer 0, and without the lowest.
+    Raises InputError for a tensor that is in no decoder layer.
     """
+    if outside := [name for name in tensors if not place_of(name)]:
+        raise InputError(f"--adapter: {outside[0]} is in no decoder layer; fix: leave the cell out of `ablate`")
     everything = frozenset(tensors)
     layers = sorted({layer_of(name) for name in tensors})
     parts = {("layer", str(layer)): {name for name in tensors if layer_of(name) == layer} for layer in layers}
