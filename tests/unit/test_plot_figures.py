@@ -158,3 +158,31 @@ def test_a_dose_curve_has_a_line_a_stage_with_its_published_points(tmp_path):
     figure = plot_figures.dose_curve(study_of(tmp_path / "tables", "dose_curve", "evil_ai"))
     lines = {container.get_label(): container.lines[0].get_xdata() for container in figure.axes[0].containers}
     assert {name: list(steps) for name, steps in lines.items()} == {"em": [10, 25, 100], "benign": [10, 25, 100]}
+
+
+def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_there_is_one(tmp_path):
+    stem = {"source": "evil_ai", "arm": "relearn", "seed": 42}
+    gaps = {"relearn_C1": {1: 3.0, 10: 8.0}, "relearn_C2": {1: 0.0, 10: 4.0}}
+    ends = {"gap_base": 0.0, "gap_coupled": 10.0, "gap_start": 2.0, "censored": "interval", "why": None}
+    tables = {
+        "relearning": [stem | ends | {"cell": curve} for curve in gaps],
+        "dose": [stem | {"cell": f"{curve}_{step}", "steps": step} for curve, own in gaps.items() for step in own],
+        "measures": [
+            stem
+            | {"cell": f"{curve}_{step}", "measure": "gap_slot_shared", "value": gap, "low": gap - 1, "high": gap + 1}
+            for curve, own in gaps.items()
+            for step, gap in own.items()
+        ],
+    }
+    for name, rows in tables.items():
+        tabulate_study.write_csv(tmp_path / f"{name}.csv", list(rows[0]), rows)
+    study = plot_figures.Study(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
+    (axes,) = plot_figures.relearning(study).axes
+    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_label()[0] != "_"}
+    assert curves["relearn C1 (coupled)"] == [[0, 2], [1, 3], [10, 8]]
+    assert {text.get_text() for text in axes.texts} == {"base", "coupled", "midpoint"}
+    none = stem | ends | {"cell": "relearn_C1", "censored": None, "why": "base/couple has added no gap to the base's"}
+    tabulate_study.write_csv(tmp_path / "relearning.csv", list(none), [none])
+    figure = plot_figures.relearning(study)
+    assert {text.get_text() for text in figure.axes[0].texts} == {"base", "coupled"}
+    assert "There is none: base/couple has added no gap" in " ".join(figure.get_supxlabel().split())
