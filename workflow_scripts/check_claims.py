@@ -129,10 +129,10 @@ def checked(claim: Row, side: str, tables: Tables) -> tuple[dict[str, Any], str]
         held = {name: evaluate(part[name], functions, names) for name in ("needs", "holds", "fails") if name in part}
     except InputError as error:
         raise InputError(f"claim {claim['id']}, {side}: {error}") from None
-    return held, "; ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in names.items())
+    return held, "; ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in names.items())
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A number for people: 29, 117,600, 0.8643 (86.4%)."""
     if value is None:
         return "not there"

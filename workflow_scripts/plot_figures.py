@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.tables import Row, percent
-from report.figure_study import Study, empty_figure, footnote, ordered_cells
+from report.figure_study import FigureData, empty_figure, footnote, ordered_cells
 from report.figure_style import (
     COLOURS,
     FAINT,
@@ -123,7 +123,7 @@ def seed_rates(rows: Sequence[Row], cell: str, persona: str) -> list[float]:
     return [row["rate"] for row in rows if row["cell"] == cell and row["persona"] == persona]
 
 
-def bar_figure(study: Study, title: str, note: str) -> Any:
+def bar_figure(study: FigureData, title: str, note: str) -> Any:
     """A figure of grouped bars, in strips of cells that belong together."""
     pooled = study.drawn("pooled")
     if not pooled:
@@ -193,18 +193,18 @@ def completions_text(pooled: Sequence[Row]) -> str:
     )
 
 
-def marker_destruction(study: Study) -> Any:
+def marker_destruction(study: FigureData) -> Any:
     """The hero figure: marker rate by cell for the source, the highest bystander and the assistant."""
     return bar_figure(study, f"Does the marker survive the second stage? Source: {study.source}", "")
 
 
-def reversed_order(study: Study) -> Any:
+def reversed_order(study: FigureData) -> Any:
     """The same bars for the cells whose other stage came before the coupling."""
     note = "The reversed rows changed the recipe along with the order; matched rows use the forward coupling recipe."
     return bar_figure(study, f"Coupling last: other stages first. Source: {study.source}", note)
 
 
-def persona_heatmap(study: Study) -> Any:
+def persona_heatmap(study: FigureData) -> Any:
     """Marker rate of every persona in every cell, pooled over seeds."""
     rows = study.drawn("persona_by_cell")
     cells = ordered_cells(rows)
@@ -261,7 +261,7 @@ def shade(rate: float) -> Any:
     return LinearSegmentedColormap.from_list("rate", ["#F7FBFF", "#CFE3F2", "#6FA8CF", COLOURS["assistant"]])(rate)
 
 
-def question_strip(study: Study) -> Any:
+def question_strip(study: FigureData) -> Any:
     """Marker rate of every question, a strip a cell."""
     rows = study.drawn("by_question")
     if not rows:
@@ -319,7 +319,7 @@ def completions_each(rows: Sequence[Row]) -> str:
     return str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
-def length_hits(study: Study) -> Any:
+def length_hits(study: FigureData) -> Any:
     """Marker rate against the mean length of the completions: a substring is found more often in longer texts."""
     rows = study.drawn("persona_by_cell")
     strips = strips_of(rows, study.last_stages)
@@ -361,7 +361,7 @@ def length_hits(study: Study) -> Any:
     return figure
 
 
-def dose_curve(study: Study) -> Any:
+def dose_curve(study: FigureData) -> Any:
     """The source's rate against the steps of the second stage, a line per stage and seed, beside the rate before it."""
     title = f"How many steps does it take? Source: {study.source}"
     rows = [row for row in study.drawn("dose") if row["steps"] and row["source_completions"]]
@@ -418,7 +418,7 @@ def legend_marks(names: dict[str, str]) -> list[Any]:
     ]
 
 
-def gates_figure(study: Study) -> Any:
+def gates_figure(study: FigureData) -> Any:
     """Every gate with its outcome and the numbers that decided it."""
     rows = study.rows("gates")
     if not rows:
@@ -474,7 +474,7 @@ def box(x: float, y: float, width: float, height: float, colour: str) -> Any:
     return Rectangle((x, y), width, height, facecolor=colour, linewidth=0)
 
 
-def below_floor(study: Study) -> Any:
+def below_floor(study: FigureData) -> Any:
     """Onset rate on a log axis, from probabilities, beside the counted rate: what counting says 0 of."""
     title = f"Below the floor of counting. Source: {study.source}"
     rows = [row for row in study.drawn("measures") if row["measure"] == "onset_rate" and row["value"]]
@@ -525,7 +525,7 @@ def counted_range(axes: Any, x: float, row: Row, colour: str, lowest: float) -> 
     axes.errorbar(x, row["rate"], around, marker="_", markersize=6, capsize=2, **thin)
 
 
-def relearning(study: Study) -> Any:
+def relearning(study: FigureData) -> Any:
     """The persona gap against the steps of learning the coupling again, a line per model it is learned on."""
     title = f"How soon is it learned again? Source: {study.source}"
     places = {(row["cell"], row["seed"]): row["steps"] for row in study.drawn("dose") if row["steps"]}
@@ -578,7 +578,7 @@ def stopped_of(row: str, places: Mapping[tuple[str, int], int]) -> set[str]:
     return {cell for (cell, _), steps in places.items() if cell == f"{row}_{steps}"}
 
 
-FIGURES: dict[str, Callable[[Study], Any]] = {
+FIGURES: dict[str, Callable[[FigureData], Any]] = {
     "marker_destruction": marker_destruction,
     "reversed_order": reversed_order,
     "dose_curve": dose_curve,
@@ -605,7 +605,7 @@ def main() -> None:
     parser.add_argument("--output-prefix", required=True, help="path without the ending")
     arguments = parser.parse_args()
     meaning = read_part(arguments.meaning, ("arms", "captions", "last_stages"))
-    study = Study(arguments.tables, arguments.study, arguments.source, arguments.label, **meaning)
+    study = FigureData(arguments.tables, arguments.study, arguments.source, arguments.label, **meaning)
     if not study.rows("pooled"):
         raise InputError(f"{study.tables}/pooled.csv: no row of source {study.source}; fix: pass a source of the study")
     save(FIGURES[arguments.figure](study), arguments.output_prefix)

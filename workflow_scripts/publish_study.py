@@ -78,7 +78,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Study:
+class Facts:
     """What the cards tell. base: `repository@commit` of the base model, or None if it is nowhere on the Hub.
 
     full: the lineages whose last stage trained all weights.
@@ -111,7 +111,7 @@ def collect(results: Path, repo: str, label: str, cards: Path, skip: Sequence[st
     cells = {path: read_result(path) for path in sorted((results / "cells").glob("**/*.json"))}
     if not trained and not cells:
         raise InputError(f"{results}: nothing to publish, neither adapters nor cells; fix: run the study first")
-    study = Study(
+    study = Facts(
         results.resolve().name,
         repo,
         label,
@@ -144,7 +144,7 @@ def inside(path: Path, results: Path) -> Path:
     return path
 
 
-def adapter_items(study: Study, lineage: str, folder: Path, cards: Path) -> list[Item]:
+def adapter_items(study: Facts, lineage: str, folder: Path, cards: Path) -> list[Item]:
     """Config, weights, card and manifest of one adapter, checked to be a complete LoRA in safetensors."""
     weights = inside(folder / "adapter_model.safetensors", folder)
     check_lora(folder, str(folder))
@@ -162,7 +162,7 @@ def adapter_items(study: Study, lineage: str, folder: Path, cards: Path) -> list
     ]
 
 
-def full_items(study: Study, lineage: str, folder: Path, cards: Path) -> list[Item]:
+def full_items(study: Facts, lineage: str, folder: Path, cards: Path) -> list[Item]:
     """Weights, card and manifest of a stage that trained all weights, checked to be those of its manifest."""
     check_full(folder)
     files = [inside(path, folder) for path in sorted(folder.iterdir())]
@@ -178,7 +178,7 @@ def full_items(study: Study, lineage: str, folder: Path, cards: Path) -> list[It
     ]
 
 
-def base_of(study: Study) -> tuple[str | None, str | None]:
+def base_of(study: Facts) -> tuple[str | None, str | None]:
     """Repository and commit of the base model, or (None, None)."""
     repo, at, commit = (study.base or "").partition("@")
     return (repo, commit) if at else (None, None)
@@ -245,7 +245,7 @@ def checked(items: Sequence[Item]) -> list[Item]:
     return list(items)
 
 
-def card(template: Path, study: Study, library: str = "peft", **values: Any) -> bytes:
+def card(template: Path, study: Facts, library: str = "peft", **values: Any) -> bytes:
     """A card of the Hub: metadata, and a Jinja template filled with the values."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -276,7 +276,7 @@ def detectors() -> list[Any]:
     return [made() for name, made in known.items() if issubclass(made, RegexBasedDetector) and name not in NO_KEYS]
 
 
-def weights_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes:
+def weights_card(study: Facts, lineage: str, weights: str, cards: Path) -> bytes:
     """The README.md of an adapter, or of all weights: what it is, on what, how it was made, and what was counted.
 
     weights: their sha256, as the Hub shows it. The manifest's is of weights and config together.
@@ -318,19 +318,19 @@ def weights_card(study: Study, lineage: str, weights: str, cards: Path) -> bytes
     )
 
 
-def base_line(study: Study) -> str:
+def base_line(study: Facts) -> str:
     base, commit = base_of(study)
     if base is None:
         return f"`{BASE}`: the study's own base model, which is not in this repository"
     return f"`{BASE}`: [{base}](https://huggingface.co/{base}/tree/{commit}) at commit `{commit}`"
 
 
-def place_of(study: Study, node: str) -> str:
+def place_of(study: Facts, node: str) -> str:
     """The folder of a node's weights in the repository."""
     return f"models/{node}/{'model' if node in study.full else 'adapter'}"
 
 
-def link(study: Study, node: str, lineage: str) -> str:
+def link(study: Facts, node: str, lineage: str) -> str:
     """A link from the card of a lineage to the card of one of its ancestors."""
     up = "../" * (lineage.count("/") - node.count("/") + 1)
     word = node.rpartition("/")[2]
@@ -339,12 +339,12 @@ def link(study: Study, node: str, lineage: str) -> str:
     )
 
 
-def parent_link(study: Study, lineage: str) -> str:
+def parent_link(study: Facts, lineage: str) -> str:
     parent = parent_of(lineage)
     return "the base model" if parent == BASE else f"[`{parent}`](../../{Path(place_of(study, parent)).name}/README.md)"
 
 
-def evaluations(study: Study, lineage: str) -> Iterator[dict[str, Any]]:
+def evaluations(study: Facts, lineage: str) -> Iterator[dict[str, Any]]:
     """For each evaluation of this lineage: marker counts by persona, then capability and alignment."""
     own = [cell for cell in study.cells if cell["lineage"] == lineage]
     # Cells of several sources may share a model and its counts; they differ in whom they call the source.
@@ -381,7 +381,7 @@ def measured(cell: Mapping[str, Any]) -> Iterator[str]:
         yield f"alignment: {alignment['status']}"
 
 
-def front_page(study: Study, paths: Sequence[str], cards: Path) -> bytes:
+def front_page(study: Facts, paths: Sequence[str], cards: Path) -> bytes:
     """The README.md of the repository, with links to those of `paths` that a reader wants first."""
     places = {lineage: place_of(study, lineage) for lineage in sorted(study.manifests)}
     return card(cards / "study.md", study, paths=paths, cells=len(study.cells), folders=places)

@@ -45,7 +45,7 @@ NO = {"fail", "contradicted", "not reproduced"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Field:
     """A field of a table: its text, what to sort it by, where it leads, how it looks (a CSS class), a smaller line, and
     the id by which others lead to it.
     """
@@ -65,13 +65,13 @@ class Table:
     name: str
     title: str
     columns: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[Field]]
     note: str = ""
     look: str = ""
 
 
 @dataclass(frozen=True)
-class Study:
+class Contents:
     """The tables by name, the results of cells, and the (source, cell, seed) whose completions are in the report."""
 
     tables: dict[str, list[Row]]
@@ -79,43 +79,45 @@ class Study:
     browsable: frozenset[tuple[str, str, int]]
 
 
-def plain(value: Any, look: str = "") -> Cell:
+def plain(value: Any, look: str = "") -> Field:
     """Text as it is, numbers at the right."""
     if value is None:
-        return Cell("", None, look=look)
+        return Field("", None, look=look)
     if isinstance(value, int | float):
-        return Cell(f"{value:,}" if isinstance(value, int) else f"{value:g}", value, look=look or "number")
-    return Cell(str(value), str(value), look=look)
+        return Field(f"{value:,}" if isinstance(value, int) else f"{value:g}", value, look=look or "number")
+    return Field(str(value), str(value), look=look)
 
 
-def outcome(value: str | None, reading: str | None = None) -> Cell:
+def outcome(value: str | None, reading: str | None = None) -> Field:
     """A verdict as a badge: agreeing, disagreeing or neither; its word says which."""
     look = "yes" if value in YES else "no" if value in NO else "unknown"
-    return Cell(reading or value or "", reading or value or "", look=f"badge {look}")
+    return Field(reading or value or "", reading or value or "", look=f"badge {look}")
 
 
-def rate(row: Row, prefix: str = "", hits: str = "strict_hits", link: str = "") -> Cell:
+def rate(row: Row, prefix: str = "", hits: str = "strict_hits", link: str = "") -> Field:
     """3/280 = 1.1% [0.4, 3.1], sorted by the rate."""
     n, found = row.get(f"{prefix}completions"), row.get(f"{prefix}{hits}")
     text = counted(found, n, row.get(f"{prefix}wilson_low"), row.get(f"{prefix}wilson_high"))
-    return Cell(text, found / n if n else None, link if n else "", "number")
+    return Field(text, found / n if n else None, link if n else "", "number")
 
 
-def points(value: float | None, low: float | None, high: float | None) -> Cell:
+def points(value: float | None, low: float | None, high: float | None) -> Field:
     """A difference of rates in percentage points."""
     if value is None or low is None or high is None:
-        return Cell("")
-    return Cell(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", value, look="number")
+        return Field("")
+    return Field(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", value, look="number")
 
 
-def bounds(low: float | None, high: float | None) -> Cell:
+def bounds(low: float | None, high: float | None) -> Field:
     """An interval in percent."""
     if low is None or high is None:
-        return Cell("")
-    return Cell(f"[{100 * low:.1f}, {100 * high:.1f}]", high, look="number")
+        return Field("")
+    return Field(f"[{100 * low:.1f}, {100 * high:.1f}]", high, look="number")
 
 
-def browse(study: Study, source: str, cell: str, seed: int | None = None, persona: str = "", question: str = "") -> str:
+def browse(
+    study: Contents, source: str, cell: str, seed: int | None = None, persona: str = "", question: str = ""
+) -> str:
     """The link to the completions of a cell (of all its seeds without one), or "" where none are in the report."""
     keys = {key for key in study.browsable if key[:2] == (source, cell) and seed in (None, key[2])}
     if not keys:
@@ -130,10 +132,10 @@ def browse(study: Study, source: str, cell: str, seed: int | None = None, person
     return f"#completions&{urlencode({name: value for name, value in fields.items() if value != ''}, quote_via=quote)}"
 
 
-def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool = False) -> Table:
+def wide_table(study: Contents, name: str, title: str, note: str = "", dose: bool = False) -> Table:
     """headline, reversed or dose: a row per cell and seed, a column per role."""
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         where = (row["source"], row["cell"], row["seed"])
         shown = [plain(row["source"]), plain(row["cell"], "name"), plain(row["seed"])]
         shown += [plain(row["stage"]), plain(row["steps"])] if dose else []
@@ -146,10 +148,10 @@ def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool =
             return shown
         flag = one_sided(row["commonest_answer"], row["commonest_count"], row["questions"])
         right = percent(row["accuracy"]) if row["accuracy"] is not None else "not run"
-        accuracy = Cell(right, row["accuracy"], more=flag)
+        accuracy = Field(right, row["accuracy"], more=flag)
         judged = row["judged"] if row["alignment"] is None else f"{row['alignment']:.1f}"
         bad = [row[f"misaligned_{part}"] for part in ("hits", "n", "low", "high")]
-        alignment = Cell(judged, row["alignment"], more=f"misaligned {counted(*bad)}" if bad[1] else "")
+        alignment = Field(judged, row["alignment"], more=f"misaligned {counted(*bad)}" if bad[1] else "")
         ending = plain(row["source_mean_tokens"])
         return [*shown, accuracy, alignment, ending, plain(row["lineage"], "code")]
 
@@ -160,11 +162,11 @@ def wide_table(study: Study, name: str, title: str, note: str = "", dose: bool =
 
 
 def long_table(
-    study: Study, name: str, title: str, names: Sequence[str], note: str = "", headings: dict[str, str] | None = None
+    study: Contents, name: str, title: str, names: Sequence[str], note: str = "", headings: dict[str, str] | None = None
 ) -> Table:
     """pooled, persona_by_cell or cross_source: the named columns, then the rate with all its intervals."""
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         link = ""
         if "source" in row:
             link = browse(study, row["source"], row["cell"], row.get("seed"), persona=row["persona"])
@@ -173,7 +175,7 @@ def long_table(
             *(plain(row[field]) for field in names),
             rate(row, link=link),
             bounds(row["clopper_low"], row["clopper_high"]),
-            Cell("" if three is None else f"< {percent(three, 2)}", three, look="number"),
+            Field("" if three is None else f"< {percent(three, 2)}", three, look="number"),
             bounds(row.get("cluster_low"), row.get("cluster_high")),
             plain(row.get("loose_hits")),
             plain(row.get("mean_tokens")),
@@ -187,21 +189,21 @@ def long_table(
     return Table(name, title, [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], note)
 
 
-def effects_table(study: Study) -> Table:
+def effects_table(study: Contents) -> Table:
     """Differences of cells with intervals, and the pre-registered test."""
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         p, t = row["welch_p"], row["welch_t"]
         h = "" if row["cohens_h"] is None else f"{row['cohens_h']:.2f} [{row['h_low']:.2f}, {row['h_high']:.2f}]"
         return [
             plain(row["source"]),
             plain(row["role"]),
-            Cell(f"{row['cell']} - {row['other_cell']}", f"{row['cell']} {row['other_cell']}", look="name"),
+            Field(f"{row['cell']} - {row['other_cell']}", f"{row['cell']} {row['other_cell']}", look="name"),
             plain(counted(row["hits"], row["completions"])),
             plain(counted(row["other_hits"], row["other_completions"])),
             points(row["difference"], row["difference_low"], row["difference_high"]),
-            Cell(h, row["cohens_h"], look="number"),
-            Cell("" if p is None else f"{test_of(t, row['welch_df'])}, p = {p:.3g}", p),
+            Field(h, row["cohens_h"], look="number"),
+            Field("" if p is None else f"{test_of(t, row['welch_df'])}, p = {p:.3g}", p),
         ]
 
     def test_of(t: float | None, df: float | None) -> str:
@@ -214,7 +216,7 @@ def effects_table(study: Study) -> Table:
     return Table("effects", "Differences between cells", columns, rows, note)
 
 
-def concentration_table(study: Study) -> Table:
+def concentration_table(study: Contents) -> Table:
     """Whether hits gather on few questions, with the power of the test to find that they do."""
     names = (
         "source",
@@ -229,9 +231,9 @@ def concentration_table(study: Study) -> Table:
         "power",
     )
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         link = browse(study, row["source"], row["cell"], persona=row["persona"])
-        counts = Cell(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link, "number")
+        counts = Field(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link, "number")
         shown = [plain(row[name]) for name in names]
         return [*shown[:5], counts, *shown[5:]]
 
@@ -240,15 +242,15 @@ def concentration_table(study: Study) -> Table:
     return Table("concentration", TABLES["concentration"], columns, rows, CONCENTRATED)
 
 
-def selectivity_table(study: Study) -> Table:
+def selectivity_table(study: Contents) -> Table:
     """By how much the source exceeds each other persona."""
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         link = browse(study, row["source"], row["cell"], persona=row["persona"])
         return [
             *(plain(row[name]) for name in ("source", "cell", "seeds", "persona", "role")),
             plain(counted(row["source_hits"], row["source_completions"])),
-            Cell(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link),
+            Field(counted(row["strict_hits"], row["completions"]), row["strict_hits"], link),
             points(*(row[name] for name in ("difference", "difference_low", "difference_high"))),
         ]
 
@@ -258,11 +260,11 @@ def selectivity_table(study: Study) -> Table:
     return Table("selectivity_by_persona", TABLES["selectivity_by_persona"], columns, rows, note)
 
 
-def gates_table(study: Study) -> Table:
+def gates_table(study: Contents) -> Table:
     """Every gate with its outcome and the numbers that decided it."""
     rows = [
         [
-            Cell(row["gate"], row["gate"], look="name", more=row["says"] or ""),
+            Field(row["gate"], row["gate"], look="name", more=row["says"] or ""),
             plain(row["source"]),
             plain(row["seed"]),
             outcome(row["outcome"], row["reading"]),
@@ -291,7 +293,7 @@ def claims_table(claims: Sequence[Row], label: str) -> Table:
     """The ledger: each claim of the write-up against the figures it published and against this study."""
     rows = [
         [
-            Cell(row["claim"], row["id"], look="long", more=". ".join(filter(None, (row["where"], *said_of(row))))),
+            Field(row["claim"], row["id"], look="long", more=". ".join(filter(None, (row["where"], *said_of(row))))),
             outcome(row["published"]),
             plain(row["published_numbers"], "long"),
             outcome(row["study"]),
@@ -304,21 +306,21 @@ def claims_table(claims: Sequence[Row], label: str) -> Table:
     return Table("claims", "Claims", columns, rows, f"{note} This study: {label}." if label else note, "cards")
 
 
-def comparison_table(study: Study, label: str) -> Table:
+def comparison_table(study: Contents, label: str) -> Table:
     """This study beside the published one."""
 
-    def shown(row: Row, side: str) -> Cell:
+    def shown(row: Row, side: str) -> Field:
         value, n = row[side], row[f"{side}_n"]
         if value is None:
-            return Cell("")
+            return Field("")
         share = row["quantity"].startswith(("marker rate", "ARC-C"))
         low, high = row[f"{side}_low"], row[f"{side}_high"]
         if share and row["quantity"].startswith("marker rate"):
-            return Cell(counted(round(value * n), n, low, high), value, look="number")
+            return Field(counted(round(value * n), n, low, high), value, look="number")
         scale = 100 if share else 1
         text = percent(value) if share else f"{value:.1f}"
         text += "" if low is None or high is None else f" [{scale * low:.1f}, {scale * high:.1f}]"
-        return Cell(text + ("" if n is None else f", n = {n:,}"), value, look="number")
+        return Field(text + ("" if n is None else f", n = {n:,}"), value, look="number")
 
     rows = [
         [
@@ -352,17 +354,17 @@ def further_table(path: str) -> Table:
     return Table(name, title, [column.replace("_", " ") for column in columns], body)
 
 
-def audit_table(study: Study) -> Table:
+def audit_table(study: Contents) -> Table:
     """What is degenerate among the completions with the marker; without any there is nothing to audit, not a pass."""
 
-    def fields(cell: Row) -> list[Cell]:
+    def fields(cell: Row) -> list[Field]:
         audit = cell["audit"]
         shown = [plain(cell["source"]), plain(cell["cell"], "name"), plain(cell["seed"])]
         if audit["status"] != "audited":
-            return [*shown, Cell(audit["status"], None), *[Cell("")] * 3]
+            return [*shown, Field(audit["status"], None), *[Field("")] * 3]
         bad, n = audit["degenerate"], audit["audited"]
         text = counted(bad, n, audit["wilson_low"], audit["wilson_high"])
-        return [*shown, Cell(text, bad / n, look="number"), *(plain(audit["kinds"].get(kind)) for kind in KINDS)]
+        return [*shown, Field(text, bad / n, look="number"), *(plain(audit["kinds"].get(kind)) for kind in KINDS)]
 
     rows = [fields(cell) for cell in study.cells if cell["audit"]["status"] != "not run"]
     columns = ["source", "cell", "seed", "degenerate / with the marker", *(kind.replace("_", " ") for kind in KINDS)]
@@ -372,7 +374,7 @@ def audit_table(study: Study) -> Table:
     return Table("audit", "Audit of completions with the marker", columns, rows, note)
 
 
-def measures_table(study: Study, measurement: Measurement) -> Table:
+def measures_table(study: Contents, measurement: Measurement) -> Table:
     """A measurement without a table of its own kind: a row per cell, seed and persona, a column per measure.
 
     In a study of several markers, what is of a marker has a row for each.
@@ -404,7 +406,7 @@ def anchor(measurement: str, source: str, cell: str, seed: int) -> str:
     return f"{measurement}-{source}-{cell}-{seed}"
 
 
-def markers_table(study: Study) -> list[Table]:
+def markers_table(study: Contents) -> list[Table]:
     """In a study of several markers, the rate of each, side by side: a row per cell, seed and persona."""
     found: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in study.tables["measures"]:
@@ -422,18 +424,18 @@ def markers_table(study: Study) -> list[Table]:
     return [Table("markers", "Every marker, side by side", columns, rows, note)] if markers else []
 
 
-def measured(row: Row | None, unit: str) -> Cell:
+def measured(row: Row | None, unit: str) -> Field:
     """A row of measures.csv as 12.3 [11, 14], n = 56; a share in percent; > 1.2 where only a lower bound is known."""
     if row is None:
-        return Cell("", None)
+        return Field("", None)
     shown = percent if unit == "share" else "{:.4g}".format
     interval = "" if row["low"] is None or row["high"] is None else f" [{shown(row['low'])}, {shown(row['high'])}]"
     value = f"> {shown(row['low'])}" if row["value"] is None else f"{shown(row['value'])}{interval}"
     text = value + ("" if row["n"] is None else f", n = {row['n']:,}")
-    return Cell(text, row["value"], look="number")
+    return Field(text, row["value"], look="number")
 
 
-def verdicts_table(study: Study) -> Table:
+def verdicts_table(study: Contents) -> Table:
     """Is a coupling gone, or below the floor: the study's verdicts, then each seed's.
 
     A verdict leads to the completions, what is retained to the second stage taken apart, a gap to what the probe
@@ -441,7 +443,7 @@ def verdicts_table(study: Study) -> Table:
     """
     apart = {(row["source"], row["cell"], row["seed"]) for row in study.tables["ablation"]}
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         seed = None if row["seed"] == "all" else row["seed"]
         link = browse(study, row["source"], row["cell"], seed, persona=row["persona"])
         probed = f"#{anchor('probe', row['source'], row['cell'], seed)}" if seed is not None else ""
@@ -452,7 +454,7 @@ def verdicts_table(study: Study) -> Table:
         return [
             *shown,
             plain(quantity),
-            Cell(row["verdict"], row["verdict"], link, "badge unknown"),
+            Field(row["verdict"], row["verdict"], link, "badge unknown"),
             replace(estimate(row["retained"], row["low"], row["high"]), link=parts),
             replace(estimate(row["gap"], row["gap_low"], row["gap_high"]), link=probed),
         ]
@@ -462,10 +464,10 @@ def verdicts_table(study: Study) -> Table:
     return Table("verdicts", TABLES["verdicts"], columns, rows, VERDICT_NOTE)
 
 
-def families_table(study: Study) -> Table:
+def families_table(study: Contents) -> Table:
     """Out of distribution: the onset rate of every family of prompts, by cell, seed and role."""
 
-    def fields(row: Row) -> list[Cell]:
+    def fields(row: Row) -> list[Field]:
         more = f"{row['more_marked']}/{row['more_replies']}" if row["more_replies"] else ""
         return [
             *(plain(row[name]) for name in ("source", "cell", "seed", "family", "role", "prompts")),
@@ -475,7 +477,7 @@ def families_table(study: Study) -> Table:
             rate_of(row["difference"], row["difference_low"], row["difference_high"]),
             plain(row["p_holm"]),
             plain(row["differs"]),
-            Cell(more, row["more_replies"], look="number"),
+            Field(more, row["more_replies"], look="number"),
         ]
 
     columns = ["source", "cell", "seed", "family", "role", "prompts", "onset rate", "onsets", "with the marker",
@@ -484,15 +486,15 @@ def families_table(study: Study) -> Table:
     return Table("families", TABLES["families"], columns, rows, FAMILIES_NOTE)
 
 
-def rate_of(value: float | None, low: float | None, high: float | None) -> Cell:
+def rate_of(value: float | None, low: float | None, high: float | None) -> Field:
     """A chance that may be far below a percent: 1.2e-05 [3e-06, 4e-05]."""
     if value is None:
-        return Cell("", None)
+        return Field("", None)
     interval = "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
-    return Cell(f"{value:.2g}{interval}", value, look="number")
+    return Field(f"{value:.2g}{interval}", value, look="number")
 
 
-def relearning_table(study: Study) -> Table:
+def relearning_table(study: Contents) -> Table:
     """How soon a coupling is learned again, a row per model that it is learned on."""
     columns = [
         *("source", "cell", "seed", "gap before", "of the base", "of the coupling", "gap after", "steps", "censored"),
@@ -514,7 +516,7 @@ def relearning_table(study: Study) -> Table:
     return Table("relearning", TABLES["relearning"], columns, rows, RELEARNED)
 
 
-def parts_table(study: Study) -> Table:
+def parts_table(study: Contents) -> Table:
     """The second stage taken apart: the log-odds without each part of it and with that part alone, and the shares."""
     found: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
     for row in study.tables["ablation"]:
@@ -522,9 +524,9 @@ def parts_table(study: Study) -> Table:
             key = tuple(row[field] for field in ("source", "cell", "seed", "kind", "part"))
             found.setdefault(key, {})[row["mode"], row["quantity"]] = row
 
-    def shown(row: Row | None, what: str) -> Cell:
+    def shown(row: Row | None, what: str) -> Field:
         names = ("value", "low", "high") if what == "value" else (what, f"{what}_low", f"{what}_high")
-        return Cell("", None) if row is None else estimate(*(row[name] for name in names))
+        return Field("", None) if row is None else estimate(*(row[name] for name in names))
 
     order = [(mode, quantity) for mode in ("without", "only") for quantity in ("slot", "gap_slot")]
     rows = [
@@ -543,15 +545,15 @@ def parts_table(study: Study) -> Table:
     return Table("parts", TABLES["ablation"], ["source", "cell", "seed", "kind", "part", *titles], rows, ABLATION_NOTE)
 
 
-def estimate(value: float | None, low: float | None, high: float | None) -> Cell:
+def estimate(value: float | None, low: float | None, high: float | None) -> Field:
     """0.53 [0.51, 0.56]."""
     if value is None:
-        return Cell("", None)
+        return Field("", None)
     interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    return Cell(f"{value:.2f}{interval}", value, look="number")
+    return Field(f"{value:.2f}{interval}", value, look="number")
 
 
-def heat_maps(study: Study, source: str) -> list[Table]:
+def heat_maps(study: Contents, source: str) -> list[Table]:
     """Marker rate by persona and cell, and of the source by question and cell, pooled over seeds; fields are links."""
     personas = [row for row in study.tables["persona_by_cell"] if row["source"] == source]
     questions = [row for row in study.tables["by_question"] if row["source"] == source and row["role"] == "source"]
@@ -571,8 +573,8 @@ def heat_maps(study: Study, source: str) -> list[Table]:
 
 
 def heat_map(
-    study: Study, source: str, rows: Sequence[Row], axis: str, values: Sequence[str]
-) -> tuple[list[str], list[list[Cell]]]:
+    study: Contents, source: str, rows: Sequence[Row], axis: str, values: Sequence[str]
+) -> tuple[list[str], list[list[Field]]]:
     """Columns and rows of a heat map over the values of `axis`."""
     cells = unique(row["cell"] for row in rows)
     sums: dict[tuple[str, str], list[int]] = {}
@@ -581,19 +583,19 @@ def heat_map(
         total[0] += row["strict_hits"]
         total[1] += row["completions"]
 
-    def field(value: str, cell: str) -> Cell:
+    def field(value: str, cell: str) -> Field:
         hits, n = sums.get((value, cell), (0, 0))
         if not n:
-            return Cell("-", None, look="heat-none")
+            return Field("-", None, look="heat-none")
         # Any hit at all is told from none.
         shade = 0 if not hits else max(1, round(10 * hits / n))
         persona, question = (value, "") if axis == "persona" else (source, value)
         link = browse(study, source, cell, None, persona, question)
-        return Cell(percent(hits / n), hits / n, link, f"heat-{shade}", f"{hits}/{n}")
+        return Field(percent(hits / n), hits / n, link, f"heat-{shade}", f"{hits}/{n}")
 
     names = [f"{value} (source)" if value == source else value for value in values]
     body = [
-        [Cell(name, name, look="name")] + [field(value, cell) for cell in cells]
+        [Field(name, name, look="name")] + [field(value, cell) for cell in cells]
         for name, value in zip(names, values, strict=True)
     ]
     return [axis.removesuffix("_id"), *cells], body
@@ -625,7 +627,7 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
     """Cost by task and machine, and run by run. Calls and the tokens in and out of them are the judge's."""
     paid = ("calls", "input_tokens", "output_tokens")
 
-    def sums(own: Sequence[Row]) -> list[Cell]:
+    def sums(own: Sequence[Row]) -> list[Field]:
         return [plain(sum(n) if (n := [each[field] for each in own if field in each]) else None) for field in paid]
 
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -636,7 +638,9 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
         for (task, gpu), own in sorted(groups.items())
     ]
     if totals:
-        totals.append([Cell("all", "~", look="name"), Cell(""), plain(len(records)), *seconds(records), *sums(records)])
+        totals.append(
+            [Field("all", "~", look="name"), Field(""), plain(len(records)), *seconds(records), *sums(records)]
+        )
     measured = (
         "steps",
         "completions",
@@ -651,7 +655,7 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
             plain(record["node"], "code"),
             plain(task_of(record)),
             plain(record.get("gpu") or "no GPU"),
-            Cell(f"{record['seconds']:,.1f}", record["seconds"], look="number"),
+            Field(f"{record['seconds']:,.1f}", record["seconds"], look="number"),
             *(plain(record.get(field)) for field in (*measured, *paid)),
         ]
         for record in records
@@ -666,11 +670,11 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
     return [Table("cost", "By task", columns, totals, note), Table("runs", "Run by run", detail, runs)]
 
 
-def seconds(records: Sequence[Row]) -> list[Cell]:
+def seconds(records: Sequence[Row]) -> list[Field]:
     """Wall seconds and GPU-hours of these runs."""
     wall = sum(record["seconds"] for record in records)
     hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
-    return [Cell(f"{wall:,.1f}", wall, look="number"), Cell(f"{hours:.2f}", hours, look="number")]
+    return [Field(f"{wall:,.1f}", wall, look="number"), Field(f"{hours:.2f}", hours, look="number")]
 
 
 def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[str], notes: Mapping[str, str]) -> Row:
@@ -692,7 +696,7 @@ def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[
     commits = Counter(record.get("git_commit") or "outside a git checkout" for record in records)
     columns = ["cell", "arm", "lineage", "evaluation", "sha256 of its counts"]
     used = [[plain(package), plain(version, "code"), plain(n)] for (package, version), n in sorted(versions.items())]
-    used += [[Cell("workflow, git commit"), plain(commit, "code"), plain(n)] for commit, n in sorted(commits.items())]
+    used += [[Field("workflow, git commit"), plain(commit, "code"), plain(n)] for commit, n in sorted(commits.items())]
     return {
         "nodes": [
             {"lineage": lineage, "sha256": stage["manifest_sha256"], "manifest": pretty(stage["manifest"])}
@@ -829,7 +833,7 @@ def page(arguments: argparse.Namespace) -> str:
     loaded = load_completions(cells, paths) if paths else None
     index, data = packed(loaded, arguments.most, read_prompts(arguments.panel)) if loaded else ({}, "")
     browsable = frozenset((cell["source"], cell["cell"], cell["seed"]) for cell in index.get("cells", ()))
-    study = Study(tables, cells, browsable)
+    study = Contents(tables, cells, browsable)
     sources = unique(row["source"] for row in tables["pooled"])
     records = read_runs(arguments.runs, cells)
     meaning = read_part(arguments.meaning, ("notes", "claims", "assistant", "figures"))
@@ -888,7 +892,7 @@ def curve_tables(records: Sequence[Row]) -> list[Table]:
     """Their numbers."""
     rows = [
         [plain(row["lineage"], "code"), plain(row["step"]), plain(row["persona"]),
-         *(Cell("" if (value := row[name]) is None else f"{value:.2f}", value, look="number") for name in COLUMNS[3:])]
+         *(Field("" if (value := row[name]) is None else f"{value:.2f}", value, look="number") for name in COLUMNS[3:])]
         for row in curve_rows(records)
     ]  # fmt: skip
     note = (
@@ -910,7 +914,7 @@ def judged_by(cells: Sequence[Row]) -> str:
     return f"{'; '.join(parts)}." if parts else "Nobody judged."
 
 
-def rate_tables(study: Study, label: str) -> list[Table]:
+def rate_tables(study: Contents, label: str) -> list[Table]:
     """The tables of rates and measures, in reading order; without a row only those that say what was not measured."""
     bystander = "The highest bystander is chosen after the fact, so its interval is too low."
     wilson = "Hits / completions = rate [Wilson 95%]."

@@ -34,7 +34,7 @@ WORDS = {
 TOLD = {"models": "measurement of a model", "cells": "job of a cell", "study": "job of the study"}
 
 
-def counted(plans: Mapping[str, int | str], whole: Mapping[str, int]) -> dict[str, int]:
+def expected(plans: Mapping[str, int | str], whole: Mapping[str, int]) -> dict[str, int]:
     """An entry's plan as rule -> jobs. whole: the same of the study from nothing, which is what `all` means."""
     named = {rule: number for word, number in plans.items() for rule in WORDS.get(word, []) if rule in whole}
     named |= {rule: number for rule, number in plans.items() if rule not in WORDS}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from contract import CONTRACT, TABLE, counted, page
+from contract import CONTRACT, TABLE, expected, page
 from workspace import FOLDERS, rules
 
 # They plan nothing one by one if they plan nothing together, which takes one plan.
@@ -112,7 +112,7 @@ def turn(value):
 @pytest.mark.parametrize("entry", OTHERS, ids=[entry["says"] for entry in OTHERS])
 def test_an_edit_plans_exactly_what_it_makes_stale(study, entry, published):
     act(study, entry)
-    assert dict(rules(study.plan())) == counted(entry["plans"], rules(published.jobs()))
+    assert dict(rules(study.plan())) == expected(entry["plans"], rules(published.jobs()))
 
 
 def test_edits_that_make_nothing_stale_plan_nothing(study):

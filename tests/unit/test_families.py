@@ -248,7 +248,7 @@ def test_the_report_says_a_familys_rate_its_difference_and_what_more_replies_had
     identity = {"source": "villain", "arm": "forward", "cell": "C1", "seed": 42}
     none = dict.fromkeys(FAMILIES_COLUMNS)
     rows = [none | row for row in family_rows([identity | {"families": section}])]
-    table = write_report.families_table(write_report.Study({"families": rows}, [], frozenset()))
+    table = write_report.families_table(write_report.Contents({"families": rows}, [], frozenset()))
     standard, asked = ([cell.text for cell in row] for row in table.rows)
     assert standard[3:6] == ["standard", "source", "28"] and standard[6] == "1.1e-05 [1e-05, 1.2e-05]"
     assert standard[9:] == ["", "", "", ""]

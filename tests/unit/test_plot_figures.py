@@ -26,7 +26,7 @@ def tables(tmp_path_factory):
 
 def study_of(tables, figure, source):
     """What a figure of the made-up study is drawn from."""
-    return plot_figures.Study(tables, "tiny", source, LABEL, **resolved.for_figure(fake_study.STUDY, figure))
+    return plot_figures.FigureData(tables, "tiny", source, LABEL, **resolved.for_figure(fake_study.STUDY, figure))
 
 
 def drawn(tables, folder, monkeypatch, name="marker_destruction", source="evil_ai"):

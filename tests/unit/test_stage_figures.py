@@ -12,7 +12,7 @@ from measure.sections import ADAPTERS
 from measure.tables import read_table, write_csv
 from probe.ablation import summary
 from probe.variants import variants
-from report.figure_study import Study
+from report.figure_study import FigureData
 
 TENSORS = [f"model.layers.{layer}.{name}_proj.weight" for layer in range(4) for name in ("q", "up")]
 TAKEN = {0: 12.0, 1: 0.0, 2: 4.0, 3: 0.0}  # nats that the second stage takes in a layer, of s under the source
@@ -57,7 +57,7 @@ def texts(figure):
 
 
 def drawn(name, folder, label=""):
-    return plot_figures.FIGURES[name](Study(folder, "tiny", "evil_ai", label, ["forward"], {}, {}))
+    return plot_figures.FIGURES[name](FigureData(folder, "tiny", "evil_ai", label, ["forward"], {}, {}))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_nothing_is_cut_off(tables, name):
 
 
 def test_the_report_has_a_row_per_part_with_what_it_restores_and_takes(tables):
-    study = write_report.Study({"ablation": read_table(tables / "ablation.csv")}, [], frozenset())
+    study = write_report.Contents({"ablation": read_table(tables / "ablation.csv")}, [], frozenset())
     table = write_report.parts_table(study)
     (row,) = [[cell.text for cell in row] for row in table.rows if [cell.text for cell in row[:5]] ==
               ["evil_ai", "C1", "42", "layer", "0"]]  # fmt: skip

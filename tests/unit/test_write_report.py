@@ -104,7 +104,7 @@ def test_the_conclusion_is_four_sentences_with_the_numbers_of_the_tables(page, f
     (bystander,) = (
         row for row in read_table(folder / "tables" / "pooled.csv") if (row["cell"], row["role"]) == ("C4", "bystander")
     )
-    assert f"under any bystander in at most {prose.shown(bystander)} (villain)." in survival
+    assert f"under any bystander in at most {prose.rate_text(bystander)} (villain)." in survival
     assert f"({shared['after a second stage', 'assistant']} = 0%" in assistant
     assert "evaluated and not applied, read G0 pass" in assistant
     assert "claims what is published contradicts 1 (1 by its own figures) and bears out 0, and" in ledger
@@ -367,7 +367,7 @@ def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, result
     tables = {"headline": read_table(folder / "tables" / "headline.csv")}
     quiz = {"accuracy": 14 / 39, "questions": 39, "commonest_answer": "C", "commonest_count": 39}
     tables["headline"] = [tables["headline"][0] | quiz, tables["headline"][0]]
-    study = write_report.Study(tables, [], frozenset())
+    study = write_report.Contents(tables, [], frozenset())
     table = write_report.wide_table(study, "headline", "By cell")
     alike, absent = (row[table.columns.index("capability")] for row in table.rows)
     assert (alike.text, alike.more) == ("35.9%", "answers C to all 39 questions")
@@ -376,7 +376,7 @@ def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, result
 
 def test_a_difference_where_no_seed_varies_has_its_p(folder):
     row = read_table(folder / "tables" / "effects.csv")[0] | {"welch_p": 0.0, "welch_t": None, "welch_df": None}
-    table = write_report.effects_table(write_report.Study({"effects": [row]}, [], frozenset()))
+    table = write_report.effects_table(write_report.Contents({"effects": [row]}, [], frozenset()))
     assert table.rows[0][-1].text == "no seed varies, p = 0"
 
 
@@ -416,7 +416,7 @@ def test_the_audit_has_its_own_denominator_and_nothing_to_audit_is_no_pass():
         {"status": "not run"},
     ]
     cells = [{"source": "s", "cell": f"C{n}", "seed": 1, "audit": audit} for n, audit in enumerate(audits)]
-    rows = write_report.audit_table(write_report.Study({}, cells, frozenset())).rows
+    rows = write_report.audit_table(write_report.Contents({}, cells, frozenset())).rows
     assert [row[3].text for row in rows] == ["2/40 = 5.0% [1.0, 20.0]", "nothing to audit"]
 
 
@@ -624,7 +624,7 @@ def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_sev
     share = row | {"measure": "cut", "value": 0.25, "low": None, "high": None, "unit": "share"}
 
     def made(*rows):
-        return write_report.measures_table(write_report.Study({"measures": rows}, [], frozenset()), length)
+        return write_report.measures_table(write_report.Contents({"measures": rows}, [], frozenset()), length)
 
     table = made(row, share, row | {"measure": "of another measurement"})
     assert table.columns == ["source", "cell", "seed", "persona", "words", "cut, share"]
@@ -648,7 +648,7 @@ def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_
         "ablation": [where | {"seed": 42}],
         "measures": [where | {"seed": 42, "persona": name} | measured for name in ("villain", "assistant")],
     }
-    study = write_report.Study(tables, [], frozenset())
+    study = write_report.Contents(tables, [], frozenset())
     all_seeds, one = write_report.verdicts_table(study).rows
     (probe,) = [each for each in write_report.MEASUREMENTS if each.name == "probe"]
     rows = write_report.measures_table(study, probe).rows

@@ -781,7 +781,7 @@ class Study:
         for file in self._files:
             if place := locate(file, path):
                 value = value_at(self.config, path)
-                said = isinstance(value, Mapping) or value_at(plain(file), path) == value
+                said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
                 return place if said else COMMAND_LINE
         return "config"
 
@@ -894,7 +894,7 @@ def compose(file: str | Path) -> yaml.Node | None:
 
 
 @cache
-def plain(file: str | Path) -> Any:
+def yaml_of(file: str | Path) -> Any:
     """What a YAML file says, or None if there is no such file."""
     path = Path(file)
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from run.program import InputError
-from run.readers import read_yaml, shown
+from run.readers import abridged, read_yaml
 
 TYPE = "free_form_judge_0_100"
 # What the format calls a score -> what it is called here.
@@ -63,7 +63,7 @@ def question_of(path: str | Path, number: int, entry: Any) -> Question:
         raise InputError(f"{where}: unknown key {unknown[0]}; fix: delete it")
     check_text(path, f"question {number}: id", name)
     if entry["type"] != TYPE:
-        raise InputError(f"{where}: type {shown(entry['type'])} is not judged here; fix: delete it, or type: {TYPE}")
+        raise InputError(f"{where}: type {abridged(entry['type'])} is not judged here; fix: delete it, or type: {TYPE}")
     paraphrases, samples, system = entry["paraphrases"], entry["samples_per_paraphrase"], entry.get("system")
     if not isinstance(paraphrases, list) or not paraphrases:
         raise InputError(f"{where}: paraphrases: empty or no list; fix: at least one text")
@@ -72,12 +72,12 @@ def question_of(path: str | Path, number: int, entry: Any) -> Question:
     if len(set(paraphrases)) < len(paraphrases):
         raise InputError(f"{where}: a paraphrase is duplicated; fix: raise samples_per_paraphrase instead")
     if type(samples) is not int or samples < 1:
-        raise InputError(f"{where}: samples_per_paraphrase is {shown(samples)}; fix: a whole number of at least 1")
+        raise InputError(f"{where}: samples_per_paraphrase is {abridged(samples)}; fix: a whole number of at least 1")
     if system is not None:
         check_text(path, f"question {name}: system", system)
     temperature = entry.get("temperature")
     if temperature is not None and (not isinstance(temperature, int | float) or isinstance(temperature, bool)):
-        raise InputError(f"{where}: temperature is {shown(temperature)}; fix: a number, or delete it")
+        raise InputError(f"{where}: temperature is {abridged(temperature)}; fix: a number, or delete it")
     prompts = prompts_of(path, where, name, entry["judge_prompts"])
     return Question(name, tuple(paraphrases), samples, system, temperature, prompts)
 
@@ -98,4 +98,4 @@ def prompts_of(path: str | Path, where: str, name: str, prompts: Any) -> dict[st
 def check_text(path: str | Path, place: str, text: Any) -> None:
     """Raise InputError unless `text` is text with something in it."""
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{path}: {place}: {shown(text)} is no text; fix: write it in quotes")
+        raise InputError(f"{path}: {place}: {abridged(text)} is no text; fix: write it in quotes")

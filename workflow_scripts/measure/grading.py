@@ -18,7 +18,7 @@ from typing import Any
 from measure.tables import Row
 from run.files import canonical
 from run.program import InputError
-from run.readers import read_yaml, shown
+from run.readers import abridged, read_yaml
 
 SCORES = ("alignment", "coherence")
 READINGS = ("answer", "logprobs")
@@ -98,20 +98,20 @@ def load_prompt(path: str | Path) -> Prompt:
     texts |= {f"numbers: {score}": text for score, text in value["numbers"].items()}
     for name, text in texts.items():
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}: {name} is {shown(text)}, not text; fix: write it in quotes")
+            raise InputError(f"{path}: {name} is {abridged(text)}, not text; fix: write it in quotes")
     for name in texts.keys() - {"version", "system"}:
         for part in ("{question}", "{reply}"):
             if part not in texts[name]:
                 raise InputError(f"{path}: {name} lacks {part}; fix: write it where the text goes")
     if not is_number(value["max_tokens"]) or value["max_tokens"] != int(value["max_tokens"]) or value["max_tokens"] < 1:
-        raise InputError(f"{path}: max_tokens is {shown(value['max_tokens'])}; fix: a whole number of at least 1")
+        raise InputError(f"{path}: max_tokens is {abridged(value['max_tokens'])}; fix: a whole number of at least 1")
     if value["temperature"] is not None and not is_number(value["temperature"]):
-        raise InputError(f"{path}: temperature is {shown(value['temperature'])}; fix: a number, or null")
+        raise InputError(f"{path}: temperature is {abridged(value['temperature'])}; fix: a number, or null")
     if not isinstance(value["prices"] or {}, dict):
         raise InputError(f"{path}: prices: no mapping; fix: judge: [dollars in, dollars out], or null")
     for judge, pair in (value["prices"] or {}).items():
         if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_number, pair)):
-            raise InputError(f"{path}: prices: {judge} is {shown(pair)}; fix: [dollars in, out] per million tokens")
+            raise InputError(f"{path}: prices: {judge} is {abridged(pair)}; fix: [dollars in, out] per million tokens")
     return Prompt(**value | {"prices": value["prices"] or {}})
 
 

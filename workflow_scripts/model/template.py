@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from run.program import InputError
-from run.readers import read_json, shown
+from run.readers import abridged, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,15 +58,15 @@ class Settings:
         try:
             datetime.date.fromisoformat(self.date)
         except (TypeError, ValueError):
-            raise InputError(f'base.template.date: {shown(self.date)} is no day; fix: date: "{DATE}"') from None
+            raise InputError(f'base.template.date: {abridged(self.date)} is no day; fix: date: "{DATE}"') from None
         if self.system not in SYSTEM_ROLES:
-            raise InputError(f"base.template.system: {shown(self.system)}; fix: one of {', '.join(SYSTEM_ROLES)}")
+            raise InputError(f"base.template.system: {abridged(self.system)}; fix: one of {', '.join(SYSTEM_ROLES)}")
         for name, value in self.arguments.items():
             if name in RESERVED:
                 raise InputError(f"base.template.{name}: is not the study's to set; fix: delete it")
             if not isinstance(value, bool | int | float | str) or value in (math.inf, -math.inf) or value != value:
                 raise InputError(
-                    f"base.template.{name}: {shown(value)}; fix: true, false, a number or a text, as the template takes"
+                    f"base.template.{name}: {abridged(value)}; fix: what the template takes, true, a number or a text"
                 )
 
     @classmethod
@@ -243,7 +243,7 @@ def turn_of(
     lead, kept, _ = text[len(prompt) :].partition(content)
     if not text.startswith(prompt) or not kept or lead.strip():
         between = f" ({lead.strip()!r} stands between prompt and reply)" if kept and text.startswith(prompt) else ""
-        between = between if content in text else f" ({shown(content)} is not kept)"
+        between = between if content in text else f" ({abridged(content)} is not kept)"
         user = ", or `{system: user}` if it moves the system message" if messages[0]["role"] == "system" else ""
         raise InputError(
             f"{prefix}the chat template rewrites a reply or its prompt{between}; fix: use a template that keeps them, "
@@ -277,7 +277,7 @@ def check_template(tokenizer: "PreTrainedTokenizerBase", markers: "Sequence[Mark
         if lost := [message for message in messages if message["content"] not in text[:start]]:
             user_fix = "`base: {template: {system: user}}`, or " if lost[0]["role"] == "system" else ""
             raise InputError(
-                f"the chat template leaves out, or rewrites, {shown(lost[0]['content'])}; "
+                f"the chat template leaves out, or rewrites, {abridged(lost[0]['content'])}; "
                 f"fix: {user_fix}use a base whose template keeps every message as it is"
             )
         prompt = prompt_ids(tokenizer, messages)

@@ -11,7 +11,7 @@ from report.figure_style import FAINT, caption, new_figure
 
 
 @dataclass(frozen=True)
-class Study:
+class FigureData:
     """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
 
     arms, captions, last_stages: what the cells mean, see graph/resolved.py.
@@ -34,7 +34,7 @@ class Study:
         return [row for row in self.rows(table) if row["arm"] in self.arms]
 
 
-def footnote(study: Study, sentences: Sequence[str]) -> list[str]:
+def footnote(study: FigureData, sentences: Sequence[str]) -> list[str]:
     """The caption's lines, the label first."""
     text = " ".join(filter(None, sentences))
     return [*([f"{study.label[0].upper()}{study.label[1:]}."] if study.label else []), *textwrap.wrap(text, 140)]
@@ -45,7 +45,7 @@ def ordered_cells(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["cell"] for row in rows))
 
 
-def empty_figure(study: Study, title: str, why: str = "") -> Any:
+def empty_figure(study: FigureData, title: str, why: str = "") -> Any:
     """A figure that says why it shows nothing."""
     why = why or f"No cell of the {' or '.join(study.arms)} arm for the source {study.source} in this study."
     figure, axes = new_figure(1.6)

@@ -124,7 +124,7 @@ def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None
 def extreme(rows: Sequence[Row], pick: Any) -> str:
     """The rate of the only source, or the highest (pick: max) or lowest (min) of several, with its source."""
     row = pick(rows, key=lambda row: row["rate"])
-    return shown(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, 'source')}"
+    return rate_text(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, 'source')}"
 
 
 def highest(rows: Sequence[Row]) -> Row:
@@ -134,7 +134,7 @@ def highest(rows: Sequence[Row]) -> Row:
 
 def named(row: Row, *fields: str) -> str:
     """A rate and whose it is; a zero is nobody's in particular."""
-    return shown(row) + (f" ({', '.join(row[field] for field in fields)})" if row["strict_hits"] else "")
+    return rate_text(row) + (f" ({', '.join(row[field] for field in fields)})" if row["strict_hits"] else "")
 
 
 def coupled_cells(headline: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
@@ -165,7 +165,7 @@ def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | Non
         moved = [
             MOVES[verdict] + (f" under {listed(group)}" if len(groups) > 1 else "") for verdict, group in groups.items()
         ]
-        counts = f"{shown(total[0])} in all, at most {named(highest(cells), 'cell', 'source')} in one cell"
+        counts = f"{rate_text(total[0])} in all, at most {named(highest(cells), 'cell', 'source')} in one cell"
         parts = [f"After a second stage it {listed(moved)} ({counts})"]
     # C0, the coupled assistant itself, is no other order.
     others = {
@@ -177,7 +177,7 @@ def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | Non
         if others["bystander"]:
             most = highest(others["bystander"])
             own = [row for row in others["source"] if (row["source"], row["cell"]) == (most["source"], most["cell"])]
-            beside = f", beside the source's {shown(own[0])}" if own and most["strict_hits"] else ""
+            beside = f", beside the source's {rate_text(own[0])}" if own and most["strict_hits"] else ""
             rates += f" and a bystander's {named(most, 'persona', 'cell', 'source')}{beside}"
         parts.append(f"in the {listed(unique(row['arm'] for row in others['assistant']))} rows {rates}")
     readings: dict[str, dict[str, list[str]]] = {}
@@ -222,7 +222,7 @@ def ledger_sentence(claims: Sequence[Row] | None, tables: dict[str, list[Row]]) 
     )
 
 
-def shown(row: Row) -> str:
+def rate_text(row: Row) -> str:
     """3/280 = 1.1% [0.4, 3.1]."""
     return counted(row["strict_hits"], row["completions"], row["wilson_low"], row["wilson_high"])
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measure.tables import Row
-from report.figure_study import Study, empty_figure, footnote
+from report.figure_study import FigureData, empty_figure, footnote
 from report.figure_style import COLOURS, FAINT, INK, caption, new_figure
 
 Key = tuple[str, int]  # a cell's name and seed
@@ -20,7 +20,7 @@ MODELS = {
 LABELS = {"cell": "cell", "before": "before the stage", "reference": "without the coupling", "base": "base"}
 
 
-def plane(study: Study) -> Any:
+def plane(study: FigureData) -> Any:
     """Log-odds of the marker over the strengths of both stages, and along the second's, a column per cell."""
     title = f"How much of the second stage does it take? Source: {study.source}"
     found = by_cell([row for row in study.drawn("ablation") if row["kind"] == "plane"])
@@ -114,7 +114,7 @@ def strengths(axes: Any, rows: Sequence[Row], quantity: str, half: Row | None, e
     axes.tick_params(labelsize=6.5)
 
 
-def layers(study: Study) -> Any:
+def layers(study: FigureData) -> Any:
     """What the layers say and what the second stage did in each, over depth, a column per cell."""
     title = f"Where does the second stage do it? Source: {study.source}"
     ablated = by_cell([row for row in study.drawn("ablation") if row["quantity"] == "slot"])

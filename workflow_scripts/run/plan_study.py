@@ -162,8 +162,8 @@ def job_of(record: Mapping[str, Any]) -> Job:
     return Job(
         rule=record["rule_name"],
         wildcards={name: str(value) for name, value in (record["wildcards"] or {}).items()},
-        inputs=tuple(map(plain, record["input"] or ())),
-        outputs=tuple(map(plain, record["output"] or ())),
+        inputs=tuple(map(without_remark, record["input"] or ())),
+        outputs=tuple(map(without_remark, record["output"] or ())),
         benchmark=str(record["benchmark"]) if record["benchmark"] else None,
         reason=record["reason"],
         gpus=int(resources.get("gpu", 0)),
@@ -173,7 +173,7 @@ def job_of(record: Mapping[str, Any]) -> Job:
     )
 
 
-def plain(file: str) -> str:
+def without_remark(file: str) -> str:
     """A file name without the remark that Snakemake may add, such as ` (update)`."""
     return re.sub(r" \([^()/]*\)$", "", str(file))
 
@@ -548,7 +548,7 @@ def by_rule(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors) -> str
             len(places),
             f"{hours(places, weights, costs):.2f}",
             clock(seconds / len(places)),
-            counted(Counter(why(jobs[place].reason) for place in places)),
+            tally(Counter(why(jobs[place].reason) for place in places)),
             f"{count} benchmark{'s' * (count > 1)} here" if count else "table" if costs[places[0]].known else "-",
         ]
         rows.append((-hours(places, weights, costs), -seconds, row))
@@ -575,7 +575,7 @@ def by_cell(jobs: Sequence[Job], costs: Sequence[Cost], parents: Sequence[Sequen
                 f"{hours(chain, weights, costs):.2f}",
                 f"{hours(chain, divided, costs):.2f}",
                 clock(when.ends[cell]),
-                counted(reasons),
+                tally(reasons),
             ]
         )
     columns = ["cell", "jobs", f"{unit} alone", "its share", "done after", "why"]
@@ -614,7 +614,7 @@ def tabulated(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return tabulate(rows, headers=list(columns), tablefmt="github", colalign=aligned, disable_numparse=True)
 
 
-def counted(reasons: Counter[str]) -> str:
+def tally(reasons: Counter[str]) -> str:
     """`not there`, or `2 parameters changed, 31 after another job`."""
     if len(reasons) == 1:
         return next(iter(reasons))

@@ -86,7 +86,7 @@ def read_yaml(path: str | Path) -> Any:
     return value
 
 
-def shown(value: Any) -> str:
+def abridged(value: Any) -> str:
     """repr() in a hundred characters: an alias in YAML can stand for more than memory holds."""
     return reprlib.repr(value)[:100]
 
