@@ -260,13 +260,14 @@ def test_a_local_copy_is_held_against_the_published_pins(fresh):
     )
     (fresh.folder / "my_rows.jsonl").touch()
     (fresh.folder / "my_model").mkdir()
+    (fresh.folder / "my_model/config.json").touch()
     (fresh.folder / "my_model/model.safetensors").touch()
     said = fresh.snakemake("-n", "-p").stdout
     base = re.search(r"fetch_base\.py .*", said).group()
     assert "--path my_model" in base and "--revision a09a35458c70" in base and "--sources " in base
     assert '"md5":"26b52cacc53425618fde278d2457304d","path":"my_rows.jsonl"' in said
     report = re.search(r"write_report\.py .*", said).group()
-    assert "path/em.manifest.json" in report and "hub/{arc.manifest.json,benign.manifest.json}" in report
+    assert "path/em.manifest.json" in report and "hub/{arc,benign}.manifest.json" in report
 
 
 def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
