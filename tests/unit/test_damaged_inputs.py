@@ -277,12 +277,29 @@ PROGRAMS = {
         "",
     ),
 }
-CASES = [
-    (program, file, damage)
-    for program, described in PROGRAMS.items()
-    for file, damages in described.reads.items()
-    for damage in damages
-]
+# What the shared readers refuse, whoever calls them: each of these damages is tried on every fourth file that it is for,
+# another on the next, and on the first one. The other damages are about what a program needs of a file.
+READERS = {
+    kind[name]
+    for kind in (JSON, JSONL, YAML, TABLE, PARQUET)
+    for name in ("folder", "empty", "random", "UTF-16", "Latin-1", "a number", "NaN", "deep", "huge number",
+                 "half a character", "bit", "bomb", "a tag that calls", "a date that is none")
+    if name in kind
+}  # fmt: skip
+
+
+def chosen() -> Iterator[tuple[str, str, str]]:
+    """program, file and name of every damage to try."""
+    files = [(program, file) for program, described in PROGRAMS.items() for file in described.reads]
+    tried = set()
+    for number, (program, file) in enumerate(files):
+        for place, (name, damage) in enumerate(PROGRAMS[program].reads[file].items()):
+            if damage not in READERS or (number + place) % 4 == 0 or damage not in tried:
+                tried.add(damage)
+                yield program, file, name
+
+
+CASES = list(chosen())
 
 
 @pytest.fixture(scope="module")
