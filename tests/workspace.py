@@ -17,7 +17,7 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 STUDIES = ROOT / "tests/end_to_end"
 # What says how a run went, and not what came out.
 RECORDS = re.compile(r"(?:^|[/.])(?:[a-z]+_)?run\.json$|^(?:logs|benchmarks|status|scratch)/|^report\.html$")
-FOLDERS = re.compile(r"/(?:adapter|checkpoints|model|base/(?:hub|toy|path))$")
+FOLDERS = re.compile(r"/results/.*/(?:adapter|checkpoints|model|base/(?:hub|toy|path))$")
 # `snakemake --touch` waits .1 s for every job; without the wait, time stamps still tell the order.
 TOUCH = """
 import sys
