@@ -925,13 +925,6 @@ def cell_labels(wildcards):
     }
 
 
-def cell_field(name):
-    def field(wildcards):
-        return getattr(cell_of(wildcards), name)
-
-    return field
-
-
 def cell_file(cell):
     return f"{RESULTS}/cells/{cell.key}.json"
 

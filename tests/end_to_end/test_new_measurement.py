@@ -21,8 +21,10 @@ with open(sys.argv[2], "w") as file:
 """,
     "measure_depth": """
 import json
+from run.readers import read_part
 
-depth = {"value": sys.argv[1].count("/"), "low": None, "high": None, "n": 1}
+cell = read_part(sys.argv[1], ["lineage"])
+depth = {"value": cell["lineage"].count("/"), "low": None, "high": None, "n": 1}
 with open(sys.argv[2], "w") as file:
     json.dump({"status": "measured", "depth": depth}, file)
 """,
@@ -45,9 +47,9 @@ rule measure_length:
 
 
 rule measure_depth:
+    input: cell_part
     output: "<results>/measured/{source}/{cell}_seed{seed}/depth.json"
-    params: lineage=cell_field("lineage")
-    shell: "python workflow_scripts/measure_depth.py {params.lineage} {output}"
+    shell: "python workflow_scripts/measure_depth.py {input} {output}"
 
 
 rule measure_cells:
