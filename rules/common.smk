@@ -48,7 +48,7 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.study import Study
+from graph.study import Study, closest
 from inputs.outside import (
     check_there,
     contents,
@@ -56,6 +56,7 @@ from inputs.outside import (
     questions_digest,
     relink,
 )
+from inputs.panel import NO_PERSONA, load_panel
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from probe.families import Family, check_others, load_others
@@ -394,6 +395,25 @@ def check_own_inputs():
 
 
 check_own_inputs()
+
+
+def check_personas():
+    """Say of a panel that need not be fetched which persona of the config it lacks."""
+    panel = own_panel()
+    if panel is None or not Path(panel).is_file():
+        return
+    try:
+        known = [*load_panel(panel).personas, NO_PERSONA]
+    except InputError as error:
+        raise WorkflowError(f"the config has errors:\npanel: {error}") from None
+    for key in ("personas", "sources"):
+        if lacking := [name for name in config[key] if name not in known]:
+            raise WorkflowError(
+                f"the config has errors:\n{key}: no persona {lacking[0]} in {panel}; fix: {closest(lacking[0], known)}"
+            )
+
+
+check_personas()
 
 
 def answered_rows(wildcards):

@@ -24,6 +24,8 @@ CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml
 def study(**changes):
     """The published study with dotted keys replaced; a value of ... deletes the key."""
     config = copy.deepcopy(CONFIG)
+    if "cells" in changes:  # gates of the cells that are gone
+        changes = {"gates__criteria": []} | changes
     for path, value in changes.items():
         *folders, key = path.split("__")
         place = config
@@ -421,6 +423,10 @@ def test_the_schema_and_the_program_know_the_same_figures():
     ("changes", "said"),
     [
         ({"hardware__jobs_per_gpu": 3}, "gpu_memory_utilization: 0.9 of a card each, for 3 jobs; fix: write `gpu_memory_utilization: 0.3`"),
+        ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "ratte('C4', 'source') > 0.5"}]}, "unknown function; known: "),
+        ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "rate('C9', 'source') > 0.5"}]}, "gate g: no cell C9; fix: one of C4"),
+        ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "rate('C4', 'souce') > 0.5"}]}, "gate g: no role souce; fix: source"),
+        ({"arms__dose": "true"}, "on the command line Snakemake reads it as text"),
         ({"hardware__jobs_per_gpu": 3}, "hardware.kv_cache_gib: vLLM cannot measure"),
         ({"hardware__dtype": "float16"}, "hardware.dtype: 'float16' is not one of float32, bfloat16"),
         ({"stages__couple__data__negatives": 0}, "stages.couple.data.negatives: 0 is less than the minimum of 1"),

@@ -21,7 +21,7 @@ from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_sch
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
-from measure.gates import check_gate_fields, marker_names, names_only
+from measure.gates import check_gate_fields, marker_names, names_only, unknown_words
 from model.template import Settings
 from run.files import canonical
 from run.program import InputError
@@ -573,6 +573,7 @@ class Study:
                 self._problem(place, str(error).removeprefix("marker").removeprefix(": ").removeprefix("."))
         known = [marker.text for marker in markers]
         names = Counter(gate["name"] for gate in self.config["gates"]["criteria"])
+        cells = self._rows()
         for number, gate in enumerate(self.config["gates"]["criteria"]):
             if names[gate["name"]] > 1:
                 self._problem(("gates", "criteria", number), f"two gates are named {gate['name']}; fix: rename one")
@@ -580,6 +581,8 @@ class Study:
                 check_gate_fields(gate)
                 if unknown := sorted(marker_names(gate) - set(known)):
                     raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(known)}")
+                for what, word, choices in unknown_words(gate, cells, list(self.personas)):
+                    raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {closest(word, choices)}")
             except InputError as error:
                 self._problem(("gates", "criteria", number), str(error))
         for name in self._stage_names():
@@ -705,8 +708,7 @@ class Study:
 
     def _check_chosen(self, section: str) -> None:
         """The cells and seeds that a section of the config is for are there."""
-        chosen, rows = self.config[section], self.config["cells"]
-        names = [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
+        chosen, names = self.config[section], self._rows()
         for place, name in enumerate(chosen["cells"]):
             if name not in names:
                 self._problem((section, "cells", place), f"no cell {name}; fix: {closest(name, names)}")
@@ -714,6 +716,11 @@ class Study:
             if seed not in self.config["seeds"]:
                 known = ", ".join(map(str, self.config["seeds"]))
                 self._problem((section, "seeds", place), f"no seed {seed}; fix: one of {known}")
+
+    def _rows(self) -> list[str]:
+        """The names of all cells, in whatever arm."""
+        rows = self.config["cells"]
+        return [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
 
     def _has_second_stage(self, cell: Cell) -> bool:
         lineages = ancestry(cell.lineage)
@@ -855,6 +862,11 @@ def explain(error: Any) -> str:
         if re.fullmatch(r"[-+0-9.eE]+", value):
             line = value if isinstance(key, int) else f"{key}: {value}"
             return f"{value!r} is text, not a number; fix: write `{line}` without quotes"
+    if error.validator == "type" and value in ("true", "false", "null"):
+        return (
+            f"{value!r} is text here; fix: write `{key}: {value}` in a file, and give it by --configfile: on the "
+            "command line Snakemake reads it as text"
+        )
     if error.validator == "uniqueItems":
         twice = [item for index, item in enumerate(value) if item in value[:index]]
         kept = ", ".join(dict.fromkeys(map(str, value)))

@@ -22,7 +22,7 @@ A number that was not measured makes the gate "not evaluable", unless the rest o
 """
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from measure.cells import with_marker
@@ -88,6 +88,21 @@ def cell_names(gate: Row) -> set[str]:
             f"gate {gate['name']}: `{gate['pass']}` names no cell; fix: call rate('C1', 'source') or the like"
         )
     return names
+
+
+def unknown_words(gate: Row, cells: Sequence[str], personas: Sequence[str]) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """("cell" or "role", the word, the known ones) for what the gate's expression names and is not there.
+
+    Raises InputError for a function that is not, or with other arguments than it takes.
+    """
+    evaluate(gate["pass"], functions([], {}))
+    yield from (("cell", name, cells) for name in sorted(cell_names(gate) - set(cells)))
+    places, known = {"rate": 1, "welch": 2}, ["source", "assistant", "bystander", "other", *personas]
+    for node in ast.walk(parse(gate["pass"])):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+            role = node.args[places[node.func.id]]
+            if isinstance(role, ast.Constant) and role.value not in known:
+                yield "role", str(role.value), known
 
 
 def marker_names(gate: Row) -> set[str]:
