@@ -781,7 +781,7 @@ def merged(base: Path, adapter: Path) -> dict:
         ({"targets": ["q_proj", "o_proj"]}, {f"layers.{layer}.{name}" for layer in (0, 1) for name in ("q_proj", "o_proj")}),
         ({"layers": "2/2", "targets": ["up_proj"]}, {"layers.1.up_proj"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_an_adapter_touches_the_layers_and_targets_of_its_recipe_alone(base, tmp_path, changes, touched):
     from model.loading import load_model
