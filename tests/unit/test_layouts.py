@@ -98,7 +98,7 @@ FILES = {
 @pytest.mark.parametrize(
     ("layout", "data"),
     [(layout, data) for layout in FILES for data in FILES[layout]],
-    ids=lambda value: getattr(value, "__name__", str(value)[:24]),
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_conversions_that_errors_name_make_a_file_that_is_taken(tmp_path, layout, data, name):
     path, said = tmp_path / name, layout.partition(", beside")[0]
