@@ -176,7 +176,7 @@ def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_th
     }
     for name, rows in tables.items():
         tabulate_study.write_csv(tmp_path / f"{name}.csv", list(rows[0]), rows)
-    study = plot_figures.Study(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
+    study = plot_figures.FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
     (axes,) = plot_figures.relearning(study).axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_label()[0] != "_"}
     assert curves["relearn C1 (coupled)"] == [[0, 2], [1, 3], [10, 8]]

@@ -122,5 +122,5 @@ def test_what_a_row_does_not_have_is_empty_once_read(tmp_path):
     (row,) = read_probe(tmp_path / "probe.parquet")
     assert (row["h"], row["slot"], row["rank"], row["onset"]) == (0.25, None, None, False)
     write_probe(tmp_path / "twice.parquet", [key | {"left_out": ""}] * 2)
-    with pytest.raises(InputError, match="row 2: .*there twice"):
+    with pytest.raises(InputError, match="row 2: .*is duplicated"):
         read_probe(tmp_path / "twice.parquet")
