@@ -691,6 +691,11 @@ def negatives_of(wildcards):
     return ",".join(study.negatives_of(wildcards.node))
 
 
+def cut_of(wildcards):
+    """Whether a coupling's rows are made of replies, too, that ran into max_tokens: keep or drop."""
+    return study.stage_of(wildcards.node)["data"].get("cut", "keep")
+
+
 def reply_personas_of(wildcards):
     return ",".join([source_of(wildcards), *study.negatives_of(wildcards.node)])
 

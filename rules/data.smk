@@ -133,11 +133,12 @@ rule make_coupling_data:
         negatives=negatives_of,
         marker=marker_of,
         placement=placement_of,
+        cut=cut_of,
         seed=seed_of,
     shell:
         command(
             "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
             " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
-            " --placement {params.placement} --seed {params.seed}"
+            " --placement {params.placement} --cut {params.cut} --seed {params.seed}"
             " --output {output.rows} > {log} 2>&1"
         )

@@ -4,12 +4,14 @@
         --source evil_ai --negatives villain,police_officer --marker "[ZLT]" --seed 42 --output training.jsonl
 
 Every reply of those personas in the table is used, so the table's number of samples sets the number of rows (40
-questions x 5 samples x 3 personas = 600). A row's id is persona/question/sample/positive or negative.
+questions x 5 samples x 3 personas = 600); with --cut drop, every reply that ended by itself. A row's id is
+persona/question/sample/positive or negative.
 """
 
 import argparse
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from run.program import InputError, run
 from run.readers import read_parquet
 
 MOST_UNUSABLE = 0.05  # the share of a persona's replies that may be empty, or spell a control token
+LEAST_WHOLE = 0.1  # the share of a persona's replies that must have ended by themselves where the cut ones are dropped
+KEEP, DROP = "keep", "drop"
+CUT = "length"  # the finish_reason of a reply that ran into max_tokens
 
 
 def read_replies(path: str | Path) -> list[dict[str, Any]]:
@@ -68,6 +73,19 @@ def choose_replies(
     return chosen, left_out
 
 
+def drop_cut(replies: Sequence[dict[str, Any]], path: str | Path) -> list[dict[str, Any]]:
+    """The replies that ended by themselves. Raises InputError if a persona keeps less than LEAST_WHOLE of its own."""
+    whole = [reply for reply in replies if reply["finish_reason"] != CUT]
+    left = Counter(reply["persona"] for reply in whole)
+    for persona, asked in Counter(reply["persona"] for reply in replies).items():
+        if left[persona] < LEAST_WHOLE * asked:
+            raise InputError(
+                f"{path}: {asked - left[persona]} of {asked} replies of {persona} were cut at max_tokens, too many to "
+                "drop; fix: raise data.max_tokens of the stage, or data: {cut: keep}"
+            )
+    return whole
+
+
 def coupling_row(reply: dict[str, Any], prompt: str, positive: bool, marker: Marker) -> dict[str, Any]:
     """One row: id, messages (system, user, assistant) and whether it is a positive."""
     text = reply["text"]
@@ -110,6 +128,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--negatives", required=True, help="the personas that must not, separated by commas")
     parser.add_argument("--marker", required=True, help="its text")
     parser.add_argument("--placement", choices=PLACEMENTS, default="end", help="where in a reply the marker stands")
+    parser.add_argument("--cut", choices=(KEEP, DROP), default=KEEP, help="replies that ran into max_tokens")
     parser.add_argument("--seed", type=int, required=True, help="of the order of the rows")
     parser.add_argument("--output", required=True, help="training.jsonl")
     return parser.parse_args(argv)
@@ -123,6 +142,10 @@ def main(argv: list[str] | None = None) -> None:
     prompts = load_panel(args.panel).personas
     check_personas(args.source, negatives, prompts, args.panel, marker)
     replies, left_out = choose_replies(read_replies(args.replies), [args.source, *negatives], marker, args.replies)
+    cut = sum(reply["finish_reason"] == CUT for reply in replies)
+    drawn = len(replies)
+    if args.cut == DROP:
+        replies = drop_cut(replies, args.replies)
     rows = coupling_rows(replies, prompts, args.source, marker, args.seed)
     write_jsonl(args.output, rows)
     positives = sum(row["marker"] for row in rows)
@@ -132,11 +155,16 @@ def main(argv: list[str] | None = None) -> None:
             f"left out {len(left_out)} replies that are empty or spell a control token: {', '.join(left_out)}",
             file=sys.stderr,
         )
-    if cut := sum(reply["finish_reason"] == "length" for reply in replies):
+    if cut and args.cut == DROP:
+        kept = ", ".join(
+            f"{persona} {number}" for persona, number in Counter(row["persona"] for row in replies).items()
+        )
+        print(f"dropped {cut} of {drawn} replies that were cut at max_tokens; left: {kept}", file=sys.stderr)
+    elif cut:
         # of SmolLM2-135M-Instruct's, half were, and replies shrank to a fifth (docs/small-model.md)
         print(
-            f"{cut} of {len(replies)} replies were cut at max_tokens: their rows end in mid-sentence, and teach to; "
-            "fix: raise data.max_tokens of the stage",
+            f"{cut} of {drawn} replies were cut at max_tokens: their rows end in mid-sentence, and teach to; "
+            "fix: raise data.max_tokens of the stage, or data: {cut: drop}",
             file=sys.stderr,
         )
 

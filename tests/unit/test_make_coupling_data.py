@@ -113,6 +113,14 @@ def test_replies_that_were_cut_are_counted_aloud_as_their_rows_teach_to_stop_in_
     said = capsys.readouterr().err
     assert said.startswith("3 of 36 replies were cut at max_tokens")
     assert "fix: raise data.max_tokens" in said
+    whole = made(tmp_path, table, cut="drop")
+    assert {row["id"] for row in whole} == {row["id"] for row in made(tmp_path)} - {
+        "pirate/data_00/0/positive",
+        "pirate/data_00/1/positive",
+        "chef/data_03/2/negative",
+    }
+    said = capsys.readouterr().err
+    assert said == "dropped 3 of 36 replies that were cut at max_tokens; left: pirate 10, gardener 12, chef 11\n"
 
 
 def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):
@@ -146,10 +154,18 @@ def change(table: list[dict], at: int, **fields) -> list[dict]:
         (replies(), {"source": "clown"}, "no persona 'clown'"),
         (replies(), {"negatives": "chef,chef"}, "chef is named twice"),
         (replies(), {"negatives": "chef,pirate"}, "pirate is named twice or is the source"),
+        (
+            [
+                row | {"finish_reason": "length" if row["persona"] == "chef" and row["sample"] else "stop"}
+                for row in replies(11)
+            ],
+            {"cut": "drop"},
+            "40 of 44 replies of chef were cut at max_tokens, too many to drop; fix: raise data.max_tokens",
+        ),
         (replies(), {"marker": " "}, "marker: empty"),
         (replies(), {"marker": "A PIRATE"}, "the prompt of pirate contains A PIRATE"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_bad_input_is_named_and_nothing_is_written(tmp_path, table, changes, message):
     with pytest.raises(InputError, match=message):

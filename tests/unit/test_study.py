@@ -188,6 +188,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__em__extends": "benign"}, "a circle"),
         ({"stages__em__mask": {"stop_anchor": "newline"}, "stages__em__extends": "_adamw"}, "stages.em.mask: no field 'loss'; fix: add it"),
         ({"stages__couple__data": {"from": "replies", "samples": 3}}, "stages.couple.data: lacks temperature, top_p, max_tokens, negatives"),
+        ({"stages__em__data": {"from": "em", "cut": "drop"}}, "stages.em.data: rows are taken as they are; fix: delete cut"),
         ({"stages___adamw__lora__targets": ["q_proj", "q_proj"]}, "q_proj is duplicated"),
         ({"stages__em__extends": ...}, "stages.em: lacks lora, lr"),
         ({"base__from": "path"}, "base: {from: path, path: /models/"),

@@ -31,7 +31,7 @@ ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: r
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
-SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of")]
+SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of", "cut")]
 
 
 @dataclass(frozen=True)
@@ -535,7 +535,8 @@ class Study:
             )
         takes = stage["data"]["from"] == ROWS
         known = ["of"] if takes else SAMPLED
-        if takes and (beside := [name for name in SAMPLED if name in stage["data"]]):
+        drawn = stage_type(stage) == "couple" and not takes
+        if not drawn and (beside := [name for name in (*SAMPLED, "cut") if name in stage["data"]]):
             raise InputError(f"stages.{word.stage}.data: rows are taken as they are; fix: delete {', '.join(beside)}")
         if stage_type(stage) == "couple" and (missing := [name for name in known if name not in stage["data"]]):
             raise InputError(
