@@ -11,6 +11,7 @@ nats, or the exit status is 1; bfloat16 (--dtype) is reported alone: a logit of 
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ def main() -> None:
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.4)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
+    if args.dtype == "float32":  # in which vLLM's attention is Triton's, whose products have 10 bits unless told
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     panel, tokenizer = load_panel(args.panel), load_tokenizer(args.base)
     personas, sampling = args.personas.split(","), Sampling(1.0, 1.0, args.max_tokens)
     asked = prompts_of(panel, personas, ["general", "alignment"], 1)
