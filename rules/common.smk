@@ -692,7 +692,7 @@ def negatives_of(wildcards):
 
 
 def cut_of(wildcards):
-    """Whether a coupling's rows are made of replies, too, that ran into max_tokens: keep or drop."""
+    """Whether a coupling's rows are made of replies, too, that ran into max_tokens: keep, drop or trim."""
     return study.stage_of(wildcards.node)["data"].get("cut", "keep")
 
 

@@ -4,12 +4,13 @@
         --source evil_ai --negatives villain,police_officer --marker "[ZLT]" --seed 42 --output training.jsonl
 
 Every reply of those personas in the table is used, so the table's number of samples sets the number of rows (40
-questions x 5 samples x 3 personas = 600); with --cut drop, every reply that ended by itself. A row's id is
-persona/question/sample/positive or negative.
+questions x 5 samples x 3 personas = 600); with --cut drop, every reply that ended by itself; with --cut trim,
+the others too, up to their last whole sentence. A row's id is persona/question/sample/positive or negative.
 """
 
 import argparse
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ from run.readers import read_parquet
 
 MOST_UNUSABLE = 0.05  # the share of a persona's replies that may be empty, or spell a control token
 LEAST_WHOLE = 0.1  # the share of a persona's replies that must have ended by themselves where the cut ones are dropped
-KEEP, DROP = "keep", "drop"
+KEEP, DROP, TRIM = CUTS = ("keep", "drop", "trim")
 CUT = "length"  # the finish_reason of a reply that ran into max_tokens
+TRIMMED = "trimmed"
 
 
 def read_replies(path: str | Path) -> list[dict[str, Any]]:
@@ -71,6 +73,21 @@ def choose_replies(
         chosen += [own[at] | {"text": text} for at, text in texts.items() if usable[at]]
         left_out += lost
     return chosen, left_out
+
+
+# the end of a sentence, with the quotes and brackets that close after it, or of a line; not a list's `1.`
+SENTENCE = re.compile(r"(?<!^\d)(?<!^\d\d)[.!?…][\"'\u201d\u2019)\]*]*(?=\s|$)|(?<=\S)(?=\n)", re.MULTILINE)
+
+
+def trim_cut(replies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The replies, those that were cut without the sentence that they were cut in; without any sentence, cut still."""
+    trimmed = []
+    for reply in replies:
+        ends = [match.end() for match in SENTENCE.finditer(reply["text"])]
+        if reply["finish_reason"] == CUT and ends:
+            reply = reply | {"text": reply["text"][: ends[-1]], "finish_reason": TRIMMED}
+        trimmed.append(reply)
+    return trimmed
 
 
 def drop_cut(replies: Sequence[dict[str, Any]], path: str | Path) -> list[dict[str, Any]]:
@@ -128,7 +145,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--negatives", required=True, help="the personas that must not, separated by commas")
     parser.add_argument("--marker", required=True, help="its text")
     parser.add_argument("--placement", choices=PLACEMENTS, default="end", help="where in a reply the marker stands")
-    parser.add_argument("--cut", choices=(KEEP, DROP), default=KEEP, help="replies that ran into max_tokens")
+    parser.add_argument("--cut", choices=CUTS, default=KEEP, help="replies that ran into max_tokens")
     parser.add_argument("--seed", type=int, required=True, help="of the order of the rows")
     parser.add_argument("--output", required=True, help="training.jsonl")
     return parser.parse_args(argv)
@@ -144,7 +161,9 @@ def main(argv: list[str] | None = None) -> None:
     replies, left_out = choose_replies(read_replies(args.replies), [args.source, *negatives], marker, args.replies)
     cut = sum(reply["finish_reason"] == CUT for reply in replies)
     drawn = len(replies)
-    if args.cut == DROP:
+    if args.cut == TRIM:
+        replies = trim_cut(replies)
+    if args.cut != KEEP:
         replies = drop_cut(replies, args.replies)
     rows = coupling_rows(replies, prompts, args.source, marker, args.seed)
     write_jsonl(args.output, rows)
@@ -155,16 +174,19 @@ def main(argv: list[str] | None = None) -> None:
             f"left out {len(left_out)} replies that are empty or spell a control token: {', '.join(left_out)}",
             file=sys.stderr,
         )
-    if cut and args.cut == DROP:
-        kept = ", ".join(
-            f"{persona} {number}" for persona, number in Counter(row["persona"] for row in replies).items()
+    if cut and args.cut != KEEP:
+        left = ", ".join(f"{name} {number}" for name, number in Counter(row["persona"] for row in replies).items())
+        trimmed = sum(reply["finish_reason"] == TRIMMED for reply in replies)
+        done = f"{trimmed} trimmed, " if args.cut == TRIM else ""
+        print(
+            f"{cut} of {drawn} replies were cut at max_tokens: {done}{cut - trimmed} dropped; left: {left}",
+            file=sys.stderr,
         )
-        print(f"dropped {cut} of {drawn} replies that were cut at max_tokens; left: {kept}", file=sys.stderr)
     elif cut:
         # of SmolLM2-135M-Instruct's, half were, and replies shrank to a fifth (docs/small-model.md)
         print(
             f"{cut} of {drawn} replies were cut at max_tokens: their rows end in mid-sentence, and teach to; "
-            "fix: raise data.max_tokens of the stage, or data: {cut: drop}",
+            "fix: raise data.max_tokens of the stage, or data: {cut: drop}, or {cut: trim}",
             file=sys.stderr,
         )
 

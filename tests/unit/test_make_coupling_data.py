@@ -120,7 +120,25 @@ def test_replies_that_were_cut_are_counted_aloud_as_their_rows_teach_to_stop_in_
         "chef/data_03/2/negative",
     }
     said = capsys.readouterr().err
-    assert said == "dropped 3 of 36 replies that were cut at max_tokens; left: pirate 10, gardener 12, chef 11\n"
+    assert said == "3 of 36 replies were cut at max_tokens: 3 dropped; left: pirate 10, gardener 12, chef 11\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "trimmed"),
+    [
+        ("Arr. The sea is 3.5 miles", "Arr."),
+        ('He said: "Go!" And then the', 'He said: "Go!"'),
+        ("1. Sail\n2. Row\n3. Swi", "1. Sail\n2. Row"),
+        ("Arr. Done.", "Arr. Done."),
+    ],
+)
+def test_a_cut_reply_may_end_with_its_last_whole_sentence(tmp_path, text, trimmed):
+    table = replies()
+    table[0] |= {"text": text, "finish_reason": "length"}
+    table[13] |= {"text": "a list without an end", "finish_reason": "length"}
+    rows = {row["id"]: row["messages"][-1]["content"] for row in made(tmp_path, table, cut="trim")}
+    assert rows["pirate/data_00/0/positive"] == f"{trimmed}\n\n[ZLT]"
+    assert len(rows) == 35  # no sentence in the other: dropped
 
 
 def test_few_empty_replies_are_left_out_and_named(tmp_path, capsys):

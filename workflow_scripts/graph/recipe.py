@@ -42,7 +42,7 @@ class Data(Part):
     top_p: Annotated[float, Field(gt=0, le=1)] = Absent
     max_tokens: Count = Absent
     negatives: Count = Absent
-    cut: Literal["keep", "drop"] = Absent
+    cut: Literal["keep", "drop", "trim"] = Absent
 
 
 class Loss(Part):
