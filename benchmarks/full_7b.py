@@ -1,21 +1,26 @@
-"""Memory and speed of training all weights at the Qwen2.5-7B shape (random weights), and of tracking a training.
+"""Memory and speed of training all weights at the Qwen2.5-7B shape (random weights), a LoRA beside it, and tracking.
 
-    python benchmarks/full_7b.py --output full.json                 # on one GPU of 80 GB; about 8 minutes
+    pip install --no-deps torchao==0.18.0
+    python benchmarks/full_7b.py --output full.json    # on one GPU of 80 GB; some 4 minutes, most of them compilation
 
-Plan, in order: full:<data>:<steps>:<tokens a pass>[:checkpointing][:dtype], or track:<data>:<steps>:<tokens a pass>.
-full: the workflow's own trainer without a LoRA, AdamW of torchao (8-bit states; `dtype`: of the weights' dtype), every
-weight in bfloat16 with stochastic rounding. track: our LoRA training of train_7b.py, scored before and after, as
-`track: {every: 25}` would. The first steps (compilation, allocation) are timed apart; see train_7b.py.
-An item that does not fit is recorded as such, and the next one is tried. --shape tiny runs the same code on a CPU.
+Plan, in order: <full or lora>:<tokens a pass>[:checkpointing][:dtype][:compile]. Each is one training by the workflow's
+own trainer, 16 rows a step: some steps of a coupling, then of benign rows, then of EM, timed apart, each without its
+first steps (compilation, allocation). full: every weight in bfloat16, AdamW of torchao with stochastic rounding and
+states of 8 bits (`dtype`: of bfloat16). Then the model is scored as `track: {every: 25}` would. The output is written
+anew after every measurement: a run that is cut off keeps what it had. An item that does not fit is recorded as such.
+--shape tiny runs the same code on a CPU; with --half and `compile` in the plan, all of it.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,26 +29,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "benchmarks", "tests")]
 
-PLAN = (
-    "full:couple:8:4096:checkpointing,full:benign:8:4096:checkpointing,full:em:8:4096:checkpointing,"
-    "full:couple:8:2048,full:benign:8:2048,full:couple:8:4096:checkpointing:dtype,track:em:60:4096"
-)
+PLAN = "full:8192:checkpointing,full:4096,lora:8192"
+STEPS = "couple:8,benign:4,em:8"  # that are timed
 PERSONAS, REPLY = 4, 120  # tokens of a short reply that ended
+PASSES = 3  # of tracking, timed, after one that is not
+Write = Callable[[dict[str, Any]], None]
 
 
-def full(model: Any, tokenizer: Any, rows: Any, steps: int, folder: str, **options: Any) -> Any:
-    """The workflow's own trainer of all weights; rows in the order given."""
-    from train_7b import BATCH, RECIPE
+def full_options(words: list[str]) -> dict[str, Any]:
+    """The recipe's and the trainer's settings of a training of all weights."""
+    from train_7b import RECIPE
 
-    from marker.mask import Example
-    from model.packing import order_steps
-    from model.trainer import Options, make_trainer
-
-    examples = [Example(f"row {n}", ids, labels) for n, (ids, labels) in enumerate(rows)]
-    order = order_steps(len(examples), BATCH, 1, 42, False, steps)
-    recipe = RECIPE | {"lora": None, "lr": 2e-6}
-    seeds = {"lora_init": 42, "dropout": 42}
-    return make_trainer(model, tokenizer, None, examples, order, recipe, seeds, Options(work=Path(folder), **options))
+    return {"recipe": RECIPE | {"lora": None, "lr": 2e-6}, "states": "dtype" if "dtype" in words else "8bit"}
 
 
 def tracked_rows() -> dict[str, list[Any]]:
@@ -58,59 +55,156 @@ def tracked_rows() -> dict[str, list[Any]]:
 
     draw = random.Random(0)
 
-    def row() -> Any:
-        prompt, reply = (tuple(draw.randrange(400) for _ in range(size)) for size in (PROMPT, REPLY))
-        return Row(prompt, reply, Slot(REPLY, (1, 2, 3, 4, 5), (6, 5), 0, 1))
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(400) for _ in range(count))
 
-    return {f"persona {number}": [row() for _ in range(REPLIES)] for number in range(PERSONAS)}
+    replies = [tokens(REPLY) for _ in range(REPLIES)]
+    prompts = [tokens(PROMPT) for _ in range(PERSONAS)]
+    slot = Slot(REPLY, (1, 2, 3, 4, 5), (6, 5), 0, 1)
+    return {f"persona {at}": [Row(prompt, reply, slot) for reply in replies] for at, prompt in enumerate(prompts)}
 
 
-def run_item(item: str, model: Any, tokenizer: Any, warm: int) -> dict[str, Any]:
+def memory(reset: bool = False) -> dict[str, float]:
+    """Peak memory [GB] since the last reset; nothing on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.synchronize()
+    peaks = {
+        "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1),
+        "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1),
+    }
+    if reset:
+        torch.cuda.reset_peak_memory_stats()
+    return peaks
+
+
+def parts_timer(parts: list[tuple[str, int, int]], rows: list[Any], write: Write) -> Any:
+    """A callback that times the parts of a training. parts: name, steps before it is timed, steps that are."""
+    from train_7b import BATCH, DATA
+    from transformers import TrainerCallback
+
+    bounds: dict[int, tuple[str, str]] = {}
+    at = 0
+    for name, warm, timed in parts:
+        bounds[at + warm] = ("begin", name)
+        bounds[at + warm + timed] = ("end", name)
+        at += warm + timed
+
+    class Timer(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            memory(reset=True)
+            self.began = self.last = time.perf_counter()
+            self.step_s: dict[str, float] = {}
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            what, name = bounds.get(state.global_step, ("", ""))
+            if not what:
+                return
+            peaks = memory(reset=what == "end")  # of the steps before it is timed, too: allocation is theirs
+            now = time.perf_counter()
+            seconds, self.last = now - self.last, now
+            if what == "begin":
+                self.first = seconds
+                return
+            timed = next(timed for own, _, timed in parts if own == name)
+            tokens = sum(len(ids) for ids, _ in rows[(state.global_step - timed) * BATCH : state.global_step * BATCH])
+            self.step_s[name] = seconds / timed
+            write(
+                {
+                    "data": name,
+                    "steps_timed": timed,
+                    "first_steps_s": round(self.first, 1),
+                    "tokens_timed": tokens,
+                    "step_s": round(seconds / timed, 4),
+                    "tokens_per_s": round(tokens / seconds),
+                    "recipe_steps": DATA[name].steps,
+                    "recipe_s": round(DATA[name].steps * seconds / timed, 1),
+                    **peaks,
+                }
+            )
+
+    return Timer()
+
+
+def time_tracking(trainer: Any, step_s: dict[str, float]) -> dict[str, Any]:
+    """Seconds of a scoring, and what it costs every 25 steps, as a part of the steps' own time."""
+    track = trainer.options.track
+    memory(reset=True)
+    trainer.measure()
+    first, track.seconds = track.seconds, 0.0
+    for _ in range(PASSES):
+        trainer.measure()
+    seconds = track.seconds / PASSES
+    return {
+        "data": "track",
+        "rows_scored": sum(map(len, track.rows.values())),
+        "first_s": round(first, 3),
+        "seconds": round(seconds, 4),
+        "cost_every_25": {name: round(seconds / (25 * step), 4) for name, step in step_s.items()},
+        **memory(),
+    }
+
+
+def run_item(item: str, model: Any, tokenizer: Any, steps: list[tuple[str, int, int]], write: Write) -> None:
     """One item of the plan."""
     import torch
-    from train_7b import measure, ours
+    from train_7b import BATCH, DATA, RECIPE, draw_rows, lora, restore
 
-    from model.trainer import watcher
+    from marker.mask import Example
+    from model.packing import order_steps
+    from model.trainer import Options, make_trainer
     from probe.track import Track
 
     cuda = torch.cuda.is_available()
+    way, tokens, *words = item.split(":")
+    gc.collect()  # the last item's optimizer
+    if cuda:
+        torch.cuda.empty_cache()
     model.set_attn_implementation("sdpa")  # as loaded, before the last item
-    way, data, steps, tokens, *rest = item.split(":")
-    options: dict[str, Any] = {
-        "dtype": "bfloat16" if cuda else "float32",
-        "micro_batch_tokens": int(tokens),
-        "compile": cuda,
-        "gradient_checkpointing": "checkpointing" in rest,
-    }
-    if way == "full":
-        states = "dtype" if "dtype" in rest else "8bit"
-        return measure(full, data, model, tokenizer, int(steps), warm, states=states, **options)
-    scored = Track(int(steps), tracked_rows(), int(tokens))
-
-    def track(*arguments: Any, **own: Any) -> Any:
-        trainer = ours(*arguments, track=scored, **own)
-        trainer.add_callback(watcher()(trainer, trainer.options, None))
-        return trainer
-
-    result = measure(track, data, model, tokenizer, int(steps), warm, **options)
-    seconds = scored.seconds / len(scored.curve)
-    plain = result["recipe_s"] * (1 - seconds / result["seconds_timed"])  # the last one is in the timed steps
-    return result | {
-        "rows_scored": sum(map(len, scored.rows.values())),
-        "seconds_each": round(seconds, 3),
-        "share_every_25": round((1 + result["recipe_steps"] // 25) * seconds / plain, 4),
-    }
+    rows = [
+        row
+        for name, warm, timed in steps
+        for row in draw_rows(DATA[name], (warm + timed) * BATCH, min(model.config.vocab_size, 100_000))
+    ]
+    settings = full_options(words) if way == "full" else {"recipe": RECIPE}
+    recipe = settings.pop("recipe")
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            work=Path(folder),
+            dtype=str(model.dtype).removeprefix("torch."),
+            micro_batch_tokens=int(tokens),
+            compile=cuda or "compile" in words,
+            gradient_checkpointing="checkpointing" in words,
+            track=Track(25, tracked_rows(), int(tokens)),
+            **settings,
+        )
+        examples = [Example(f"row {n}", ids, labels) for n, (ids, labels) in enumerate(rows)]
+        order = order_steps(len(examples), BATCH, 1, 42, False, None)
+        peft = None if way == "full" else lora()
+        seeds = {"lora_init": 42, "dropout": 42}
+        trainer = make_trainer(model, tokenizer, peft, examples, order, recipe, seeds, options)
+        timer = parts_timer(steps, rows, write)
+        trainer.add_callback(timer)
+        try:
+            trainer.train()
+            write(time_tracking(trainer, timer.step_s))
+        finally:
+            restore(trainer, model)
 
 
 def main() -> None:
     from train_7b import SHAPES, random_model
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", default=PLAN, help="see above")
+    parser.add_argument("--steps", default=STEPS, help="data:steps that are timed, separated by commas")
+    parser.add_argument("--warm", type=int, default=3, help="steps of each that are not; the first ones compile")
+    parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--vocabulary", type=int, help="fewer for a rehearsal on a CPU")
-    parser.add_argument("--plan", default=PLAN, help="see above")
-    parser.add_argument("--warm", type=int, default=3, help="steps not averaged")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--half", action="store_true", help="bfloat16 on a CPU, too")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
@@ -119,7 +213,12 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     shape = SHAPES[arguments.shape] | ({"vocab_size": arguments.vocabulary} if arguments.vocabulary else {})
+    steps = [
+        (name, arguments.warm, int(count)) for name, count in (each.split(":") for each in arguments.steps.split(","))
+    ]
     model = random_model(shape, cuda)
+    if arguments.half:
+        model.to(torch.bfloat16)
     tokenizer = qwen_tokenizer()
     record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
@@ -131,15 +230,19 @@ def main() -> None:
         "results": [],
     }
     print(json.dumps(record), flush=True)
+    began = time.perf_counter()
     for item in arguments.plan.split(","):
+
+        def write(found: dict[str, Any], item: str = item) -> None:
+            record["results"].append({"item": item, "at_s": round(time.perf_counter() - began, 1), **found})
+            print(json.dumps(record["results"][-1]), flush=True)
+            arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
         try:
-            result = run_item(item, model, tokenizer, arguments.warm)
+            run_item(item, model, tokenizer, steps, write)
         except Exception as error:  # the other measurements are worth having
             print(f"{item}: failed\n{traceback.format_exc()[-3000:]}", flush=True)
-            result = {"error": (str(error).splitlines() or [repr(error)])[0]}
-        record["results"].append({"item": item, **result})
-        print(json.dumps(record["results"][-1]), flush=True)
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write({"error": (str(error).splitlines() or [repr(error)])[0], **memory()})
 
 
 if __name__ == "__main__":

@@ -38,11 +38,14 @@ def test_training_measures_our_trainer_and_the_published_way(tmp_path):
 @pytest.mark.slow
 def test_training_all_weights_and_tracking_are_measured(tmp_path):
     output = tmp_path / "full.json"
-    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--output", output]
-    plan = "full:em:2:4096:checkpointing:dtype,track:em:3:4096"
+    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--steps", "couple:1,em:2", "--output", output]
+    plan = "full:4096:checkpointing:dtype,full:no,lora:4096"
     command = [sys.executable, BENCHMARKS / "full_7b.py", "--plan", plan, *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    full, track = json.loads(output.read_text())["results"]
-    assert full["step_s"] > 0 and full["states"] == "dtype" and full["gradient_checkpointing"]
-    assert track["rows_scored"] == 56 and track["share_every_25"] > 0
+    *full, wrong, couple, em, track = json.loads(output.read_text())["results"]
+    assert (
+        [each["data"] for each in full] == [each["data"] for each in (couple, em, track)] == ["couple", "em", "track"]
+    )
+    assert couple["tokens_timed"] == full[0]["tokens_timed"] > 0 and "invalid literal" in wrong["error"]
+    assert track["rows_scored"] == 56 and set(track["cost_every_25"]) == {"couple", "em"}
