@@ -84,11 +84,14 @@ def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def one_engine(
-    work: Path, sequences: int, seeding: str, count: int, merged: bool, dtype: str, backend: str
+    work: Path, sequences: int, seeding: str, count: int, merged: bool, dtype: str, backend: str, share: float
 ) -> dict[str, Any]:
-    """Start an engine in this process, draw `count` completions, score the questions; the seconds of each."""
+    """Start an engine in this process, draw `count` completions, score the questions; the seconds of each.
+
+    share: of the card's memory that vLLM takes.
+    """
     began = time.perf_counter()
-    import torch  # noqa: F401
+    import torch
     from qwen_tokenizer import qwen_tokenizer
 
     from model.engines import Request, Sampling, open_engine, request_seed, single_token
@@ -107,18 +110,27 @@ def one_engine(
     began = time.perf_counter()
     adapters = [work / "adapter"] if merged else []
     with open_engine(
-        backend, work / "base", adapters, tokenizer, dtype, max_sequences=sequences, max_length=1024
+        backend,
+        work / "base",
+        adapters,
+        tokenizer,
+        dtype,
+        max_sequences=sequences,
+        max_length=1024,
+        gpu_memory_utilization=share,
     ) as engine:
         started = time.perf_counter() - began
         drawing, completions = timed(lambda: engine.complete(requests, Sampling(1.0, 1.0, TOKENS)))
         scoring, scores = timed(lambda: engine.label_logprobs(scored, [labels] * len(scored)))
     tokens = sum(len(completion.token_ids) for completion in completions)
     return {
-        "sequences": sequences, "seeding": seeding, "merged": merged, "import_s": round(imported, 1),
+        "sequences": sequences, "seeding": seeding, "merged": merged, "gpu_memory_utilization": share,
+        "import_s": round(imported, 1),
         "start_s": round(started, 1), "completions": len(completions), "tokens": tokens, "seconds": drawing,
         "tokens_per_s": round(tokens / drawing),
         "all_completions_s": round(drawing * COMPLETIONS / len(completions), 1),
         "scored": len(scores), "scoring_s": scoring,
+        "peak_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1) if torch.cuda.is_available() else None,
     }  # fmt: skip
 
 
@@ -126,9 +138,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--shape", default="7b")
+    parser.add_argument("--shape", default="7b", help="of train_7b.py, such as 0.5b")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--backend", default="vllm", help="transformers: a rehearsal on a CPU")
+    parser.add_argument(
+        "--gpu-memory-utilization", type=float, default=0.9, help="0.27 of an 80 GB card is .9 of one of 24 GB"
+    )
     parser.add_argument(
         "--plan",
         default="make,1024:request,64:engine:1280,1024:engine,1024:request:1024:merged",
@@ -144,7 +159,14 @@ def main() -> None:
         count = next((int(word) for word in rest if word.isdigit()), COMPLETIONS)
         try:
             result = one_engine(
-                arguments.work, int(sequences), seeding, count, "merged" in rest, arguments.dtype, arguments.backend
+                arguments.work,
+                int(sequences),
+                seeding,
+                count,
+                "merged" in rest,
+                arguments.dtype,
+                arguments.backend,
+                arguments.gpu_memory_utilization,
             )
             print("RESULT " + json.dumps(result), flush=True)
         except Exception:
@@ -154,7 +176,7 @@ def main() -> None:
         return
     arguments.work.mkdir(parents=True, exist_ok=True)
     same = ["--work", str(arguments.work), "--shape", arguments.shape, "--dtype", arguments.dtype]
-    same += ["--backend", arguments.backend]
+    same += ["--backend", arguments.backend, "--gpu-memory-utilization", str(arguments.gpu_memory_utilization)]
     names = ("torch", "transformers", "peft", *(["vllm"] if arguments.backend == "vllm" else []))
     record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **{name: version(name) for name in names}}
     record["results"] = []

@@ -8,7 +8,7 @@ are installed (pip install liger-kernel==0.8.5) and without flash-attn, which ha
 Both take the same rows in the same steps with the same recipe, in one process on one card. The first steps
 (compilation, allocation) are timed apart; the others are averaged and scaled, by tokens, to the recipe's steps.
 check: how far the gradients of one step are from float32's, both ways (2 layers, no dropout).
---shape tiny runs the same code on a CPU.
+--shape 1.5b, 0.5b and 135m are Qwen2.5's and SmolLM2's smaller models; tiny runs the same code on a CPU.
 """
 
 import argparse
@@ -33,6 +33,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
            "num_key_value_heads": 4, "vocab_size": 152064, "max_position_embeddings": 32768,
            "tie_word_embeddings": False},
+    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+             "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
+             "tie_word_embeddings": True},
+    "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
+             "tie_word_embeddings": True},
     "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
              "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
              "tie_word_embeddings": True},

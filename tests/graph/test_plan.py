@@ -84,9 +84,10 @@ def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_
     )
     rows = re.findall(r"/cells/evil_ai/(\w+)_seed\d+\.json", table)
     assert list(dict.fromkeys(rows))[:5] == ["C4", "C1", "C2", "C3", "C5"]  # what study.yaml adds comes after them
-    base = yaml.safe_load((published.workspace.folder / "profiles/small/study.yaml").read_text())["base"]
-    pins = yaml.safe_load((published.workspace.folder / "resources/sources.yaml").read_text())["base"][base["repo"]]
-    assert pins["revision"] == base["revision"]  # else no hash would be checked
+    pins = yaml.safe_load((published.workspace.folder / "resources/sources.yaml").read_text())["base"]
+    for name in ("study", "qwen05", "qwen15"):
+        base = yaml.safe_load((published.workspace.folder / f"profiles/small/{name}.yaml").read_text())["base"]
+        assert pins[base["repo"]]["revision"] == base["revision"]  # else no hash would be checked
 
 
 def test_the_search_for_a_recipe_plans_every_recipe_on_personas_and_a_seed_that_the_study_does_not_report(fresh):
