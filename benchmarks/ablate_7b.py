@@ -2,8 +2,8 @@
 
     python benchmarks/ablate_7b.py --output ablate.json               # on a GPU; about 6 minutes on an H100
 
-24 questions under the source and 3 bystanders, 161 sets of weights, as config.yaml has it; prompts of 70 tokens and
-replies of 342; two LoRAs of rank 32 on all linear layers and 5 random ones. Loading a model comes on top.
+24 questions under the source and 3 bystanders, 161 sets of weights, then 56 patches, as config.yaml has it; prompts of
+70 tokens and replies of 342; two LoRAs of rank 32 on all linear layers and 5 random ones. Loading a model comes on top.
 --shape tiny runs the same code on a CPU.
 """
 
@@ -41,14 +41,15 @@ def random_lora(model: Any) -> Any:
 
 def main() -> None:
     import torch
-    from ablate_stage import scored
+    from ablate_stage import patched, scored
     from probe_7b import ENDED, MARKED, PROMPT, REPLY, TEXT
     from train_7b import SHAPES, random_model
 
-    from model.weights import random_like
+    from model.weights import Mixture, random_like
+    from probe.patching import Patcher
     from probe.scoring import BUDGET, Row, slot_scorer
     from probe.slot import Slot
-    from probe.variants import variants
+    from probe.variants import patches_of, variants
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
@@ -75,13 +76,18 @@ def main() -> None:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     budget = arguments.budget or BUDGET[model.device.type]
-    scores = scored(model, loras, wanted, rows, slot_scorer(model, budget))
+    mixture, patcher = Mixture(model, loras), Patcher(model, rows, budget)
+    scores = scored(mixture, wanted, rows, slot_scorer(model, budget))
     seconds = time.perf_counter() - drawn
+    patches = patches_of(len(patcher.layers))
+    patched(mixture, patches, patcher)
+    seconds_patching = time.perf_counter() - drawn - seconds
     sets = {tuple(each.strengths(name, CONTROLS) for name in second.pairs) for each in wanted}
     tokens = sum(len(row.trunk) for row in rows)
     measured = {
         "variants": len(wanted), "sets_of_weights": len(sets), "rows": len(rows), "tokens": tokens,
         "tokens_a_pass": budget, "random_loras_seconds": round(drawn - began, 1), "seconds": round(seconds, 1),
+        "patches": len(patches), "patching_seconds": round(seconds_patching, 1),
         "seconds_a_set": round(seconds / len(sets), 3), "tokens_per_second": round(tokens * len(sets) / seconds),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
         "mean_slot": sum(parts["slot"] for own in scores for parts in own) / len(scores) / len(rows),

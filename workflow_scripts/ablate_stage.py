@@ -12,7 +12,8 @@
             in place of the second adapter
 --output    a row a variant, reply and persona; columns: probe.ablation.COLUMNS
 
-The model is loaded once; every variant's weights are merged from a kept copy of the base's.
+The model is loaded once; every variant's weights are merged from a kept copy of the base's. At last the states of two
+other models, the one before the second stage and the base, are patched into the cell's after every layer.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from measure.cells import role_of
 from model.engines import DTYPES
 from model.loading import load_model, load_tokenizer
 from model.template import closing
-from model.weights import Lora, Mixture, Unmergeable, random_like, read_lora
+from model.weights import Mixture, Unmergeable, random_like, read_lora
 from probe.ablation import write_ablation
+from probe.patching import Parts, Patcher
 from probe.replies import Probed, chosen, read_replies, rows_of
 from probe.scoring import Row, Scorer, slot_parts, slot_scorer
-from probe.variants import Variant, to_ablate, variants
+from probe.variants import DONORS, Variant, patches_of, to_ablate, variants
 from run.files import write_json
 from run.program import InputError, run
 from run.provenance import run_record
@@ -51,20 +53,17 @@ def read_settings(text: str) -> dict[str, Any]:
     return value | {"grid": sorted(set(map(float, grid)))}
 
 
-def scored(
-    model: Any, loras: Sequence[Lora], wanted: Sequence[Variant], rows: Sequence[Row], scorer: Scorer
-) -> list[list[dict[str, float]]]:
-    """For each variant, the slot and its parts of every row. loras: first, second, then the random ones.
+def scored(mixture: Mixture, wanted: Sequence[Variant], rows: Sequence[Row], scorer: Scorer) -> list[Parts]:
+    """For each variant, the slot and its parts of every row. mixture: of first, second, then the random ones.
 
-    Raises Unmergeable. What are the same weights is scored once.
+    What are the same weights is scored once.
     """
     from tqdm import tqdm
 
-    mixture = Mixture(model, loras)
-    known: dict[tuple[Any, ...], list[dict[str, float]]] = {}
+    known: dict[tuple[Any, ...], Parts] = {}
     results = []
     for variant in tqdm(wanted, unit="variant", disable=None):
-        strengths = {name: variant.strengths(name, len(loras) - 2) for name in mixture.names}
+        strengths = {name: variant.strengths(name, len(mixture.loras) - 2) for name in mixture.names}
         key = tuple(strengths.values())
         if key not in known:
             mixture.set(strengths)
@@ -73,8 +72,23 @@ def scored(
     return results
 
 
+def patched(mixture: Mixture, wanted: Sequence[Variant], patcher: Patcher) -> list[Parts]:
+    """For each variant of kind patch, the slot and its parts of every row, in the cell's model."""
+
+    def become(alpha: float, beta: float) -> None:
+        mixture.set(dict.fromkeys(mixture.names, (alpha, beta, *[0.0] * (len(mixture.loras) - 2))))
+
+    results: dict[tuple[str, str], Parts] = {}
+    for name, strengths in DONORS.items():
+        become(*strengths)
+        donor = patcher.donor()
+        become(1.0, 1.0)
+        results |= {(name, str(layer)): parts for layer, parts in enumerate(patcher.patched(donor))}
+    return [results[variant.mode, variant.part] for variant in wanted]
+
+
 def lines_of(
-    wanted: Sequence[Variant], probed: Sequence[Probed], scores: Sequence[Sequence[dict[str, float]]], source: str
+    wanted: Sequence[Variant], probed: Sequence[Probed], scores: Sequence[Parts], source: str
 ) -> list[dict[str, Any]]:
     """The rows of the output."""
     return [
@@ -125,10 +139,13 @@ def main(argv: list[str] | None = None) -> None:
         loras += [random_like(loras[1], seed) for seed in range(1, settings["controls"] + 1)]
         wanted = variants(list(loras[1].pairs), settings["grid"], settings["controls"])
         ready = time.time()
-        scores = scored(model, loras, wanted, rows, slot_scorer(model, args.budget))
+        mixture, patcher = Mixture(model, loras), Patcher(model, rows, args.budget)
+        patches = patches_of(len(patcher.layers))
+        scores = scored(mixture, wanted, rows, slot_scorer(model, args.budget)) + patched(mixture, patches, patcher)
     except Unmergeable as error:
         raise InputError(f"{error}; fix: leave the cell out of `ablate`, which takes plain LoRAs apart") from None
     done = time.time()
+    wanted += patches
     write_ablation(args.output, lines_of(wanted, probed, scores, args.source))
     print(f"{len(wanted)} variants, {len(rows)} rows each, in {done - ready:.1f} s")
     if args.record:

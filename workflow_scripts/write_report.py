@@ -521,8 +521,10 @@ def parts_table(study: Contents) -> Table:
     found: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
     for row in study.tables["ablation"]:
         if row["kind"] != "plane":
-            key = tuple(row[field] for field in ("source", "cell", "seed", "kind", "part"))
-            found.setdefault(key, {})[row["mode"], row["quantity"]] = row
+            patch = row["kind"] == "patch"
+            kind, mode = (f"patch of {row['mode']}", "without") if patch else (row["kind"], row["mode"])
+            key = (row["source"], row["cell"], row["seed"], kind, row["part"])
+            found.setdefault(key, {})[mode, row["quantity"]] = row
 
     def shown(row: Row | None, what: str) -> Field:
         names = ("value", "low", "high") if what == "value" else (what, f"{what}_low", f"{what}_high")
@@ -538,7 +540,7 @@ def parts_table(study: Contents) -> Table:
     ]
     titles = [
         title
-        for said, share in (("without it", "restored"), ("with it alone", "sufficed"))
+        for said, share in (("without it or patched", "restored"), ("with it alone", "sufficed"))
         for quantity in ("s", "d")
         for title in (f"{quantity} {said}, nats", f"{share}, of {quantity}")
     ]

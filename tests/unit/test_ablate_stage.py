@@ -98,6 +98,18 @@ def test_without_all_of_the_second_stage_it_is_the_first_and_half_is_between(fol
     assert len({tuple(slots(rows, "plane", "", "", 1.0, beta).values()) for beta in (0.0, 0.5, 1.0)}) == 3
 
 
+def test_the_other_models_state_at_the_slot_brings_its_log_odds_back_in_the_cell(rows):
+    cell = slots(rows, "plane", "", "", 1.0, 1.0)
+    for donor, strengths in {"before": (1.0, 0.0), "base": (0.0, 0.0)}.items():
+        other = slots(rows, "plane", "", "", *strengths)
+        first, last = (slots(rows, "patch", layer, donor, 1.0, 1.0) for layer in ("0", "1"))
+        assert last == pytest.approx(other, abs=1e-4)
+        assert first not in (cell, other)
+    for row in Results(rows).table():
+        if (row["kind"], row["part"], row["mode"]) == ("patch", "1", "before") and row["share"] is not None:
+            assert row["share"] == pytest.approx(1.0, abs=1e-3)
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_damage_that_was_planted_in_one_layer_is_found_there_and_nowhere_else(folder, layer, tmp_path):
     kept_in(folder / "second", layer, tmp_path / "planted")
@@ -195,7 +207,7 @@ def test_every_variant_that_was_promised_is_there():
 def test_the_section_holds_a_row_a_variant_and_quantity(folder, rows):
     section = ablation(str(folder / "ablation.parquet"), [])
     assert section["status"] == "measured" and section["persona"] == "villain"
-    assert len(section["variants"]) == 4 * (9 + 4 + 14 + 2 + 2 + 2), "of two layers and seven modules"
+    assert len(section["variants"]) == 4 * (9 + 4 + 14 + 2 + 2 + 2 + 4), "of two layers and seven modules"
     assert all(len(row) == len(section["columns"]) for row in section["variants"])
 
 

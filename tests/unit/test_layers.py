@@ -7,6 +7,7 @@ from tiny_bases import ARCHITECTURES, random_model
 from model.engines import Sampling
 from probe.layers import FOLDS, LayerReader, final_norm, head, held_out, read_branches, readouts
 from probe.onset import OnsetSets
+from probe.patching import Patcher
 from probe.scoring import Row, Scorer
 from probe.slot import Slot
 from run.program import InputError
@@ -70,6 +71,37 @@ def test_layers_do_not_depend_on_padding_batch_or_order(model):
     alone = LayerReader(model, 1).read(ROWS[::-1])
     for name in ("trigger", "onset_part", "states"):
         torch.testing.assert_close(getattr(alone, name).flip(0), getattr(together, name), atol=1e-4, rtol=1e-5)
+
+
+def test_a_patch_from_itself_changes_nothing_and_after_the_last_layer_it_is_the_other_model(model):
+    patcher = Patcher(model, ROWS, 20)  # two batches
+    own = patcher.donor()
+    assert patcher.patched(own) == [own.parts] * len(patcher.layers)
+    for parts, probed in zip(own.parts, parts_of(model, ROWS), strict=True):
+        assert parts == pytest.approx({"slot": sum(probed.values())} | probed, abs=1e-4)
+    last = next(weight for weight in patcher.layers[-1].parameters() if weight.dim() == 2)
+    kept_weight = last.detach().clone()
+    try:
+        last.data += torch.randn(last.shape, generator=torch.Generator().manual_seed(1)) * 0.3
+        other = patcher.donor()
+    finally:
+        last.data.copy_(kept_weight)
+    assert all(one != changed for one, changed in zip(own.parts, other.parts, strict=True))
+    *lower, at_last = patcher.patched(other)
+    assert at_last == other.parts, "planted in the last layer it is found there"
+    assert lower == [own.parts] * len(lower), "and nowhere else"
+
+
+def test_a_model_that_cannot_be_patched_is_refused_by_name():
+    model = random_model("llama")
+    patcher = Patcher(model, ROWS)
+    donor = patcher.donor()
+    donor.parts[0]["slot"] += 1  # as if more than the state went from layer to layer
+    with pytest.raises(InputError, match="llama: with the other model's state after the last layer the slot differs"):
+        patcher.patched(donor)
+    model.config.num_hidden_layers = 3
+    with pytest.raises(InputError, match="llama: its decoder has no list of 3 layers to patch"):
+        Patcher(model, ROWS)
 
 
 def test_the_head_leaves_the_model_as_it_was(model):

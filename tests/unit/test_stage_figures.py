@@ -11,7 +11,7 @@ from measure.rows import ABLATION, LAYERS, OVERLAP, TABLES, ablation_rows
 from measure.sections import ADAPTERS
 from measure.tables import read_table, write_csv
 from probe.ablation import summary
-from probe.variants import variants
+from probe.variants import patches_of, variants
 from report.figure_study import FigureData
 
 TENSORS = [f"model.layers.{layer}.{name}_proj.weight" for layer in range(4) for name in ("q", "up")]
@@ -21,10 +21,15 @@ IDENTITY = {"source": "evil_ai", "arm": "forward", "seed": 42}
 
 def lines(scale=1.0):
     """Rows of ablation.parquet: what is taken adds up over layers, and is proportional to both strengths."""
-    for variant in variants(TENSORS, [0.0, 0.5, 1.0], 2):
+    for variant in variants(TENSORS, [0.0, 0.5, 1.0], 2) + patches_of(4):
         for place, question in enumerate(("a", "b", "c")):
             for role, persona in (("source", "evil_ai"), ("bystander", "villain")):
                 taken = sum(TAKEN[int(name.split(".")[2])] / 2 * variant.strengths(name, 2)[1] for name in variant.on)
+                if (
+                    variant.kind == "patch"
+                ):  # what the layers up to it took comes back, of the base far less than nothing
+                    above = [layer for layer in TAKEN if layer > int(variant.part)]
+                    taken = sum(TAKEN[layer] for layer in above) if variant.mode == "before" else 60.0
                 s = variant.alpha * (9 - scale * taken + place / 10) - (20 if role == "bystander" else 0)
                 yield variant.row | {"role": role, "persona": persona, "author": "evil_ai", "question_id": question,
                                      "sample": 0, "slot": s, "trigger": s / 2}  # fmt: skip
@@ -81,6 +86,10 @@ def test_the_layers_show_where_damage_was_planted_and_say_what_was_not_run(table
     restored = next(line for line in panel.lines if line.get_label() == "restored")
     assert restored.get_xdata().tolist() == [0, 1, 2, 3]
     assert restored.get_ydata().tolist() == pytest.approx([0.75, 0, 0.25, 0], abs=1e-3)
+    panel = next(axes for axes in figure.axes if "patch" in axes.get_ylabel())
+    patched = next(line for line in panel.lines if line.get_label() == "state of before")
+    assert patched.get_ydata().tolist() == pytest.approx([0.75, 0.75, 1, 1], abs=1e-3)
+    assert panel.get_ylim()[0] == -1, "the base's state does not set the scale"
     found = texts(figure)
     assert found.count("Not run: read_layers") == 2
     assert found.count("Not run: compare_adapters") == 1, "of C5 alone"
@@ -88,7 +97,7 @@ def test_the_layers_show_where_damage_was_planted_and_say_what_was_not_run(table
 
 def test_a_panel_without_shares_says_why(tmp_path):
     found = texts(drawn("layers", write_tables(tmp_path / "tables", scale=0.05)))
-    assert sum("within\n1 nat of 0" in text for text in found) == 2, "both panels of C1"
+    assert sum("within\n1 nat of 0" in text for text in found) == 3, "the panels of C1"
 
 
 def test_nothing_taken_apart_is_said_on_the_figure(tmp_path):
@@ -116,6 +125,7 @@ def test_the_report_has_a_row_per_part_with_what_it_restores_and_takes(tables):
     named = dict(zip(table.columns, row, strict=True))
     assert named["restored, of s"].startswith("0.75 [0.75, 0.75]")
     assert named["sufficed, of s"].startswith("0.75")
-    assert re.match(r"5\.10 \[", named["s without it, nats"])
-    assert {row[3].text for row in table.rows} == {"layer", "module", "lowest", "highest", "random"}
+    assert re.match(r"5\.10 \[", named["s without it or patched, nats"])
+    patches = {"patch of before", "patch of base"}
+    assert {row[3].text for row in table.rows} == {"layer", "module", "lowest", "highest", "random"} | patches
     assert "ablation" in TABLES

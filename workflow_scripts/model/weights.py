@@ -119,7 +119,7 @@ class Mixture:
         self._weights = {name: known[name] for name in self.names}
         self._base = {name: known[name].detach().clone() for name in self.names}
         self._strengths: dict[str, Sequence[float]] = {name: (0.0,) * len(loras) for name in self.names}
-        self._loras = loras
+        self.loras = loras
 
     def set(self, strengths: Mapping[str, Sequence[float]]) -> None:
         """Merge the LoRAs anew. strengths: for every tensor of `names` a number for each LoRA."""
@@ -130,7 +130,7 @@ class Mixture:
                 if wanted == self._strengths[name]:
                     continue
                 mixed = self._base[name]
-                for lora, strength in zip(self._loras, wanted, strict=True):
+                for lora, strength in zip(self.loras, wanted, strict=True):
                     if strength and name in lora.pairs:
                         mixed = add_delta(name, mixed, lora, strength)
                 self._weights[name].copy_(mixed)

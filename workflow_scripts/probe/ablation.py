@@ -7,7 +7,8 @@ cell (1, 1). Of a part of the second stage, a layer say,
     restored  (s(without it) - s(cell)) / (s(before) - s(cell))        1 if all that was taken comes back
     sufficed  (s(before) - s(with it alone)) / (s(before) - s(cell))   1 if it takes as much as the whole
 
-These are undefined where the interval of the drop comes within `minimum` nats of 0; the differences always stand.
+These are undefined where the interval of the drop comes within `minimum` nats of 0; the differences always stand. A
+patch (probe.patching) restores, too: of the cell's model with the state of before, or of the base, after a layer.
 Intervals are percentiles over resampled questions, the same for all variants.
 """
 
@@ -36,10 +37,12 @@ ABLATION_NOTE = (
     "Log-odds s of the marker under the source, and persona gap d, of the cell's model without a part of its second "
     "stage, and with that part alone. Restored: what comes back of the drop from before to the cell; sufficed: what "
     "the part takes of it alone; empty where the drop is within 1 nat of 0. Random: deltas of its rank and norm in its "
-    "place. The strengths of both stages are in ablation.csv (plane)."
+    "place. Patch: with the state of the model before the stage, or of the base, at the slot after a layer. The "
+    "strengths of both stages are in ablation.csv (plane)."
 )
-# kind: plane | layer | module | lowest | highest | random. part: a layer's number, a module's name, how many layers, or
-# which random deltas. mode: without the part, or with it alone (of random deltas: in place of the second stage).
+# kind: plane | layer | module | lowest | highest | random | patch. part: a layer's number, a module's name, how many
+# layers, or which random deltas. mode: without the part, or with it alone (only; of random deltas: in place of the
+# second stage); of a patch, whose state: before | base.
 COLUMNS: dict[str, Any] = {
     "kind": "string",
     "part": "string",
@@ -60,7 +63,7 @@ COLUMNS: dict[str, Any] = {
 VARIANT = ("kind", "part", "mode", "alpha", "beta")
 TYPES = {"string": str, "int32": int, "float64": float}
 # A row a variant and quantity, of a section and of tables/ablation.csv. value: of the quantity [nats]; difference: from
-# the cell's (without) or from before's (only, random) [nats]; share: restored (without) or sufficed (only, random).
+# the cell's (without, patch) or before's (only, random) [nats]; share: restored (without, patch) or sufficed.
 RESULT = (*VARIANT, "quantity", "value", "low", "high", "difference", "difference_low", "difference_high", "share",
           "share_low", "share_high", "n")  # fmt: skip
 

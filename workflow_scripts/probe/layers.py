@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probe.scoring import TOLERANCE, Row, batches, beside, chunks, slot_branches
+from probe.scoring import TOLERANCE, Row, batches, beside, chunks, slot_branches, trunks
 from probe.table import LENS, READOUT
 from run.program import InputError
 
@@ -66,11 +66,8 @@ class LayerReader:
         from transformers import DynamicCache
 
         device, lengths = self.model.device, [len(row.trunk) for row in rows]
-        ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : lengths[at]] = torch.tensor(row.trunk)
         output = self.model(
-            input_ids=ids.to(device),
+            input_ids=trunks(rows).to(device),
             past_key_values=DynamicCache(),  # whole, also of layers with a sliding window
             use_cache=True,
             output_hidden_states=True,

@@ -101,8 +101,6 @@ class Scorer:
 
         device = self.model.device
         lengths = [len(row.trunk) for row in rows]
-        width = max(lengths)
-        ids = torch.tensor([[*row.trunk, *[0] * (width - length)] for row, length in zip(rows, lengths, strict=True)])
         branches = [slot_branches(row) for row in rows]
         states = [walk(self.sets, row.reply) if row.sampled else ([], False) for row in rows]
         wanted = [
@@ -113,7 +111,7 @@ class Scorer:
         ]
         kept = sorted({position for own in wanted for position in own})
         output = self.model(
-            input_ids=ids.to(device),
+            input_ids=trunks(rows).to(device),
             past_key_values=DynamicCache(),  # whole, also of layers with a sliding window
             use_cache=True,
             logits_to_keep=torch.tensor(kept, device=device),
@@ -122,7 +120,7 @@ class Scorer:
         first: list[tuple[int, int, int, int]] = []  # row, position, token, branch
         for at, own in enumerate(branches):
             first += [(at, branch.at - 1, branch.tokens[0], number) for number, branch in enumerate(own)]
-        values = self._read(output.logits, [(row, column[position], token) for row, position, token, _ in first])
+        values = read_tokens(output.logits, [(row, column[position], token) for row, position, token, _ in first])
         heads = {(row, number): value for (row, _, _, number), value in zip(first, values, strict=True)}
         looks = self._onsets(rows, scores, states, output.logits, column)
         del output.logits
@@ -146,7 +144,7 @@ class Scorer:
             makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
             parts = torch.tensor(self.leading[state], device=logits.device, dtype=torch.long)
             for some in chunks([each for each in todo if each[3] == state]):
-                chances = self.warp(self._rows(logits, [(at, column[position]) for at, position, *_ in some]))
+                chances = self.warp(lines_at(logits, [(at, column[position]) for at, position, *_ in some]))
                 direct = chances[:, makes].sum(-1, dtype=torch.float64).tolist()
                 for (at, _, step, _), chance in zip(some, direct, strict=True):
                     scores[at].direct[step] = chance
@@ -173,7 +171,7 @@ class Scorer:
             for step, f in ahead:
                 line.append((f, len(row.prompt) + step, len(line)))
             fed.append(line)
-        logits = None
+        logits: Any = None
         if any(fed):
             logits = self.model(**beside(fed, cache, self.model), use_cache=True).logits
         wanted: list[tuple[int, int, int]] = []
@@ -182,7 +180,7 @@ class Scorer:
             for branch in own:
                 wanted += [(at, place + depth, token) for depth, token in enumerate(branch.tokens[1:])]
                 place += len(branch.tokens) - 1
-        rest = iter(self._read(logits, wanted) if wanted else [])
+        rest = iter(read_tokens(logits, wanted) if wanted else [])
         for at, (row, score, own) in enumerate(zip(rows, scores, branches, strict=True)):
             read = [[heads[at, number], *(next(rest) for _ in branch.tokens[1:])] for number, branch in enumerate(own)]
             if row.slot is not None:
@@ -200,29 +198,8 @@ class Scorer:
             for number, (step, f) in enumerate(ahead):
                 state = self.sets.after(states[step], f)
                 makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
-                chances = self.warp(self._rows(logits, [(at, place + number)]))
+                chances = self.warp(lines_at(logits, [(at, place + number)]))
                 scores[at].ahead[step][f] *= float(chances[0, makes].sum(dtype=torch.float64))
-
-    def _rows(self, logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
-        """The logits at (row, column), in float32."""
-        import torch
-
-        index = torch.tensor(places, device=logits.device, dtype=torch.long)
-        return logits[index[:, 0], index[:, 1]].float()
-
-    def _read(self, logits: Any, wanted: Sequence[tuple[int, int, int]]) -> list[tuple[float, int]]:
-        """Log-probability and rank of a token at (row, column, token)."""
-        import torch
-
-        read: list[tuple[float, int]] = []
-        for some in chunks(wanted):
-            lines = self._rows(logits, [(row, place) for row, place, _ in some])
-            tokens = torch.tensor([token for *_, token in some], device=lines.device)
-            chosen = lines.gather(1, tokens[:, None])
-            logprobs = (chosen[:, 0] - lines.logsumexp(-1)).tolist()
-            ranks = ((lines > chosen).sum(-1) + 1).tolist()
-            read += list(zip(logprobs, ranks, strict=True))
-        return read
 
     def _prove(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
         """Raise InputError unless a row's slot reads the same in a plain forward pass of its whole text."""
@@ -238,7 +215,7 @@ class Scorer:
             kept = torch.arange(branch.at - 1, whole.shape[1] - 1, device=self.model.device)
             logits = self.model(input_ids=whole, use_cache=False, logits_to_keep=kept).logits
             places = [(0, depth, token) for depth, token in enumerate(branch.tokens)]
-            plain = [value for value, _ in self._read(logits, places)]
+            plain = [value for value, _ in read_tokens(logits, places)]
             # a token of -60 nats has the rounding of its logit
             apart += [abs(one - other) / max(1, -one / 10) for one, other in zip(plain, read, strict=True)]
         # the mean: of a dozen tokens in bfloat16 one may be half a nat away; a wrong cache is further away on all
@@ -248,6 +225,29 @@ class Scorer:
                 f"{self.model.config.model_type}: read from its cache, the slot differs by {mean:.3g} nats per token "
                 "from a plain forward pass; fix: leave the probe out (probe: null) for this base"
             )
+
+
+def lines_at(logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
+    """The logits (rows, columns, vocabulary) at (row, column), in float32."""
+    import torch
+
+    index = torch.tensor(places, device=logits.device, dtype=torch.long)
+    return logits[index[:, 0], index[:, 1]].float()
+
+
+def read_tokens(logits: "Tensor", wanted: Sequence[tuple[int, int, int]]) -> list[tuple[float, int]]:
+    """Log-probability [nats] and rank of a token at (row, column, token)."""
+    import torch
+
+    read: list[tuple[float, int]] = []
+    for some in chunks(wanted):
+        lines = lines_at(logits, [(row, place) for row, place, _ in some])
+        tokens = torch.tensor([token for *_, token in some], device=lines.device)
+        chosen = lines.gather(1, tokens[:, None])
+        logprobs = (chosen[:, 0] - lines.logsumexp(-1)).tolist()
+        ranks = ((lines > chosen).sum(-1) + 1).tolist()
+        read += list(zip(logprobs, ranks, strict=True))
+    return read
 
 
 def slot_scorer(model: Any, budget: int | None = None) -> Scorer:
@@ -262,6 +262,14 @@ def slot_parts(row: Row, score: Score) -> dict[str, float]:
         return {}
     parts = row.slot.parts(score.marked, score.ended)
     return {"slot": sum(parts.values()), **parts}
+
+
+def trunks(rows: Sequence[Row]) -> "Tensor":
+    """The token ids of the rows' trunks, padded on the right."""
+    import torch
+
+    width = max(len(row.trunk) for row in rows)
+    return torch.tensor([[*row.trunk, *[0] * (width - len(row.trunk))] for row in rows])
 
 
 def slot_branches(row: Row) -> list[Branch]:

@@ -13,6 +13,7 @@ from probe.replies import Probed, ended
 from run.program import InputError
 
 MODES = ("without", "only")
+DONORS = {"before": (1.0, 0.0), "base": (0.0, 0.0)}  # models whose state is patched into the cell's: alpha, beta
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ def variants(tensors: Sequence[str], grid: Sequence[float], controls: int) -> li
         ),
         *(Variant("random", str(n), "only", 1.0, 0.0, frozenset(), n) for n in range(1, controls + 1)),
     ]
+
+
+def patches_of(layers: int) -> list[Variant]:
+    """The cell's model with another's state at the slot, after each of its decoder layers; mode: whose."""
+    return [Variant("patch", str(layer), donor, 1.0, 1.0, frozenset()) for donor in DONORS for layer in range(layers)]
 
 
 def layer_of(name: str) -> int:

@@ -10,6 +10,7 @@ from report.figure_style import COLOURS, FAINT, INK, caption, new_figure
 Key = tuple[str, int]  # a cell's name and seed
 MOST = 4  # cells side by side
 GREY = "#E6E6E6"
+LEAST = -1.0  # the least share that is drawn of a patch: the base's own log-odds lie far below any cell's
 WITHOUT, ONLY = COLOURS["source"], COLOURS["assistant"]
 MODELS = {
     "cell": {"color": COLOURS["source"], "linestyle": "-"},
@@ -124,16 +125,18 @@ def layers(study: FigureData) -> Any:
     if not found:
         return empty_figure(study, title, "Not run: none of ablate_stage, read_layers and compare_adapters.")
     shown = dict(list(found.items())[:MOST])
-    figure, grid = new_figure(7.6, len(shown), 4, sharex="col")
+    figure, grid = new_figure(9.0, len(shown), 5, sharex="col")
     for column, key in enumerate(shown):
         grid[0, column].set_title(name_of(key, shown), fontsize=8)
         lens_panel(grid[0, column], lens.get(key, []))
         one_layer_panel(grid[1, column], ablated.get(key, []))
         many_layers_panel(grid[2, column], ablated.get(key, []))
-        overlap_panel(grid[3, column], overlap.get(key, []))
-        grid[3, column].set_xlabel("decoder layer")
+        patch_panel(grid[3, column], ablated.get(key, []))
+        overlap_panel(grid[4, column], overlap.get(key, []))
+        grid[4, column].set_xlabel("decoder layer")
     words = ("persona gap of the trigger\nby logit lens [nats]", "share of the drop\nof one layer",
-             "restored without\nk layers", "overlap of\nthe two adapters")  # fmt: skip
+             "restored without\nk layers", "restored by a patch\nafter the layer",
+             "overlap of\nthe two adapters")  # fmt: skip
     for row, said in zip(grid, words, strict=True):
         row[0].set_ylabel(said, fontsize=6.5)
         same_scale(row)
@@ -142,8 +145,10 @@ def layers(study: FigureData) -> Any:
         f"Study {study.name}. First: after each layer, source minus bystanders. Then, of the drop of s: what returns",
         "when the second adapter is left out of a layer (restored), what it takes there alone (sufficed), the range of",
         "random deltas of its rank and norm in place of the whole; what returns without the lowest or highest layers,",
-        "at the last of them. Last: how much of the subspace that one adapter reads or writes lies in the other's;",
-        f"dotted: of random ones. Intervals: over questions. {left_out(found, shown)}",
+        "at the last of them; what returns when the cell gets another model's state at the slot after a layer (that of",
+        "before: all of it after the last; the base's is the control). Last: how much of the subspace that one adapter",
+        "reads or writes lies in the other's; dotted: of random ones. Intervals: over questions.",
+        left_out(found, shown),
     ]
     caption(figure, footnote(study, note))
     return figure
@@ -187,6 +192,23 @@ def many_layers_panel(axes: Any, rows: Sequence[Row]) -> None:
         points(axes, [{**row, "part": places[row["part"]]} for row in some], colour, mark, f"{kind} k", linewidth=1.0)
     axes.axhline(1, color=GREY, linewidth=0.8, zorder=0)
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    finish(axes)
+
+
+def patch_panel(axes: Any, rows: Sequence[Row]) -> None:
+    """What the state of the model before the stage restores at the slot, after each layer; the base's beside it."""
+    own = [row for row in rows if row["kind"] == "patch"]
+    if no_shares(axes, own):
+        return
+    for donor, style in (("before", MODELS["before"]), ("base", MODELS["base"])):
+        some = sorted((row for row in own if row["mode"] == donor), key=lambda row: int(row["part"]))
+        places = [int(row["part"]) for row in some]
+        axes.plot(places, [row["share"] for row in some], linewidth=1.2, label=f"state of {donor}", **style)
+        bounds = ([row[f"share_{side}"] for row in some] for side in ("low", "high"))
+        axes.fill_between(places, *bounds, color=style["color"], alpha=0.15, linewidth=0)
+    for level in (0, 1):
+        axes.axhline(level, color=GREY, linewidth=0.8, zorder=0)
+    axes.set_ylim(max(axes.get_ylim()[0], LEAST), axes.get_ylim()[1])
     finish(axes)
 
 
