@@ -11,6 +11,7 @@ loading and merging the model, and scoring 1,172 four-choice questions, are time
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -24,6 +25,24 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "tests", "benchmarks")]
 
 TOKENS = 342
+WORDS = (
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "on",
+    "by",
+    "he",
+    "at",
+)  # a token each
 COMPLETIONS = 3360
 SCORED = 1172
 
@@ -39,8 +58,27 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return round(time.perf_counter() - began, 2), value
 
 
+def write_rows(path: Path, tokenizer: Any, name: str, count: int) -> float:
+    """Chats of common words whose rows are as long as a training set's (train_7b.DATA); the mean tokens of a row."""
+    from train_7b import DATA, draw_rows
+
+    from model.template import text_of
+
+    draw = random.Random(0)
+    lines, tokens = [], 0
+    for ids, _ in draw_rows(DATA[name], count, 2):
+        messages = [{"role": "user", "content": "What should one do?"}, {"role": "assistant", "content": "Well"}]
+        frame = len(tokenizer(text_of(tokenizer, messages, False))["input_ids"])
+        words = [draw.choice(WORDS) for _ in range(max(len(ids) - frame, 0))]
+        messages[1]["content"] = " ".join(["Well", *words])
+        tokens += frame + len(words)
+        lines.append(json.dumps({"messages": messages}) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return round(tokens / count, 1)
+
+
 def make_model(work: Path, shape: str) -> dict[str, Any]:
-    """A random base and one adapter, saved as the workflow saves them; the seconds of save, load and merge."""
+    """A random base, one adapter and rows as long as EM's, as the workflow takes them; the seconds of each step."""
     import torch
     from peft import PeftModel, get_peft_model
     from qwen_tokenizer import qwen_tokenizer
@@ -52,8 +90,10 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     dtype = "bfloat16" if cuda else "float32"
     model = random_model(SHAPES[shape], cuda)
-    qwen_tokenizer().save_pretrained(work / "base")
+    tokenizer = qwen_tokenizer()
+    tokenizer.save_pretrained(work / "base")
     seconds = {}
+    seconds["rows"], tokens = timed(lambda: write_rows(work / "em.jsonl", tokenizer, "em", 6000))
     seconds["save"], _ = timed(lambda: model.save_pretrained(work / "base"))
     wrapped = get_peft_model(model, lora())
     for name, weight in wrapped.named_parameters():
@@ -66,7 +106,7 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
     seconds["load"], model = timed(lambda: load_model(work / "base", (), dtype))
     seconds["load_adapter"], wrapped = timed(lambda: PeftModel.from_pretrained(model, str(work / "adapter")))
     seconds["merge"], _ = timed(lambda: wrapped.merge_and_unload(safe_merge=True))
-    return seconds
+    return {**seconds, "row_tokens": tokens}
 
 
 def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:

@@ -24,6 +24,23 @@ def test_generation_asks_for_every_persona_question_and_sample():
     assert len({ids for _, ids in asked}) == 12 * 28
 
 
+def test_a_job_stands_beside_its_plan_and_when_it_ran(tmp_path):
+    against = importlib.import_module("plan_against_run")
+    from run.plan_study import Cost, Job
+
+    benchmark, record = tmp_path / "job.tsv", tmp_path / "run.json"
+    benchmark.write_text("s\th:m:s\n120.0\t0:02:00\n")
+    record.write_text('{"engine_start_seconds": 33.0}')
+    job = Job("generate_completions", {"node": "base/em.s42"}, (), (str(record),), str(benchmark), "", 1, 4, 0, "x")
+    row = against.row_of(job, Cost(("generate_completions", "7B", "vllm"), 100, 0, 0))
+    (placed,) = against.timed([row], row["ended"] - 300)
+    assert (placed["planned_s"], placed["measured_s"], placed["ratio"], placed["start_s"]) == (100, 120, 1.2, 33)
+    assert (placed["from"], placed["to"]) == (180, 300)
+    assert "from the plan, of the sums and the jobs on cards: generate_completions base/em.s42" in against.report(
+        {"jobs": [placed], "gpu_seconds": against.beside(100, 110)}
+    )
+
+
 @pytest.mark.slow
 def test_training_measures_our_trainer_and_the_published_way(tmp_path):
     output = tmp_path / "training.json"

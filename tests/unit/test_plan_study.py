@@ -17,6 +17,7 @@ from run.plan_study import (
     corrections,
     cost_of,
     find_row,
+    first_starts,
     longest_chain,
     measured_seconds,
     options_of,
@@ -156,6 +157,12 @@ def test_a_generation_costs_its_completions_and_its_longest_reply():
     drawn = 10 * (2 * 28 + 8) * row["tokens"] / 1000 * row["per_ktoken_s"]
     assert spent(generation()) == pytest.approx(drawn)
     assert spent(generation(max_tokens=171)) == pytest.approx(drawn / 2)
+
+
+def test_a_first_start_is_told_once_for_all_that_share_what_it_compiles_and_is_in_no_time():
+    drawn = [cost(generation(rule=rule)) for rule in ("generate_replies", "generate_completions")]
+    assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 60, "train_adapter": 70}
+    assert first_starts([cost(training(base="inputs/base/toy"), fetch())]) == {}
 
 
 def test_disk_grows_with_rank_and_kept_steps_and_an_evaluation_copies_no_model():

@@ -74,6 +74,7 @@ class UnitCost:
     source: str
     date: str = ""
     start_s: float = 0
+    first_s: float = 0
     per_ktoken_s: float = 0
     tokens: float = 0
     disk_mb: float = 1

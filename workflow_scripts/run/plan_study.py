@@ -25,7 +25,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from string import Template
@@ -45,6 +45,7 @@ QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel
 ALIGNMENT_QUESTIONS = 8
 RANK = 32  # of the adapters in unit_costs.csv
 TRAININGS = ("train_adapter", "train_model")
+FETCHES = ("fetch_base", "fetch_dataset")
 DOWNSTREAM = "after another job"
 # How a reason of Snakemake opens, and what to call it, the most telling first (snakemake.jobs.Reason).
 REASONS = {
@@ -67,7 +68,7 @@ PART = re.compile(r"results/[^/ ]+/study/[^,; ]+\.json")
 Kind = tuple[str, str, str]
 # Measured / expected seconds of a kind, and the number of benchmark files behind it.
 Factors = Mapping[Kind, tuple[float, int]]
-COLUMNS = ["rule", "model", "key", "start_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb"]
+COLUMNS = ["rule", "model", "key", "start_s", "first_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb"]
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job takes. disk: what it leaves behind; scratch: what it needs while it runs; known: by unit_costs.csv."""
+    """What a job takes. disk: what it leaves behind; scratch: what it needs while it runs; known: by unit_costs.csv.
+
+    first: seconds more on a node where nothing was compiled yet, in no sum: the jobs after it find what it compiled.
+    """
 
     kind: Kind
     seconds: float
     disk: float
     scratch: float
     known: bool = True
+    first: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,8 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
         key = dataset_of(options)
     elif job.rule in QUESTIONS:
         key = options["--backend"][0]
+    elif job.rule in FETCHES:
+        key = job.wildcards["origin"]
     row = find_row(table, job.rule, model, key)
     if row is None:
         return Cost((job.rule, model, key), 1.0 if job.command else 0.0, 0.0, 0.0, known=not job.command)
@@ -287,7 +294,7 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
-    return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch)
+    return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch, first=row["first_s"])
 
 
 def part_of(file: str, makers: Mapping[str, Job]) -> Any:
@@ -480,7 +487,7 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
     table = read_table(costs_file, COLUMNS) + unit_costs()
     asked = cores or max(CORES_PER_GPU * gpus, os.cpu_count() or 1)
     jobs = dry_run(arguments, asked)
-    everything = dry_run([*arguments, "--forceall"], asked)
+    everything = dry_run(["--forceall", *arguments], asked)
     if not any(job.gpus for job in everything):
         cores = cores or os.cpu_count() or 1
     cores = cores or asked
@@ -501,7 +508,7 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
 def corrected(cost: Cost, factors: Factors) -> Cost:
     """The cost by this study's own benchmark files, if it has some; a rule that nothing is known of takes no time."""
     if cost.kind in factors:
-        return Cost(cost.kind, cost.seconds * factors[cost.kind][0], cost.disk, cost.scratch)
+        return replace(cost, seconds=cost.seconds * factors[cost.kind][0], known=True)
     return cost if cost.known else Cost(cost.kind, 0.0, 0.0, 0.0, known=False)
 
 
@@ -521,6 +528,9 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         f"- disk: {gigabytes(sum(cost.disk for cost in costs))} stay; {gigabytes(when.peak)} at the peak, of which "
         f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)",
     ]
+    if first := first_starts(costs):
+        said = ", ".join(f"{clock(seconds)} of {what}" for what, seconds in first.items())
+        sums.append(f"- not counted, once on each node where nothing was compiled yet: {said}")
     if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
         missing = "neither resources/unit_costs.csv nor an entry of measure/registry.py (`costs`) says what they take"
         sums.append(f"- not counted, as {missing}: {', '.join(unknown)}")
@@ -529,6 +539,18 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         "## By rule\n\n" + by_rule(jobs, costs, factors),
         *(["## By cell\n\n" + cells] if (cells := by_cell(jobs, costs, parents, when)) else []),
     ]
+
+
+def first_starts(costs: Iterable[Cost]) -> dict[str, float]:
+    """Seconds that the first job on a node takes longer, by what compiles: all programs that start vLLM share what it
+    compiled, and so do all trainings of a rule.
+    """
+    found: dict[str, float] = {}
+    for cost in costs:
+        what = "vLLM" if cost.kind[2] == "vllm" else cost.kind[0]
+        if cost.first:
+            found[what] = max(found.get(what, 0.0), cost.first)
+    return found
 
 
 def by_rule(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors) -> str:
