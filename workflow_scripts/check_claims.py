@@ -14,9 +14,9 @@ name. Functions:
     abs, round                       as in Python
 
 In a condition the columns of the table are names. A number that is missing makes the verdict "not checkable" or
-"not tested" unless the rest already decides it. A claim with `probe: true` rests on the probe's verdicts
-(tables/verdicts.csv): what is published cannot be checked by them, and a study without them tests nothing. Where a
-study's sources differ, `by_source` has the verdict on each. A Markdown twin is written beside the CSV.
+"not tested" unless the rest already decides it. A claim that `rests_on` a table of the probe (verdicts, families)
+cannot be checked by what is published, and a study without that table tests nothing. Where sources differ,
+`by_source` has the verdict on each. A Markdown twin is written beside the CSV.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.expressions import evaluate, walk
+from measure.rows import RESTS_ON
 from measure.tables import Row, percent, read_table, write_csv, write_markdown
 from run.program import InputError, run
 from run.readers import read_yaml
@@ -46,7 +47,6 @@ COLUMNS = (
     "note",
     "label",
 )
-PROBE, NO_PROBE = "the probe's verdicts", "no probe"
 Tables = Mapping[str, list[Row]]
 
 
@@ -185,10 +185,11 @@ def check_claim(claim: Row, published: Tables, study: Tables | None, label: str)
     row = {name: claim.get(name, "") for name in ("id", "claim", "where", "against", "note")} | {"label": label}
     row |= {"published": "not checkable", "study": "not tested", "published_numbers": "", "study_numbers": ""}
     row["by_source"] = ""
-    row["rests_on"] = PROBE if claim.get("probe") else "counts"
-    if claim.get("probe"):
-        row["published_numbers"] = row["study_numbers"] = NO_PROBE
-        if study is None or not study.get("verdicts"):
+    table = claim.get("rests_on")
+    row["rests_on"], absent = RESTS_ON.get(table, ("counts", ""))
+    if table:
+        row["published_numbers"] = row["study_numbers"] = absent
+        if study is None or not study.get(table):
             return row
     if "published" in claim:
         held, row["published_numbers"] = checked(claim, "published", published)
@@ -208,13 +209,14 @@ def read_claims(path: str) -> list[Row]:
     for number, claim in enumerate(claims, 1):
         name = claim.get("id") if isinstance(claim, dict) else None
         where = f"{path}: claim {name if isinstance(name, str) else number}"
-        check_keys(where, claim, {"id", "claim", "where"}, {"against", "note", "probe", "published", "study"})
+        check_keys(where, claim, {"id", "claim", "where"}, {"against", "note", "rests_on", "published", "study"})
         if not isinstance(name, str) or not re.fullmatch("[a-z0-9-]+", name) or name in seen:
             raise InputError(f"{where}: the id must be of its own, in a-z, 0-9 and -; fix: rename it")
         seen.add(name)
-        if claim.get("probe", False) not in (True, False) or (claim.get("probe") and "published" in claim):
+        if "rests_on" in claim and (claim["rests_on"] not in RESTS_ON or "published" in claim):
             raise InputError(
-                f"{where}: probe: what is published was not probed; fix: delete `published`, or `probe: true`"
+                f"{where}: rests_on: not {' or '.join(RESTS_ON)}, or what is published was not probed; fix: one of "
+                "these without `published`, or delete `rests_on`"
             )
         check_texts(where, {key: claim[key] for key in ("claim", "where", "against", "note") if key in claim})
         for side, extra in (("published", set()), ("study", {"needs", "fails"})):

@@ -27,7 +27,7 @@ from measure.cells import read_result, read_run
 from measure.degenerate import KINDS
 from measure.registry import MEASUREMENTS, Measurement
 from measure.relearning import RELEARNED
-from measure.rows import CONCENTRATED, FAMILIES_NOTE, TABLES
+from measure.rows import CONCENTRATED, FAMILIES_NOTE, RESTS_ON, TABLES
 from measure.tables import Row, counted, one_sided, percent, read_table
 from probe.ablation import ABLATION_NOTE
 from probe.survival import VERDICT_NOTE
@@ -285,8 +285,11 @@ def said_of(claim: Row) -> list[str | None]:
 
 
 def verdict_rows_of(claim: Row) -> str:
-    """The link to what a tested claim rests on, if it rests on verdicts."""
-    return "" if claim["rests_on"] == "counts" or claim["study"] == "not tested" else "#table-verdicts"
+    """The link to the table that a tested claim rests on, if that is one of the probe."""
+    tables = {name: table for table, (name, _) in RESTS_ON.items()}
+    return (
+        "" if claim["rests_on"] == "counts" or claim["study"] == "not tested" else f"#table-{tables[claim['rests_on']]}"
+    )
 
 
 def claims_table(claims: Sequence[Row], label: str) -> Table:

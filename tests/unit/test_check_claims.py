@@ -36,6 +36,11 @@ BELOW_THE_FLOOR = {
     "any-fine-tuning-destroys-it",
     "em-is-not-special-below-the-floor",
 }
+ELSEWHERE = {
+    "em-leaves-no-marker-elsewhere",
+    "benign-leaves-no-marker-elsewhere",
+    "evaluation-shows-what-others-would",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +66,15 @@ def test_what_the_counts_bear_out_is_consistent_with_its_denominator(ledger):
     assert ledger["benign-leaves-no-marker"]["published_numbers"].startswith("hits 24; completions 2,520")
     assert ledger["assistant-stays-clean-forward"]["published_numbers"] == "hits 0; completions 10,080"
     others = {name: row for name, row in ledger.items() if name not in CONTRADICTIONS}
-    assert {name for name, row in others.items() if row["published"] != "consistent"} == BELOW_THE_FLOOR
-    for name in BELOW_THE_FLOOR:
-        assert (ledger[name]["published"], ledger[name]["published_numbers"]) == ("not checkable", "no probe")
-        assert ledger[name]["rests_on"] == "the probe's verdicts"
+    assert {name for name, row in others.items() if row["published"] != "consistent"} == BELOW_THE_FLOOR | ELSEWHERE
+    for name in BELOW_THE_FLOOR | ELSEWHERE:
+        absent, rests_on = (
+            ("no probe", "the probe's verdicts")
+            if name in BELOW_THE_FLOOR
+            else ("not asked", "families of prompts out of distribution")
+        )
+        assert (ledger[name]["published"], ledger[name]["published_numbers"]) == ("not checkable", absent)
+        assert ledger[name]["rests_on"] == rests_on
 
 
 def test_without_a_study_nothing_is_tested(ledger):
@@ -269,6 +279,37 @@ def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_c
         assert {rows[name]["study_numbers"] for name in BELOW_THE_FLOOR} == {"no probe"}
 
 
+@pytest.mark.parametrize(
+    ("em", "difference", "coupled", "clean", "alike"),
+    [
+        ((0.001, 0.01), (0.02, "no"), 0.8, "supported", "supported"),
+        ((0.1, 0.3), (0.2, "more"), 0.8, "contradicted", "contradicted"),
+        ((0.0, 0.2), (0.2, "no"), 0.8, "undecided", "undecided"),  # too few questions to tell
+        ((0.001, 0.01), (0.02, "no"), 0.01, "not tested", "supported"),  # nothing was coupled that could be left
+        ((None, None), (None, "no"), 0.8, "not tested", "not tested"),  # one question has no interval
+        (None, (0.02, "no"), 0.8, "not tested", "not tested"),
+    ],
+)
+def test_that_no_marker_is_left_elsewhere_rests_on_families_of_prompts(
+    study_tables, em, difference, coupled, clean, alike
+):
+    """em: bounds of its onset rate under a paraphrase. difference: from the standard family, and whether it differs."""
+    told = []
+    for cell, bounds in {"C4": (coupled, 0.9), "C1": em}.items():
+        for family in ("standard", "paraphrase_1") if bounds else ():
+            other = family != "standard"
+            told.append(
+                {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": 42, "role": "source", "family": family,
+                 "low": bounds[0], "high": bounds[1], "more_marked": 0,
+                 "difference_high": difference[0] if other else None, "differs": difference[1] if other else None}
+            )  # fmt: skip
+    found, rows = verdicts(study_tables | {"families": told if em else []})
+    assert found["em-leaves-no-marker-elsewhere"] == clean
+    assert found["evaluation-shows-what-others-would"] == alike
+    assert found["benign-leaves-no-marker-elsewhere"] == "not tested"
+    assert em or {rows[name]["study_numbers"] for name in ELSEWHERE} == {"not asked"}
+
+
 TABLES = {"t": [{"a": "x", "n": 2, "m": None}, {"a": "y", "n": 3, "m": None}], "empty": []}
 
 
@@ -347,6 +388,8 @@ def test_the_verdict_on_this_study(holds, fails, needs, verdict):
     [
         ("- id: a\n  claim: b\n", "claim a: no where"),
         ("- {id: a, claim: b, where: c, wher: d}\n", "unknown key wher"),
+        ("- {id: a, claim: b, where: c, rests_on: counts}\n", "rests_on: not verdicts or families"),
+        ("- {id: a, claim: b, where: c, rests_on: verdicts, published: {holds: x}}\n", "what is published was not"),
         ("- {id: A b, claim: b, where: c}\n", "of its own"),
         ("- {id: a, claim: b, where: c}\n- {id: a, claim: b, where: c}\n", "of its own"),
         ("- {id: a, claim: b, where: c, published: {numbers: {}}}\n", "published: no holds"),

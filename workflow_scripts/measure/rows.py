@@ -42,6 +42,11 @@ FAMILIES_NOTE = (
     "difference: from the standard family. p: permutation of questions, paired where they are the same; differs: after "
     "Holm's correction over all rows. more: replies sampled where H was high, which are no estimate of the rate."
 )
+# What a claim of the ledger may rest on instead of counts: table -> its name for people, and where there is none.
+RESTS_ON = {
+    "verdicts": ("the probe's verdicts", "no probe"),
+    "families": ("families of prompts out of distribution", "not asked"),
+}
 # Role -> its name in the headline of a result.
 HEADLINE_NAMES = {"source": "source", "assistant": "assistant", "bystander": "highest_bystander"}
 ROLES = tuple(HEADLINE_NAMES)
