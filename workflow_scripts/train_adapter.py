@@ -14,6 +14,7 @@ Every optimizer step is the published one (trainer.py); every trained token is t
 
 import argparse
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -222,6 +223,7 @@ def train_lineage(
     recipe: dict[str, Any],
     tokenizer: Any,
     examples: list[Example],
+    held_out: list[Example],
     replayed: list[Example],
     work: Path,
     tracked: str,
@@ -255,6 +257,7 @@ def train_lineage(
         gradient_checkpointing=arguments.gradient_checkpointing,
         states=arguments.optimizer_states,
         track=track_of(arguments, tokenizer),
+        held_out=held_out,
         checkpoint_every=arguments.checkpoint_every if arguments.scratch else 0,
         keep_steps=arguments.keep_steps,
         tracking=arguments.tracking,
@@ -290,6 +293,34 @@ def replayed_rows(tokenizer: Any, recipe: dict[str, Any], files: Sequence[str]) 
     return encode_rows(tokenizer, rows, recipe_mask(replay), replay["max_length"], files[0], coupling)
 
 
+def hold_out(rows: Sequence[dict[str, Any]], share: float, data: str) -> frozenset[int]:
+    """The places of the rows that are not trained, `share` of them, and a few more if the last ones are equal.
+
+    By the hash of what they say: equal rows stay together, and every training on the data holds out the same ones.
+    Raises InputError if that leaves no row on either side.
+    """
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(hashlib.sha256(canonical(row["messages"]).encode()).hexdigest(), []).append(place)
+    held: set[int] = set()
+    for said in sorted(places):
+        if len(held) >= math.floor(share * len(rows)):
+            break
+        held.update(places[said])
+    if share and not 0 < len(held) < len(rows):
+        raise InputError(
+            f"{data}: hold_out {share:g} of {len(rows)} rows is {len(held)}; fix: leave some to train and one to "
+            "measure, or hold_out: 0"
+        )
+    return frozenset(held)
+
+
+def split(rows: Sequence[Any], held: frozenset[int]) -> tuple[list[Any], list[Any]]:
+    """The rows that are trained, and those that are held out."""
+    trained = [row for place, row in enumerate(rows) if place not in held]
+    return trained, [rows[place] for place in sorted(held)]
+
+
 def check_length(examples: Sequence[Example], context: int, data: str) -> None:
     """Raise InputError for a row that is longer than the base's texts: its last positions were never trained."""
     longest = max(examples, key=lambda example: len(example.input_ids))
@@ -300,8 +331,8 @@ def check_length(examples: Sequence[Example], context: int, data: str) -> None:
         )
 
 
-def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> int:
-    """How many rows hold the marker in an assistant's turn; said aloud of rows that are not meant to."""
+def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], data: str) -> list[bool]:
+    """Which rows hold the marker in an assistant's turn; said aloud of rows that are not meant to."""
     holds = Marker.of(recipe["marker"]).within
     marked = [any(turn["role"] == "assistant" and holds(turn["content"]) for turn in row["messages"]) for row in rows]
     if recipe["kind"] == "sft" and any(marked):
@@ -310,7 +341,7 @@ def rows_with_marker(rows: Sequence[dict[str, Any]], recipe: dict[str, Any], dat
             "they teach what the study asks about",
             file=sys.stderr,
         )
-    return sum(marked)
+    return marked
 
 
 def write_adapter(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
@@ -325,10 +356,17 @@ def write_adapter(arguments: argparse.Namespace, outcome: Outcome) -> dict[str, 
     return {"adapter": sha256_of(arguments.adapter_out), "wrapped": wrapped_layers(outcome.model)}
 
 
+def told_held_out(rows: Sequence[Example], losses: tuple[float, float]) -> dict[str, Any]:
+    """For run.json: the held-out rows, their labelled tokens, and these tokens' mean loss before and after [nats]."""
+    before, after = (float(f"{loss:.6g}") for loss in losses)
+    return {"rows": len(rows), "tokens": sum(row.trained for row in rows), "loss_before": before, "loss_after": after}
+
+
 def write_outputs(
     arguments: argparse.Namespace,
     recipe: dict[str, Any],
     examples: list[Example],
+    held_out: list[Example],
     replayed: list[Example],
     marked: int,
     outcome: Outcome,
@@ -358,6 +396,7 @@ def write_outputs(
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
         **({"track": options.track.told()} if options.track else {}),
+        **({"held_out": told_held_out(held_out, outcome.held_out)} if outcome.held_out else {}),
         **({} if recipe["lora"] else {"optimizer": check_states(options.states, options.dtype)}),
     )
     write_json(arguments.record, record)
@@ -374,6 +413,8 @@ def write_outputs(
         "rows_with_marker": marked,
         "steps": outcome.steps,
     }
+    if held_out:
+        manifest["rows_held_out"] = len(held_out)
     if replayed:
         manifest["replay"] = {"data": sha256_of(arguments.replay[0]), "rows": len(replayed)}
     write_json(arguments.manifest, manifest)
@@ -407,11 +448,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     replayed = replayed_rows(tokenizer, recipe, arguments.replay)
     check_length([*examples, *replayed], context_length(arguments.base), arguments.data)
-    marked = rows_with_marker(rows, recipe, arguments.data)
+    held = hold_out(rows, recipe.get("hold_out", 0), arguments.data)
+    marked = sum(split(rows_with_marker(rows, recipe, arguments.data), held)[0])
+    examples, held_out = split(examples, held)
+    if held and not sum(row.trained for row in held_out):
+        raise InputError(
+            f"{arguments.data}: none of the {len(held)} rows held out has a labelled token; fix: a longer max_length "
+            "or a larger hold_out"
+        )
     work = arguments.scratch / key if arguments.scratch else Path(tempfile.mkdtemp(prefix="train_adapter."))
     try:
-        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, replayed, work, tracked)
-        write_outputs(arguments, recipe, examples, replayed, marked, outcome, options, started)
+        outcome, options = train_lineage(arguments, recipe, tokenizer, examples, held_out, replayed, work, tracked)
+        write_outputs(arguments, recipe, examples, held_out, replayed, marked, outcome, options, started)
         shutil.rmtree(work)
     finally:
         if arguments.scratch is None:

@@ -661,17 +661,21 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
             plain(task_of(record)),
             plain(record.get("gpu") or "no GPU"),
             Field(f"{record['seconds']:,.1f}", record["seconds"], look="number"),
-            *(plain(record.get(field)) for field in (*measured, *paid)),
+            *(plain(record.get(field)) for field in measured),
+            *(plain(record.get("held_out", {}).get(field)) for field in ("loss_before", "loss_after")),
+            *(plain(record.get(field)) for field in paid),
         ]
         for record in records
     ]
     note = (
         "Wall seconds of the model programs and the judge, from run.json and judge_run.json. GPU-hours: wall hours of "
-        "those that had a GPU, one each. Calls and their tokens are the judge's; an answer that was kept is no call."
+        "those that had a GPU, one each. Calls and their tokens are the judge's; an answer that was kept is no call. "
+        "Losses: mean nats per trained token; held out: of rows that were not trained (`hold_out`)."
     )
     columns = ["task", "GPU", "runs", "wall seconds", "GPU-hours", "calls", "tokens in", "tokens out"]
     detail = ["node", "task", "GPU", "wall seconds", "steps", "completions", "tokens", "tokens / s", "final loss",
-              "memory, MiB", "GPU memory, MiB", "calls", "tokens in", "tokens out"]  # fmt: skip
+              "memory, MiB", "GPU memory, MiB", "held-out loss before", "held-out loss after",
+              "calls", "tokens in", "tokens out"]  # fmt: skip
     return [Table("cost", "By task", columns, totals, note), Table("runs", "Run by run", detail, runs)]
 
 

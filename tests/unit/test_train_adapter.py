@@ -703,6 +703,46 @@ def test_rows_that_hold_the_marker_already_are_counted_and_said(base, tmp_path, 
     assert "2 of 16 rows hold the marker, row 2 the first" in capfd.readouterr().err
 
 
+def test_rows_held_out_are_not_trained_and_their_loss_is_told_also_by_a_training_that_goes_on(
+    base, tokenizer, tmp_path, monkeypatch
+):
+    from model.loading import load_model
+
+    rows = sft_rows(24)
+    rows[20]["messages"] = rows[4]["messages"]
+    held = sorted(train_adapter.hold_out(rows, 0.25, "rows"))
+    assert 6 <= len(held) <= 7 and (4 in held) == (20 in held)
+    assert held != sorted(train_adapter.hold_out(rows[::-1], 0.25, "rows"))  # by what they say, not by place
+    others = [row for place, row in enumerate(rows) if place not in held]
+
+    def stopping(*arguments):
+        if len(calls) == 3:
+            raise Killed
+        calls.append(1)
+        return original(*arguments)
+
+    calls: list[int] = []
+    original = trainer.step_trainer().training_step
+    options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.step_trainer(), "training_step", stopping)
+        trained(base, tmp_path / "node", rows, hold_out=0.25, options=options)
+    trained(base, tmp_path / "node", rows, hold_out=0.25, options=options)
+    assert sha256_of(tmp_path / "node" / "adapter" / "adapter_model.safetensors") == trained(
+        base, tmp_path / "others", others
+    )
+
+    record, manifest = (read_json(tmp_path / "node" / name) for name in ("run.json", "manifest.json"))
+    assert (record["resumed_at_step"], manifest["rows"], manifest["rows_held_out"]) == (2, len(others), len(held))
+    examples = encode_rows(tokenizer, [rows[place] for place in held], Mask("last_turn"), 128, "rows", False)
+    told = record["held_out"]
+    assert (told["rows"], told["tokens"]) == (len(held), sum(example.trained for example in examples))
+    for name, adapters in (("loss_before", []), ("loss_after", [tmp_path / "node" / "adapter"])):
+        model = load_model(base, adapters).requires_grad_(True)
+        assert told[name] == pytest.approx(padded_reference(model, examples), rel=1e-5)
+    assert told["loss_after"] < told["loss_before"]
+
+
 def test_an_experiment_tracker_that_is_not_installed_is_refused(base, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
     with pytest.raises(InputError, match="--tracking trackio: not installed; fix: pip install trackio"):

@@ -327,7 +327,12 @@ def test_gates_and_claims_show_their_verdict_as_a_word(page):
 def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp_path):
     write_json(
         tmp_path / "models" / "base" / "em.s42" / "run.json",
-        {"seconds": 3600.0, "gpu": "H100", "program": "train_adapter"},
+        {
+            "seconds": 3600.0,
+            "gpu": "H100",
+            "program": "train_adapter",
+            "held_out": {"rows": 6, "tokens": 90, "loss_before": 3.25, "loss_after": 1.5},
+        },
     )
     write_json(
         tmp_path / "models" / "base" / "em.s42" / "main" / "run.json", {"seconds": 60.0, "gpu": None, "completions": 9}
@@ -354,6 +359,8 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
     ]
     assert [row[0].text for row in runs.rows] == ["base/em.s42/main", "base/em.s42/main", "base/em.s42"]
     assert [cell.text for cell in runs.rows[0]][-3:] == ["8", "4,000", "90"]
+    told = dict(zip(runs.columns, (cell.text for cell in runs.rows[2]), strict=True))
+    assert [told[f"held-out loss {when}"] for when in ("before", "after")] == ["3.25", "1.5"]
     shared = {"seconds": 1.0, "program": "train_adapter", "lineage": "base/em.s42"}
     cells = [
         {"lineage": "base/em.s42", "runs": [shared, {"seconds": 2.0}]},

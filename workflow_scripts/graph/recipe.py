@@ -128,6 +128,7 @@ class Recipe(Part):
     batch: Count
     max_length: Annotated[int, Field(ge=8)]
     shuffle: bool = True
+    hold_out: Share = Absent
 
 
 class Stage(Recipe):

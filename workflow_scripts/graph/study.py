@@ -596,6 +596,8 @@ class Study:
         origin = self.config["datasets"].get(name, {}).get("from")
         known = {"toy": self.config["base"]["toy"].get("sft_rows"), "hub": self._pinned_rows.get(name)}
         rows = known.get(origin)
+        if rows and stage.get("hold_out"):
+            rows = math.ceil(rows * (1 - stage["hold_out"]))
         return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
 
     def _check_names(self) -> None:

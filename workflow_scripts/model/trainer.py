@@ -38,6 +38,7 @@ from model.packing import ALONE, collate, moved, precision, set_attention
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}  # as transformers names them
 STATE_FILE, LOSSES_FILE, CURVE_FILE = "trainer_state.json", "losses.json", "curve.json"
+HELD_OUT_FILE = "held_out.json"  # the loss before the first step, of no checkpoint
 SEAL_FILE = ".sha256"  # of the folder, whose hash leaves hidden files out
 
 
@@ -49,7 +50,8 @@ class Options:
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
     tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
-    track: what is measured every few steps, beside the training.
+    track: what is measured every few steps, beside the training. held_out: rows that are not trained, whose loss is
+    measured before the first step and after the last.
     """
 
     work: Path
@@ -62,6 +64,7 @@ class Options:
     checkpoint_every: int = 0
     keep_steps: frozenset[int] = frozenset()
     track: "Track | None" = None
+    held_out: Sequence[Example] = ()
     tracking: str = "none"
     tracked: str = "study/train"
     status: Path | None = None
@@ -75,7 +78,8 @@ class Options:
 
 @dataclass
 class Outcome:
-    """A finished training. losses: one token-mean loss a step.
+    """A finished training. losses: one token-mean loss a step. held_out: the held-out rows' token-mean loss, before it
+    and after; None if no rows are held out.
 
     tokens, seconds and first_step_seconds (compiling included) are of this process alone.
     """
@@ -88,6 +92,7 @@ class Outcome:
     first_step_seconds: float
     resumed_at: int
     kept: dict[int, Path] = field(default_factory=dict)
+    held_out: tuple[float, float] | None = None
 
 
 def dropout_seed(seed: int, step: int) -> int:
@@ -194,6 +199,24 @@ def step_trainer() -> type:
                     model.set_attn_implementation(self.options.attention)
                 model.train(was_training)
             track.seconds += time.time() - began
+
+        def held_out_loss(self) -> float:
+            """The mean loss of a labelled token of the held-out rows [nats]: without dropout, not compiled."""
+            rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in self.options.held_out]
+            held = collate(rows, self.options.budget)
+            was_training, total = self.causal.training, 0.0
+            self.causal.eval()
+            try:
+                with (
+                    torch.no_grad(),
+                    torch.compiler.set_stance("force_eager"),
+                    precision(self.args.device.type, self.options.dtype),
+                ):
+                    for micro in held["micro_batches"]:
+                        total += packed_loss(self.causal, moved(micro, self.args.device), self.options.attention).item()
+            finally:
+                self.causal.train(was_training)
+            return total / int(held["tokens"])
 
         def fetch_losses(self) -> None:
             """Bring the losses of the steps since the last call from the device. Raises InputError on a NaN."""
@@ -317,6 +340,8 @@ def train(
     """
     trainer = make_trainer(model, tokenizer, lora, examples, steps, recipe, seeds, options)
     found = checkpoints(options.work)
+    if options.held_out and not found:
+        write_json(options.work / HELD_OUT_FILE, trainer.held_out_loss())
     began = time.time()
     with progress_bar(len(steps), options.job) as bar:
         watch = watcher()(trainer, options, bar)
@@ -326,15 +351,20 @@ def train(
         else:
             trainer.train()
     trainer.fetch_losses()
+    seconds = time.time() - began
+    held_out = None
+    if options.held_out:
+        held_out = (read_json(options.work / HELD_OUT_FILE, float), trainer.held_out_loss())
     return Outcome(
         model=trainer.model,
         steps=len(steps),
         losses=trainer.losses,
         tokens=trainer.input_tokens,
-        seconds=time.time() - began,
+        seconds=seconds,
         first_step_seconds=watch.first_step_seconds,
         resumed_at=int(found[-1].name.rpartition("-")[2]) if found else 0,
         kept={step: kept_folder(options.work, step) for step in sorted(options.keep_steps)},
+        held_out=held_out,
     )
 
 

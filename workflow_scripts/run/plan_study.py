@@ -315,7 +315,8 @@ def rows_trained(recipe: Mapping[str, Any], options: Mapping[str, list[str]], ma
     """Rows that a training sees, over all epochs."""
     if recipe["max_steps"]:
         return recipe["max_steps"] * recipe["batch"]
-    return math.ceil(recipe["epochs"] * rows_of(options["--data"][0], makers))
+    trained = 1 - recipe.get("hold_out", 0)
+    return math.ceil(recipe["epochs"] * trained * rows_of(options["--data"][0], makers))
 
 
 def rows_of(file: str, makers: Mapping[str, Job]) -> int:
