@@ -5,28 +5,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import snakemake_server
+from snakemake_server import SNAKEMAKE
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "README.md", "config.yaml", "rules", "profiles", "resources", "workflow_scripts", "envs")
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 STUDIES = ROOT / "tests/end_to_end"
 # What says how a run went, and not what came out.
 RECORDS = re.compile(r"(?:^|[/.])(?:[a-z]+_)?run\.json$|^(?:logs|benchmarks|status|scratch)/|^report\.html$")
 FOLDERS = re.compile(r"/results/.*/(?:adapter|checkpoints|model|base/(?:hub|toy|path))$")
-# `snakemake --touch` waits .1 s for every job; without the wait, time stamps still tell the order.
-TOUCH = """
-import sys
-from snakemake.cli import main
-from snakemake.executors import touch
-
-touch.Executor.SLEEPING_TIME = 0
-main(["--touch", "--forceall", "--cores", "1", "--quiet", "all", *sys.argv[1:]])
-"""
 
 
 @dataclass(frozen=True)
@@ -85,10 +77,12 @@ class Workspace:
                 found[name] = sha256_of(path)
         return found
 
-    def snakemake(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    def snakemake(
+        self, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
         """Run snakemake here. Raises AssertionError with its output if `check` and it fails."""
-        command = [str(SNAKEMAKE), *self.arguments, *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, **options)
+        environment = dict(os.environ if env is None else env)
+        done = snakemake_server.call(SNAKEMAKE, [*self.arguments, *arguments], self.folder, environment)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -112,10 +106,8 @@ class Workspace:
         self.touch()
 
     def touch(self) -> None:
-        """What `snakemake --touch --forceall --cores 1` does: take every output for one of this config."""
-        command = [sys.executable, "-c", TOUCH, *self.arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        """Take every output for one of this config."""
+        self.snakemake("--touch", "--forceall", "--cores", "1", "--quiet", "all")
 
     def edit(self, name: str, old: str, new: str) -> None:
         """Replace text in a file of the copy. Raises AssertionError unless it is there exactly once."""

@@ -1,10 +1,12 @@
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
+import snakemake_server
 from hypothesis import given
 from hypothesis import strategies as st
 from workspace import ROOT, Workspace, rules
@@ -324,8 +326,8 @@ def test_times_read_well():
 
 
 def planned(workspace, *arguments):
-    command = [sys.executable, "workflow_scripts/run/plan_study.py", *workspace.arguments, *arguments]
-    return subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+    words = [*workspace.arguments, *arguments]
+    return snakemake_server.call("workflow_scripts/run/plan_study.py", words, workspace.folder, dict(os.environ))
 
 
 def table(text, title):
