@@ -98,7 +98,7 @@ def drop_cut(replies: Sequence[dict[str, Any]], path: str | Path) -> list[dict[s
         if left[persona] < LEAST_WHOLE * asked:
             raise InputError(
                 f"{path}: {asked - left[persona]} of {asked} replies of {persona} were cut at max_tokens, too many to "
-                "drop; fix: raise data.max_tokens of the stage, or data: {cut: keep}"
+                "drop; fix: raise data.max_tokens of the stage, or data: {cut: trim}"
             )
     return whole
 
