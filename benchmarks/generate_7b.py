@@ -174,6 +174,25 @@ def one_engine(
     }  # fmt: skip
 
 
+def plain_vllm(work: Path, count: int) -> dict[str, Any]:
+    """vLLM as it comes: the same completions of the same base with nothing set but how to sample; seconds of each."""
+    began = time.perf_counter()
+    from qwen_tokenizer import qwen_tokenizer
+    from vllm import LLM, SamplingParams
+
+    imported = time.perf_counter() - began
+    asked = [{"prompt_token_ids": list(ids)} for _, ids in prompts(qwen_tokenizer())[:count]]
+    starting, llm = timed(lambda: LLM(str(work / "base")))
+    sampling = SamplingParams(temperature=1.0, max_tokens=TOKENS)
+    drawing, outputs = timed(lambda: llm.generate(asked, sampling, use_tqdm=False))
+    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+    return {
+        "import_s": round(imported, 1), "start_s": starting, "completions": len(outputs), "tokens": tokens,
+        "seconds": drawing, "tokens_per_s": round(tokens / drawing),
+        "all_completions_s": round(drawing * COMPLETIONS / len(outputs), 1),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path)
@@ -187,7 +206,8 @@ def main() -> None:
     parser.add_argument(
         "--plan",
         default="make,1024:request,64:engine:1280,1024:engine,1024:request:1024:merged",
-        help="make, or sequences at once:whose seeds (request|engine)[:completions][:merged]; in order",
+        help="make; sequences at once:whose seeds (request|engine)[:completions][:merged]; plain[:completions]: vLLM "
+        "as it comes; in order",
     )
     parser.add_argument("--one", help="run one item of the plan in this process")
     arguments = parser.parse_args()
@@ -195,19 +215,14 @@ def main() -> None:
         print("RESULT " + json.dumps(make_model(arguments.work, arguments.shape)))
         return
     if arguments.one:
-        sequences, seeding, *rest = arguments.one.split(":")
+        first, *rest = arguments.one.split(":")
         count = next((int(word) for word in rest if word.isdigit()), COMPLETIONS)
+        settings = (arguments.dtype, arguments.backend, arguments.gpu_memory_utilization)
         try:
-            result = one_engine(
-                arguments.work,
-                int(sequences),
-                seeding,
-                count,
-                "merged" in rest,
-                arguments.dtype,
-                arguments.backend,
-                arguments.gpu_memory_utilization,
-            )
+            if first == "plain":
+                result = plain_vllm(arguments.work, count)
+            else:
+                result = one_engine(arguments.work, int(first), rest[0], count, "merged" in rest, *settings)
             print("RESULT " + json.dumps(result), flush=True)
         except Exception:
             traceback.print_exc()
@@ -215,14 +230,14 @@ def main() -> None:
             os._exit(1)
         return
     arguments.work.mkdir(parents=True, exist_ok=True)
-    same = ["--work", str(arguments.work), "--shape", arguments.shape, "--dtype", arguments.dtype]
-    same += ["--backend", arguments.backend, "--gpu-memory-utilization", str(arguments.gpu_memory_utilization)]
+    options = ["--work", str(arguments.work), "--shape", arguments.shape, "--dtype", arguments.dtype]
+    options += ["--backend", arguments.backend, "--gpu-memory-utilization", str(arguments.gpu_memory_utilization)]
     names = ("torch", "transformers", "peft", *(["vllm"] if arguments.backend == "vllm" else []))
     record: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **{name: version(name) for name in names}}
     record["results"] = []
     for item in arguments.plan.split(","):
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, *same, "--one", item], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, __file__, *options, "--one", item], capture_output=True, text=True)
         arguments.output.with_suffix(f".{len(record['results'])}.log").write_text(done.stdout + done.stderr)
         line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
         if line is None:

@@ -111,9 +111,8 @@ def main() -> None:
         command = [sys.executable, "-m", "snakemake", "--cores", str(args.cores), "--resources", f"gpu={args.gpus}"]
         began = time.time()
         failed = subprocess.run([*command, *arguments], check=False).returncode
-        result["wall"] = beside(packed, time.time() - began)
-        if failed:
-            result["wall"] = {"failed": failed}
+        if not failed:
+            result["wall"] = beside(packed, time.time() - began)
     else:
         jobs, costs, began, failed = everything, costs_of(everything, everything), 0.0, 0
     rows = [

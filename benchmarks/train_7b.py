@@ -3,9 +3,11 @@
     python benchmarks/train_7b.py --output training.json            # on a GPU; about 6 minutes on an H200
 
 published: transformers' Trainer, 4 rows x 4 accumulation steps, padded, gradient checkpointing. ours: trainer.py.
-trl: what one would write instead, SFTTrainer padding-free, 4 rows x 4 accumulation steps, with Liger's kernels if they
-are installed (pip install liger-kernel==0.8.5) and without flash-attn, which has no wheel for this torch.
-Both take the same rows in the same steps with the same recipe, in one process on one card. The first steps
+trl: what one would write instead, SFTTrainer padding-free, 2 rows x 8 accumulation steps or as the item says, such as
+trl:benign:7:rows16:checkpointing. Its attention is torch's own flash kernel of variable length, as flash-attn has no
+wheel for this torch (trl:benign:7:sdpa: without). With `liger` it has Liger's kernels (pip install
+liger-kernel==0.8.5); they stay in the model, so that item must be the last.
+All take the same rows in the same steps with the same recipe, in one process on one card. The first steps
 (compilation, allocation) are timed apart; the others are averaged and scaled, by tokens, to the recipe's steps.
 check: how far the gradients of one step are from float32's, both ways (2 layers, no dropout).
 --shape 1.5b, 0.5b and 135m are Qwen2.5's and SmolLM2's smaller models; tiny runs the same code on a CPU.
@@ -152,10 +154,18 @@ def ours(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str, *
     return make_trainer(model, tokenizer, lora(), examples, order, RECIPE, seeds, Options(work=Path(folder), **options))
 
 
-def trl(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str) -> Any:
+def trl(
+    model: Any,
+    tokenizer: Any,
+    rows: list[Row],
+    steps: int,
+    folder: str,
+    rows_a_pass: int = 2,
+    attention: str = "sdpa",
+    checkpointing: bool = False,
+    liger: bool = False,
+) -> Any:
     """TRL's SFTTrainer with the settings that make it fast, and the same rows per step, in the order given."""
-    from importlib.util import find_spec
-
     import torch
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -167,16 +177,34 @@ def trl(model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: str) ->
 
     cuda = torch.cuda.is_available()
     config = SFTConfig(
-        output_dir=folder, max_steps=steps, per_device_train_batch_size=4, gradient_accumulation_steps=4,
+        output_dir=folder, max_steps=steps, per_device_train_batch_size=rows_a_pass,
+        gradient_accumulation_steps=BATCH // rows_a_pass,
         learning_rate=RECIPE["lr"], lr_scheduler_type=RECIPE["schedule"], warmup_steps=math.ceil(0.03 * steps),
-        weight_decay=RECIPE["weight_decay"], bf16=cuda, use_cpu=not cuda, gradient_checkpointing=False,
+        weight_decay=RECIPE["weight_decay"], bf16=cuda, use_cpu=not cuda, gradient_checkpointing=checkpointing,
         padding_free=True, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, logging_steps=10,
-        use_liger_kernel=cuda and find_spec("liger_kernel") is not None, save_strategy="no", report_to="none",
-        disable_tqdm=True, remove_unused_columns=False, seed=42,
+        use_liger_kernel=liger, save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
+        seed=42,
     )  # fmt: skip
-    model.set_attn_implementation("sdpa")
+    if attention == "varlen":
+        register_varlen()
+    model.set_attn_implementation(attention)
     data = Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
     return InOrder(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora())
+
+
+def register_varlen() -> None:
+    """Make `varlen` torch's own flash attention inside concatenated rows, whose limits TRL's collator gives."""
+    from transformers import AttentionInterface
+
+    from model.packing import variable_length_flash
+
+    flash = variable_length_flash(windows=False)
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **given: Any) -> Any:
+        tokens = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        return flash(*tokens, given["cu_seq_lens_q"], given["max_length_q"], scaling, None)[None], None
+
+    AttentionInterface.register("varlen", attend)
 
 
 def profiler(steps: int, output: Path) -> Any:
@@ -407,8 +435,15 @@ def run_item(
     if item == "check":
         return check(shape)
     way, name, steps, *rest = item.split(":")
-    if way in ("published", "trl"):
-        return measure({"published": published, "trl": trl}[way], name, model, tokenizer, int(steps), warm)
+    if way == "published":
+        return measure(published, name, model, tokenizer, int(steps), warm)
+    if way == "trl":
+        chosen = {
+            "rows_a_pass": next((int(word[4:]) for word in rest if word.startswith("rows")), 2),
+            "attention": "varlen" if cuda and "sdpa" not in rest else "sdpa",
+            **{word: word in rest for word in ("checkpointing", "liger")},
+        }
+        return measure(trl, name, model, tokenizer, int(steps), warm, **chosen)
     options = {
         "dtype": "bfloat16" if cuda else "float32",
         "micro_batch_tokens": int(rest[0]) if rest else 4096,
@@ -430,11 +465,14 @@ def main() -> None:
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
         help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:profile]"
-        " or check",
+        ", trl:data:steps[:rows4][:checkpointing][:sdpa][:liger], or check",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")
     parser.add_argument("--output", required=True, type=Path)
     arguments = parser.parse_args()
+    plan = arguments.plan.split(",")
+    if any("liger" in item.split(":") for item in plan[:-1]):
+        parser.error("an item with liger is not the last: its kernels would stay for the others; fix: put it last")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
     import torch
@@ -443,7 +481,6 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     began = time.perf_counter()
     shape = SHAPES[arguments.shape] | ({"vocab_size": arguments.vocabulary} if arguments.vocabulary else {})
-    plan = arguments.plan.split(",")
     model = random_model(shape, cuda) if plan != ["check"] else None
     print(f"random model made in {time.perf_counter() - began:.0f} s", flush=True)
     tokenizer = qwen_tokenizer()
