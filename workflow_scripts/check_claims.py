@@ -185,7 +185,7 @@ def check_claim(claim: Row, published: Tables, study: Tables | None, label: str)
     row = {name: claim.get(name, "") for name in ("id", "claim", "where", "against", "note")} | {"label": label}
     row |= {"published": "not checkable", "study": "not tested", "published_numbers": "", "study_numbers": ""}
     row["by_source"] = ""
-    table = claim.get("rests_on")
+    table = claim.get("rests_on", "")
     row["rests_on"], absent = RESTS_ON.get(table, ("counts", ""))
     if table:
         row["published_numbers"] = row["study_numbers"] = absent
