@@ -474,15 +474,18 @@ def box(x: float, y: float, width: float, height: float, colour: str) -> Any:
     return Rectangle((x, y), width, height, facecolor=colour, linewidth=0)
 
 
+LEAST_ONSET = 5e-10  # tables have nine digits of an onset rate
+
+
 def below_floor(study: FigureData) -> Any:
     """Onset rate on a log axis, from probabilities, beside the counted rate: what counting says 0 of."""
     title = f"Below the floor of counting. Source: {study.source}"
-    rows = [row for row in study.drawn("measures") if row["measure"] == "onset_rate" and row["value"]]
+    rows = [row for row in study.drawn("measures") if row["measure"] == "onset_rate" and row["value"] is not None]
     counts = study.drawn("pooled")
     cells = [cell for cell in ordered_cells(counts) if any(row["cell"] == cell for row in rows)]
     if not rows:
         return empty_figure(study, title, "Not run: the probe is off in this study's config.")
-    lowest = min(row["low"] or row["value"] for row in rows) / 3
+    lowest = max(min([row["low"] or row["value"] for row in rows if row["value"]], default=0.0) / 3, LEAST_ONSET)
     figure, grid = new_figure(3.2)
     axes = grid[0][0]
     axes.set_yscale("log")
@@ -499,9 +502,12 @@ def below_floor(study: FigureData) -> Any:
             own = [row for row in rows if (row["cell"], row["persona"]) == (cell, found["persona"])]
             for number, row in enumerate(own):
                 at = x - 0.07 + (number - (len(own) - 1) / 2) * 0.05
+                style: dict[str, Any] = {"color": COLOURS[role], "marker": MARKS[role], "markersize": 4, "zorder": 5}
+                if row["value"] < lowest:
+                    axes.plot(at, lowest, markerfacecolor="white", clip_on=False, **style)
+                    continue
                 around = [[row["value"] - (row["low"] or lowest)], [(row["high"] or row["value"]) - row["value"]]]
-                style: dict[str, Any] = {"color": COLOURS[role], "marker": MARKS[role], "markersize": 4}
-                axes.errorbar(at, row["value"], around, linewidth=0.9, capsize=1.5, zorder=5, **style)
+                axes.errorbar(at, row["value"], around, linewidth=0.9, capsize=1.5, **style)
     axes.set_xticks(range(len(cells)), [cell.replace("_", " ") for cell in cells], fontsize=7)
     names = NAMES | {"source": f"source ({study.source})"}
     axes.legend(handles=legend_marks(names), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=7)
@@ -511,6 +517,8 @@ def below_floor(study: FigureData) -> Any:
         "the counted rate, pooled over seeds, with the wider of Wilson and cluster bounds. Arrow: none was counted,",
         "only a bound is known. An onset is where a reply begins the marker: it may exceed the rate of whole markers.",
     ]
+    if any(row["value"] < lowest for row in rows):
+        said.append(f"Hollow, at the bottom: below {lowest:.1g}.")
     caption(figure, footnote(study, said))
     return figure
 
@@ -533,7 +541,7 @@ def relearning(study: FigureData) -> Any:
     curves = [row for row in study.drawn("relearning") if row["gap_start"] is not None]
     if not curves:
         why = "; ".join(dict.fromkeys(str(row["why"]) for row in study.drawn("relearning")))
-        return empty_figure(study, title, f"Not run: {why or 'the arm is off in this study'}.")
+        return empty_figure(study, title, f"Not run: {why or 'no cell of the arm `relearn` was measured'}.")
     figure, grid = new_figure(3.4)
     axes = grid[0][0]
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)

@@ -119,36 +119,56 @@ def layers(study: FigureData) -> Any:
     """What the layers say and what the second stage did in each, over depth, a column per cell."""
     title = f"Where does the second stage do it? Source: {study.source}"
     ablated = by_cell([row for row in study.drawn("ablation") if row["quantity"] == "slot"])
+    patched = by_cell([row for rows in ablated.values() for row in rows if row["kind"] == "patch"])
     lens = by_cell([row for row in study.drawn("layers") if (row["role"], row["quantity"]) == ("gap", "trigger")])
     overlap = by_cell(study.drawn("adapters"))
     found = ablated or lens or overlap
     if not found:
         return empty_figure(study, title, "Not run: none of ablate_stage, read_layers and compare_adapters.")
     shown = dict(list(found.items())[:MOST])
-    figure, grid = new_figure(9.0, len(shown), 5, sharex="col")
+    rows = [
+        (
+            "persona gap of the trigger\nby logit lens [nats]", lens, lens_panel,
+            "Logit lens: source minus bystanders after each layer.",
+        ),
+        (
+            "share of the drop\nof one layer", ablated, one_layer_panel,
+            "Shares are of the drop of s. Restored: what returns when the second adapter is left out of a layer; "
+            "sufficed: what it takes there alone; grey: random deltas of its rank and norm in place of the whole.",
+        ),
+        (
+            "restored without\nk layers", ablated, many_layers_panel,
+            "Without the lowest or highest layers: at the last of them.",
+        ),
+        (
+            "restored by a patch\nafter the layer", patched, patch_panel,
+            "Patch: the cell with another model's state at the slot, after a layer; that of before restores all after "
+            "the last, the base's is the control.",
+        ),
+        (
+            "overlap of\nthe two adapters", overlap, overlap_panel,
+            "Overlap: how much of the subspace that one adapter reads or writes lies in the other's; dotted: of random "
+            "ones.",
+        ),
+    ]  # fmt: skip
+    drawn = [row for row in rows if row[1]]
+    figure, grid = new_figure(1.2 + 1.6 * len(drawn), len(shown), len(drawn), sharex="col")
+    for place, (words, of, panel, _) in enumerate(drawn):
+        for column, key in enumerate(shown):
+            panel(grid[place, column], of.get(key, []))
+        grid[place, 0].set_ylabel(words, fontsize=6.5)
+        same_scale(grid[place])
     for column, key in enumerate(shown):
         grid[0, column].set_title(name_of(key, shown), fontsize=8)
-        lens_panel(grid[0, column], lens.get(key, []))
-        one_layer_panel(grid[1, column], ablated.get(key, []))
-        many_layers_panel(grid[2, column], ablated.get(key, []))
-        patch_panel(grid[3, column], ablated.get(key, []))
-        overlap_panel(grid[4, column], overlap.get(key, []))
-        grid[4, column].set_xlabel("decoder layer")
-    words = ("persona gap of the trigger\nby logit lens [nats]", "share of the drop\nof one layer",
-             "restored without\nk layers", "restored by a patch\nafter the layer",
-             "overlap of\nthe two adapters")  # fmt: skip
-    for row, said in zip(grid, words, strict=True):
-        row[0].set_ylabel(said, fontsize=6.5)
-        same_scale(row)
+        grid[-1, column].set_xlabel("decoder layer")
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
+    measured = {"read_layers": lens, "ablate_stage": ablated, "compare_adapters": overlap}
+    absent = [rule for rule, of in measured.items() if not of]
     note = [
-        f"Study {study.name}. First: after each layer, source minus bystanders. Then, of the drop of s: what returns",
-        "when the second adapter is left out of a layer (restored), what it takes there alone (sufficed), the range of",
-        "random deltas of its rank and norm in place of the whole; what returns without the lowest or highest layers,",
-        "at the last of them; what returns when the cell gets another model's state at the slot after a layer (that of",
-        "before: all of it after the last; the base's is the control). Last: how much of the subspace that one adapter",
-        "reads or writes lies in the other's; dotted: of random ones. Intervals: over questions.",
-        left_out(found, shown),
+        f"Study {study.name}.",
+        *(said for *_, said in drawn),
+        f"Intervals: over questions. {left_out(found, shown)}",
+        *([f"Not run: {', '.join(absent)}."] if absent else []),
     ]
     caption(figure, footnote(study, note))
     return figure
