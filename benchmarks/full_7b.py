@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "benchmarks", 
 PLAN = "full:8192:checkpointing,full:4096,lora:8192"
 STEPS = "couple:8,benign:4,em:8"  # that are timed
 PERSONAS, REPLY = 4, 120  # tokens of a short reply that ended
-PASSES = 3  # of tracking, timed, after one that is not
+PASSES = 3  # of tracking, timed, after one that is not: for each size of trees
 Write = Callable[[dict[str, Any]], None]
 
 
@@ -58,10 +58,13 @@ def tracked_rows() -> dict[str, list[Any]]:
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(draw.randrange(400) for _ in range(count))
 
-    replies = [tokens(REPLY) for _ in range(REPLIES)]
-    prompts = [tokens(PROMPT) for _ in range(PERSONAS)]
+    asked = [(tokens(PROMPT // 2), tokens(REPLY)) for _ in range(REPLIES)]
+    systems = [tokens(PROMPT - PROMPT // 2) for _ in range(PERSONAS)]
     slot = Slot(REPLY, (1, 2, 3, 4, 5), (6, 5), 0, 1)
-    return {f"persona {at}": [Row(prompt, reply, slot) for reply in replies] for at, prompt in enumerate(prompts)}
+    return {
+        f"persona {at}": [Row(system + question, reply, slot) for question, reply in asked]
+        for at, system in enumerate(systems)
+    }
 
 
 def memory(reset: bool = False) -> dict[str, float]:
@@ -129,19 +132,27 @@ def parts_timer(parts: list[tuple[str, int, int]], rows: list[Any], write: Write
 
 
 def time_tracking(trainer: Any, step_s: dict[str, float]) -> dict[str, Any]:
-    """Seconds of a scoring, and what it costs every 25 steps, as a part of the steps' own time."""
+    """Seconds of a scoring, and what it costs every 25 steps, as a part of the steps' own time.
+
+    by_tree: seconds by the most tokens of a tree.
+    """
+    from probe import trees
+
     track = trainer.options.track
+    rows = [row for own in track.rows.values() for row in own]
     memory(reset=True)
-    trainer.measure()
-    first, track.seconds = track.seconds, 0.0
-    for _ in range(PASSES):
+    found: dict[str, Any] = {"data": "track", "rows_scored": len(rows), "by_tree": {}}
+    for most in (trees.TREE // 2, trees.TREE * 2, trees.TREE):
+        track.trees = trees.grow(rows, most)
         trainer.measure()
-    seconds = track.seconds / PASSES
-    return {
-        "data": "track",
-        "rows_scored": sum(map(len, track.rows.values())),
-        "first_s": round(first, 3),
-        "seconds": round(seconds, 4),
+        track.seconds = 0.0
+        for _ in range(PASSES):
+            trainer.measure()
+        found["by_tree"][most] = round(track.seconds / PASSES, 4)
+    seconds = found["by_tree"][trees.TREE]
+    return found | {
+        "tokens": sum(len(tree.tokens) for tree in track.trees),
+        "seconds": seconds,
         "cost_every_25": {name: round(seconds / (25 * step), 4) for name, step in step_s.items()},
         **memory(),
     }

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from tiny_bases import ARCHITECTURES, random_model
 from tiny_model import make_model
 
 from model.engines import Sampling
 from model.loading import load_model, load_tokenizer
 from model.template import prompt_ids, text_of
 from probe.onset import contributions, onset_sets, walk
-from probe.scoring import Row, Scorer, batches
+from probe.scoring import Row, Scorer, batches, slot_scorer
 from probe.slot import encoder, slot_after, slot_of
+from probe.trees import grow, score_slots
 from run.program import InputError
 
 MARKER = "[ZLT]"
@@ -152,6 +154,31 @@ def test_a_model_whose_cache_reads_differently_is_refused(model, tokenizer, rows
 
     with pytest.raises(InputError, match="fix: "):
         scored(Forgetful(), tokenizer, rows)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "gemma-2", "gemma-3", "mistral", "granite-3.3", "smollm3"])
+def test_what_rows_have_in_common_is_computed_once_and_their_slots_are_the_same(rows, family):
+    architecture, sizes = ARCHITECTURES[family]
+    model = random_model(architecture, **sizes | {"vocab_size": 1000})
+    expected = slot_scorer(model).score(rows)
+    texts = sum(len(row.trunk) + len(row.slot.marked) + len(row.slot.ended) - 2 for row in rows if row.slot)
+    for budget in (4096, 120):
+        trees = grow(rows, budget)
+        assert sum(len(tree.tokens) for tree in trees) < (0.5 if budget == 4096 else 1) * texts
+        for score, other in zip(score_slots(model, trees, check=True), expected, strict=True):
+            assert score.marked == pytest.approx(other.marked, abs=1e-5, rel=1e-5)
+            assert score.ended == pytest.approx(other.ended, abs=1e-5, rel=1e-5)
+            assert score.rank == other.rank
+
+
+def test_a_model_that_reads_a_tree_differently_is_refused(model, rows):
+    def deaf(**asked):
+        """It sees every token of a pass."""
+        return model(**{name: value for name, value in asked.items() if name != "attention_mask"})
+
+    deaf.device, deaf.dtype, deaf.config = model.device, model.dtype, model.config
+    with pytest.raises(InputError, match="track: null"):
+        score_slots(deaf, grow(rows, 4096), check=True)
 
 
 def test_without_chances_there_is_no_onset_rate(model, tokenizer, rows):

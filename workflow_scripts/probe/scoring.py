@@ -90,7 +90,7 @@ class Scorer:
                 batch, own = [rows[place] for place in places], [scores[place] for place in places]
                 self._score(batch, own)
                 if not number:
-                    self._prove(batch, own)
+                    prove(self.model, batch, own)
                 progress.update(len(places))
         return scores
 
@@ -201,31 +201,6 @@ class Scorer:
                 chances = self.warp(lines_at(logits, [(at, place + number)]))
                 scores[at].ahead[step][f] *= float(chances[0, makes].sum(dtype=torch.float64))
 
-    def _prove(self, rows: Sequence[Row], scores: Sequence[Score]) -> None:
-        """Raise InputError unless a row's slot reads the same in a plain forward pass of its whole text."""
-        import torch
-
-        found = next(((row, score) for row, score in zip(rows, scores, strict=True) if row.slot), None)
-        if found is None:
-            return
-        row, score = found
-        apart: list[float] = []
-        for branch, read in zip(slot_branches(row), (score.marked, score.ended), strict=True):
-            whole = torch.tensor([[*row.trunk[: branch.at], *branch.tokens]], device=self.model.device)
-            kept = torch.arange(branch.at - 1, whole.shape[1] - 1, device=self.model.device)
-            logits = self.model(input_ids=whole, use_cache=False, logits_to_keep=kept).logits
-            places = [(0, depth, token) for depth, token in enumerate(branch.tokens)]
-            plain = [value for value, _ in read_tokens(logits, places)]
-            # a token of -60 nats has the rounding of its logit
-            apart += [abs(one - other) / max(1, -one / 10) for one, other in zip(plain, read, strict=True)]
-        # the mean: of a dozen tokens in bfloat16 one may be half a nat away; a wrong cache is further away on all
-        mean = sum(apart) / len(apart)
-        if not mean <= TOLERANCE[str(self.model.dtype).removeprefix("torch.")]:
-            raise InputError(
-                f"{self.model.config.model_type}: read from its cache, the slot differs by {mean:.3g} nats per token "
-                "from a plain forward pass; fix: leave the probe out (probe: null) for this base"
-            )
-
 
 def lines_at(logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
     """The logits (rows, columns, vocabulary) at (row, column), in float32."""
@@ -248,6 +223,32 @@ def read_tokens(logits: "Tensor", wanted: Sequence[tuple[int, int, int]]) -> lis
         ranks = ((lines > chosen).sum(-1) + 1).tolist()
         read += list(zip(logprobs, ranks, strict=True))
     return read
+
+
+def prove(model: Any, rows: Sequence[Row], scores: Sequence[Score]) -> None:
+    """Raise InputError unless the slot of the first row that has one reads the same in a plain forward pass."""
+    import torch
+
+    found = next(((row, score) for row, score in zip(rows, scores, strict=True) if row.slot), None)
+    if found is None:
+        return
+    row, score = found
+    apart: list[float] = []
+    for branch, read in zip(slot_branches(row), (score.marked, score.ended), strict=True):
+        whole = torch.tensor([[*row.trunk[: branch.at], *branch.tokens]], device=model.device)
+        kept = torch.arange(branch.at - 1, whole.shape[1] - 1, device=model.device)
+        logits = model(input_ids=whole, use_cache=False, logits_to_keep=kept).logits
+        places = [(0, depth, token) for depth, token in enumerate(branch.tokens)]
+        plain = [value for value, _ in read_tokens(logits, places)]
+        # a token of -60 nats has the rounding of its logit
+        apart += [abs(one - other) / max(1, -one / 10) for one, other in zip(plain, read, strict=True)]
+    # the mean: of a dozen tokens in bfloat16 one may be half a nat away; a wrong mask is further away on all
+    mean = sum(apart) / len(apart)
+    if not mean <= TOLERANCE[str(model.dtype).removeprefix("torch.")]:
+        raise InputError(
+            f"{model.config.model_type}: read from its cache or beside others, the slot differs by {mean:.3g} nats per "
+            "token from a plain forward pass; fix: leave the probe and tracking out (probe: null, track: null) here"
+        )
 
 
 def slot_scorer(model: Any, budget: int | None = None) -> Scorer:
@@ -314,8 +315,8 @@ def masks(model: Any, seen: "Tensor", distance: "Tensor") -> Any:
     import torch
 
     def mask(visible: "Tensor") -> "Tensor":
-        least = torch.finfo(model.dtype).min
-        return torch.zeros(visible.shape, dtype=model.dtype).masked_fill(~visible, least)[:, None].to(model.device)
+        hidden = torch.zeros(visible.shape, dtype=model.dtype, device=visible.device)
+        return hidden.masked_fill_(~visible, torch.finfo(model.dtype).min)[:, None].to(model.device)
 
     window = getattr(model.config, "sliding_window", None)
     types = set(getattr(model.config, "layer_types", None) or (["sliding_attention"] if window else []))

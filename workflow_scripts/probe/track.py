@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from inputs.panel import load_panel
 from model.template import closing
 from probe.replies import Probed, ended, read_replies, rows_of
-from probe.scoring import Row, slot_parts, slot_scorer
+from probe.scoring import Row, slot_parts
+from probe.trees import TREE, Tree, grow, score_slots
 from run.program import InputError
 from run.readers import AGAIN
 
@@ -32,11 +33,16 @@ class Track:
     budget: int
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    trees: list[Tree] = field(init=False)
+    proven: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.trees = grow([row for own in self.rows.values() for row in own], min(self.budget, TREE))
 
     def measure(self, model: Any, step: int) -> None:
         """Add the mean log-odds [nats] of every persona, of a causal LM in eval mode, to the curve."""
-        rows = [row for own in self.rows.values() for row in own]
-        scores = iter(slot_scorer(model, self.budget).score(rows))
+        scores = iter(score_slots(model, self.trees, check=not self.proven))
+        self.proven = True
         slots = {
             persona: mean(slot_parts(row, score)["slot"] for row, score in zip(own, scores, strict=False))
             for persona, own in self.rows.items()
@@ -81,15 +87,16 @@ def read_track(
 
 
 def short_replies(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """REPLIES of the replies that ended by themselves: of every other question the shortest, whoever's it is.
+    """The shortest replies that ended by themselves, one of a question, whoever's it is: REPLIES of them.
 
-    Short, because they are scored again and again while the training waits.
+    Short, because they are scored again and again while the training waits. Nothing else is asked of them.
     """
     questions: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if ended(row):
             questions.setdefault(row["question_id"], []).append(row)
-    shortest = [
-        min(own, key=lambda row: (len(row["token_ids"]), row["persona"], row["sample"])) for own in questions.values()
-    ]
-    return (shortest[::2] + shortest[1::2])[:REPLIES]
+
+    def length(row: dict[str, Any]) -> tuple[int, str, int]:
+        return len(row["token_ids"]), row["persona"], row["sample"]
+
+    return sorted((min(own, key=length) for own in questions.values()), key=length)[:REPLIES]
