@@ -44,6 +44,15 @@ BYTES_PER_TOKEN = 4.5  # of a JSON line of English chat, for data sets that unit
 QUESTIONS = {"generate_replies": 40, "generate_completions": 28}  # of the panel, until it is there
 ALIGNMENT_QUESTIONS = 8
 RANK = 32  # of the adapters in unit_costs.csv
+REPLIES = "generate_replies"
+STORED = "stored"  # the key of replies that another job draws
+DRAWN_BY = (
+    "--model",
+    "--adapter",
+    "--samples",
+    "--seed",
+    "--sampling",
+)  # what replies follow from, but for the persona
 TRAININGS = ("train_adapter", "train_model")
 FETCHES = ("fetch_base", "fetch_dataset")
 DOWNSTREAM = "after another job"
@@ -184,9 +193,29 @@ def without_remark(file: str) -> str:
 
 
 def parents_of(jobs: Sequence[Job]) -> list[list[int]]:
-    """The places of the jobs that make each job's inputs."""
+    """The places of the jobs that make each job's inputs, and of the one that draws its replies if another does."""
     maker = {output: place for place, job in enumerate(jobs) for output in job.outputs}
-    return [sorted({maker[file] for file in job.inputs if file in maker}) for job in jobs]
+    places = {job.name: place for place, job in enumerate(jobs)}
+    drawer = {job: places[first] for job, first in drawers(jobs).items()}
+    above = [
+        {maker[file] for file in job.inputs if file in maker} | {drawer.get(job.name, place)}
+        for place, job in enumerate(jobs)
+    ]
+    return [sorted(parents - {place}) for place, parents in enumerate(above)]
+
+
+def drawers(jobs: Iterable[Job]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Job of generate_replies -> the job, by name, whose engine draws its replies: the first that asks the same model
+    in the same way draws them for all.
+    """
+    first: dict[tuple[str, ...], tuple[str, ...]] = {}
+    found = {}
+    for job in sorted(jobs, key=lambda job: job.name):
+        if job.rule == REPLIES:
+            options = options_of(job.command)
+            asked = tuple(" ".join(options.get(name, [])) for name in DRAWN_BY)
+            found[job.name] = first.setdefault(asked, job.name)
+    return found
 
 
 def chain_of(place: int, parents: Sequence[Sequence[int]]) -> set[int]:
@@ -275,7 +304,8 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
     if job.rule in TRAININGS:
         key = dataset_of(options)
     elif job.rule in QUESTIONS:
-        key = options["--backend"][0]
+        drawn = job.rule != REPLIES or drawers([job, *makers.values()])[job.name] == job.name
+        key = options["--backend"][0] if drawn else STORED
     elif job.rule in FETCHES:
         key = job.wildcards["origin"]
     row = find_row(table, job.rule, model, key)
@@ -286,9 +316,10 @@ def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
         tokens_k = rows_trained(recipe, options, makers) * row_tokens(row, recipe, options) / 1000
         kept = [step for step in options["--keep-steps"][0].split(",") if step]
         disk_share = (1 + len(kept)) * recipe["lora"]["r"] / RANK if recipe["lora"] else 1.0
-    elif job.rule in QUESTIONS:
+    elif job.rule in QUESTIONS and key != STORED:
         tokens = min(row["tokens"], json.loads(options["--sampling"][0])["max_tokens"])
-        tokens_k = completions(job.rule, options, makers) * tokens / 1000
+        asked = options | {"--personas": options.get("--together") or options["--personas"]}
+        tokens_k = completions(job.rule, asked, makers) * tokens / 1000
     elif row["per_ktoken_s"] and "--completions" in options:
         answered = options_of(makers[options["--completions"][0]].command)
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
@@ -303,8 +334,8 @@ def part_of(file: str, makers: Mapping[str, Job]) -> Any:
 
 
 def find_row(table: Sequence[Row], rule: str, model: str, key: str) -> Row | None:
-    """The table's row for this, or for any key, or for any model and key; None if it does not know the rule."""
-    for wanted in ((rule, model, key), (rule, model, "*"), (rule, "*", "*")):
+    """The table's row for this, or for any model, any key, or both; None if it does not know the rule."""
+    for wanted in ((rule, model, key), (rule, "*", key), (rule, model, "*"), (rule, "*", "*")):
         for row in table:
             if (row["rule"], row["model"], row["key"]) == wanted:
                 return row
