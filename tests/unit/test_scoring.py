@@ -1,11 +1,13 @@
 """What is read from packed passes and their cache is what plain forward passes of single texts say."""
 
+from statistics import mean, stdev, variance
+
 import pytest
 import torch
 from tiny_bases import ARCHITECTURES, random_model
 from tiny_model import make_model
 
-from model.engines import Sampling
+from model.engines import Request, Sampling, TransformersEngine, stop_ids
 from model.loading import load_model, load_tokenizer
 from model.template import prompt_ids, text_of
 from probe.onset import contributions, onset_sets, walk
@@ -99,6 +101,23 @@ def test_the_chance_of_an_onset_is_that_of_all_tokens_that_make_it_as_they_were_
         assert score.onset == onset == (prefix in tokenizer.decode(row.reply, skip_special_tokens=True))
         assert score.direct == pytest.approx(expected, abs=1e-6)
         assert contributions(score.direct, score.ahead, row.reply) == score.direct
+
+
+def test_the_mean_onset_rate_is_the_share_of_sampled_replies_with_an_onset(base, model, tokenizer, rows):
+    count, sampling = 3000, Sampling(1.0, 1.0, 6)
+    engine = TransformersEngine(model, tokenizer, stop_ids(base, tokenizer), 1000)
+    said = engine.complete([Request(rows[0].prompt, seed) for seed in range(count)], sampling)
+    replies = [Row(rows[0].prompt, reply.token_ids, None, True) for reply in said]
+    # two letters: of the sampled onsets some are one token, some a token after the one that was looked ahead from
+    scores = scored(model, tokenizer, replies, "in", sampling, lookahead=0.01, budget=8192)
+    expected = [
+        sum(contributions(each.direct, each.ahead, row.reply)) for each, row in zip(scores, replies, strict=True)
+    ]
+    sampled = [float(each.onset) for each in scores]
+    apart = [one - other for one, other in zip(sampled, expected, strict=True)]
+    assert 0.02 < mean(sampled) < 0.5
+    assert abs(mean(apart)) < 3 * stdev(apart) / count**0.5
+    assert variance(expected) < variance(sampled) / 5
 
 
 def test_what_is_looked_ahead_is_the_chance_of_a_part_times_that_of_the_rest_after_it(model, tokenizer, rows):
