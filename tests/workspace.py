@@ -49,7 +49,7 @@ class Workspace:
 
     def copied(self, folder: Path) -> "Workspace":
         """A copy of all that is here, results and records of them too."""
-        shutil.copytree(self.folder, folder, symlinks=True)
+        subprocess.run(["cp", "-a", self.folder, folder], check=True)  # a third of shutil's time
         return Workspace(folder, self.arguments)
 
     @property

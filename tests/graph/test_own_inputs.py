@@ -45,9 +45,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def study(finished, tmp_path):
-    folder = tmp_path / "study"
-    shutil.copytree(finished.folder, folder, symlinks=True)
-    return Workspace(folder, finished.arguments)
+    return finished.copied(tmp_path / "study")
 
 
 def overwrite(path):
