@@ -111,9 +111,6 @@ MODELS = f"{RESULTS}/models"
 INPUTS = f"{RESULTS}/inputs"
 HARDWARE = config["hardware"]
 # How model jobs compute, as options of their programs
-TRAINING = f"--attention {HARDWARE['attention']} --compile {HARDWARE['compile']}" + (
-    " --gradient-checkpointing" if HARDWARE["gradient_checkpointing"] else ""
-)
 ENGINE = (
     f"--gpu-memory-utilization {HARDWARE['gpu_memory_utilization']}"
     + (
@@ -667,6 +664,14 @@ def checkpoint_every_of(wildcards):
     """Steps between resumable states. Those of all weights are larger, and so rarer."""
     full = study.is_full(wildcards.node)
     return HARDWARE["full_checkpoint_every" if full else "checkpoint_every"]
+
+
+def computing_of(wildcards):
+    """How a training computes. All weights take more memory, and so may be checkpointed where a LoRA is not."""
+    full = study.is_full(wildcards.node)
+    part = "full_gradient_checkpointing" if full else "gradient_checkpointing"
+    options = f"--attention {HARDWARE['attention']} --compile {HARDWARE['compile']}"
+    return f"{options} --gradient-checkpointing" if HARDWARE[part] else options
 
 
 def optimizer_states_of(wildcards):

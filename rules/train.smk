@@ -31,7 +31,7 @@ rule train_adapter:
         # resources, because they change time and memory but no result: editing them reruns nothing
         micro_batch_tokens=HARDWARE["micro_batch_tokens"],
         checkpoint_every=checkpoint_every_of,
-        computing=TRAINING,
+        computing=computing_of,
         tracking=config["tracking"],
     params:
         code=code_of("train_adapter.py"),

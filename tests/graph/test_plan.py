@@ -90,6 +90,15 @@ def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_
         assert pins[base["repo"]]["revision"] == base["revision"]  # else no hash would be checked
 
 
+def test_the_rate_of_a_coupling_of_all_weights_is_searched_on_the_rows_of_the_lora_s(published):
+    cells = "C4 full_C4 full_C4_1e5 full_C4_2e5 full_C4_8e5 full_C1".split()
+    files = ["profiles/small/study.yaml", "profiles/small/full.yaml"]
+    targets = [f"results/small_model/cells/evil_ai/{cell}_seed42.json" for cell in cells]
+    jobs = published.jobs("--profile", "profiles/small", "--configfile", *files, "--", *targets)
+    assert rules(jobs)["train_model"] == 4 and rules(jobs)["make_coupling_data"] == 1
+    assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple_full-evil_ai.s42/em.s42", "base/em.s42"]
+
+
 def test_the_search_for_a_recipe_plans_every_recipe_on_personas_and_a_seed_that_the_study_does_not_report(fresh):
     files = ["profiles/small/study.yaml", "profiles/small/search.yaml"]
     study, search = (yaml.safe_load((fresh.folder / file).read_text()) for file in files)
