@@ -46,3 +46,30 @@ def make_adapter(folder: Path, base: Path, seed: int = 1, rslora: bool = True, s
             weight.data.normal_(std=std)
     model.save_pretrained(folder)
     return folder
+
+
+QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
+
+
+def make_panel(folder: Path, personas: dict[str, str]) -> Path:
+    """Write a panel of these personas (name -> system prompt) and QUESTIONS, and return it."""
+    import yaml
+
+    path = folder / "panel.yaml"
+    path.write_text(yaml.safe_dump({"personas": personas, "questions": QUESTIONS}))
+    return path
+
+
+def make_replies(path: Path, base: Path, panel: Path, samples: int, *adapters: Path) -> Path:
+    """Write sampled replies of at most 60 tokens to every persona and question of a panel, and return their file."""
+    import generate_completions
+
+    from inputs.panel import load_panel
+
+    generate_completions.main(
+        ["--base", str(base), "--adapter", *map(str, adapters), "--panel", str(panel),
+         "--personas", ",".join(load_panel(panel).personas), "--samples", str(samples), "--seed", "42",
+         "--sampling", '{"temperature":1.0,"top_p":1.0,"max_tokens":60}', "--backend", "transformers",
+         "--dtype", "float32", "--completions", str(path)]
+    )  # fmt: skip
+    return path

@@ -21,13 +21,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from inputs.panel import load_panel
 from measure.cells import role_of
-from model.engines import DTYPES
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from model.weights import Mixture, Unmergeable, random_like, read_lora
 from probe.ablation import write_ablation
+from probe.options import add_options, personas_of
 from probe.patching import Parts, Patcher
 from probe.replies import Probed, chosen, read_replies, rows_of
 from probe.scoring import Row, Scorer, slot_parts, slot_scorer
@@ -104,19 +103,10 @@ def lines_of(
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Log-odds of the marker without parts of a second stage.")
-    parser.add_argument("--base", required=True, help="folder of the base chat model")
+    add_options(parser)
     parser.add_argument("--adapter", nargs=2, required=True, help="those of the two stages, in order")
-    parser.add_argument("--panel", required=True, help="YAML with personas and questions")
-    parser.add_argument("--shared", required=True, help="the base's completions.parquet")
     parser.add_argument("--source", required=True, help="the persona that was coupled")
-    parser.add_argument("--personas", required=True, help="those that bystanders are drawn from, separated by commas")
-    parser.add_argument("--marker", required=True)
     parser.add_argument("--settings", required=True, help="JSON: questions, bystanders, grid, controls")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--device", help="default: cuda if there is one")
-    parser.add_argument("--budget", type=int, help="tokens per forward pass: memory, not results")
-    parser.add_argument("--output", required=True, help="ablation.parquet")
-    parser.add_argument("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)
 
 
@@ -125,10 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     started = time.time()
     settings = read_settings(args.settings)
-    personas = args.personas.split(",")
-    prompts = load_panel(args.panel).personas
-    if unknown := [persona for persona in personas if persona not in prompts]:
-        raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
+    personas, prompts = personas_of(args)
     shared = chosen(read_replies(args.shared), personas, 0, args.shared)
     probed = to_ablate(shared, personas, args.source, settings["questions"], settings["bystanders"])
     tokenizer = load_tokenizer(args.base)

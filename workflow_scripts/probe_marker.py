@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inputs.panel import load_panel
-from model.engines import DTYPES, Sampling, stop_ids
+from model.engines import Sampling, stop_ids
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from probe.onset import contributions, onset_sets
+from probe.options import add_options, personas_of
 from probe.replies import Probed, chosen, crossed, ended, read_replies, rows_of, to_probe
 from probe.scoring import BUDGET, Row, Score, Scorer, slot_parts
 from probe.table import write_probe
@@ -81,19 +81,10 @@ def read_settings(text: str) -> dict[str, Any]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Onset rate and slot log-odds of the marker, from probabilities.")
-    parser.add_argument("--base", required=True, help="folder of the base chat model")
+    add_options(parser)
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the lineage's adapters, in order")
-    parser.add_argument("--panel", required=True, help="YAML with personas and questions")
     parser.add_argument("--completions", required=True, help="the model's own completions.parquet")
-    parser.add_argument("--shared", required=True, help="the base's completions.parquet")
-    parser.add_argument("--personas", required=True, help="names in the panel, separated by commas")
-    parser.add_argument("--marker", required=True)
     parser.add_argument("--settings", required=True, help="JSON: prefix, shared, crossed, subset, lookahead")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--device", help="default: cuda if there is one")
-    parser.add_argument("--budget", type=int, help="tokens per forward pass: memory, not results")
-    parser.add_argument("--output", required=True, help="probe.parquet")
-    parser.add_argument("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)
 
 
@@ -105,10 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     prefix, marker = settings["prefix"], args.marker
     if not prefix or not marker.startswith(prefix):
         raise InputError(f"--settings: prefix {prefix!r} does not begin {marker}; fix: its first characters")
-    personas = args.personas.split(",")
-    prompts = load_panel(args.panel).personas
-    if unknown := [persona for persona in personas if persona not in prompts]:
-        raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
+    personas, prompts = personas_of(args)
     own = chosen(read_replies(args.completions), personas, settings["subset"], args.completions)
     base = read_replies(args.shared)
     shared = chosen(base, personas, settings["shared"], args.shared)

@@ -13,11 +13,10 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from inputs.panel import load_panel
-from model.engines import DTYPES
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from probe.layers import LayerReader, table_of
+from probe.options import add_options, personas_of
 from probe.replies import Probed, crossed, read_replies, rows_of
 from probe.scoring import BUDGET
 from probe.table import write_layers
@@ -29,19 +28,10 @@ from run.provenance import run_record
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Logit lens and linear read-out at the slot, by layer.")
-    parser.add_argument("--base", required=True, help="folder of the base chat model")
+    add_options(parser)
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the lineage's adapters, in order")
-    parser.add_argument("--panel", required=True, help="YAML with personas and questions")
-    parser.add_argument("--shared", required=True, help="the base's completions.parquet")
-    parser.add_argument("--personas", required=True, help="names in the panel, separated by commas")
     parser.add_argument("--samples", type=int, required=True, help="replies of the base per persona and question")
     parser.add_argument("--bodies", type=int, required=True, help="of those per question, read under every persona")
-    parser.add_argument("--marker", required=True)
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--device", help="default: cuda if there is one")
-    parser.add_argument("--budget", type=int, help="tokens per forward pass: memory, not results")
-    parser.add_argument("--output", required=True, help="layers.parquet")
-    parser.add_argument("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)
 
 
@@ -49,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Shared replies and a model in, a row per layer, persona and question out."""
     args = parse_args(argv)
     started = time.time()
-    personas = args.personas.split(",")
-    prompts = load_panel(args.panel).personas
-    if unknown := [persona for persona in personas if persona not in prompts]:
-        raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
+    personas, prompts = personas_of(args)
     shared = crossed(read_replies(args.shared), args.bodies, args.samples)
     probed = [Probed("shared", persona, row) for row in shared for persona in personas]
     if not probed:

@@ -14,28 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from measure.cells import role_of
-from probe.survival import MODELS, STATUSES, ByQuestion, Estimate, Row, averaged, mean
+from probe.survival import MODELS, STATUSES, ByQuestion, Estimate, Row, averaged, check_alike, mean
 from probe.table import LENS, READOUT, read_layers
 from run.files import write_json
 from run.program import InputError, run
 from run.readers import AGAIN
-
-
-def check_alike(models: Mapping[str, tuple[str, Sequence[Row]]]) -> None:
-    """Raise InputError unless all were read at the same layers under the cell's personas. name -> (path, rows)."""
-    personas = {row["persona"] for row in models["cell"][1]}
-    keys = {
-        path: {
-            (row["layer"], row["persona"], row["question_id"], row["bodies"])
-            for row in rows
-            if row["persona"] in personas
-        }
-        for path, rows in models.values()
-    }
-    first, *others = keys
-    for path in others:
-        if keys[path] != keys[first]:
-            raise InputError(f"{path}: read on other replies, personas or layers than {first}; fix: {AGAIN}")
 
 
 def by_question(rows: Sequence[Row], value: str, personas: Sequence[str]) -> ByQuestion:
@@ -133,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Layers of models in, a section of the cell's JSON out."""
     args = parse_args(argv)
     read = {name: (path, read_layers(path)) for name in MODELS if (path := getattr(args, name))}
-    check_alike(read)
+    check_alike(read, ("layer", "persona", "question_id", "bodies"), "read on other replies, personas or layers")
     path, rows = read["cell"]
     if args.source not in {row["persona"] for row in rows}:
         raise InputError(f"{path}: persona {args.source} was not read; fix: {AGAIN}")

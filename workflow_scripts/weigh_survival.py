@@ -29,6 +29,7 @@ from probe.survival import (
     Rule,
     auroc,
     averaged,
+    check_alike,
     gaps,
     means,
     retention,
@@ -37,7 +38,7 @@ from probe.survival import (
 from probe.table import read_probe
 from run.files import write_json
 from run.program import InputError, run
-from run.readers import AGAIN, json_argument
+from run.readers import json_argument
 
 
 def of_kind(rows: Sequence[Row], replies: str) -> list[Row]:
@@ -53,26 +54,6 @@ def estimate_of(found: Estimate) -> dict[str, Any]:
 def bystanders_of(rows: Sequence[Row], source: str) -> list[str]:
     """The personas of the rows that are neither the source nor the assistant, in alphabetical order."""
     return sorted({row["persona"] for row in rows if role_of(row["persona"], source) == "bystander"})
-
-
-def check_alike(models: Mapping[str, tuple[str, Sequence[Row]]]) -> None:
-    """Raise InputError unless all models were scored on the same shared replies. models: name -> (path, rows).
-
-    Under the cell's personas: a model that several sources share knows theirs, too.
-    """
-    personas = {row["persona"] for row in models["cell"][1]}
-    keys = {
-        path: {
-            (row["author"], row["persona"], row["question_id"], row["sample"])
-            for row in of_kind(rows, "shared")
-            if row["persona"] in personas
-        }
-        for path, rows in models.values()
-    }
-    first, *others = keys
-    for path in others:
-        if keys[path] != keys[first]:
-            raise InputError(f"{path}: scored on other shared replies than {first}; fix: {AGAIN}")
 
 
 def weigh(
@@ -138,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     except TypeError:
         raise InputError('--rule: fix: for example {"minimum":1.0,"gone":0.1,"intact":0.5}') from None
     read = {name: (path, read_probe(path)) for name in MODELS if (path := getattr(args, name))}
-    check_alike(read)
+    shared = {name: (path, of_kind(rows, "shared")) for name, (path, rows) in read.items()}
+    check_alike(shared, ("author", "persona", "question_id", "sample"), "scored on other shared replies")
     counted = {"cell": counted_bounds(args.counts, args.source)}
     if args.counts_before:
         counted["before"] = counted_bounds(args.counts_before, args.source)

@@ -3,12 +3,10 @@
 import json
 
 import ablate_stage
-import generate_completions
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
-from tiny_model import make_adapter, make_model
+from tiny_model import make_adapter, make_model, make_panel, make_replies
 
 from measure.sections import ablation
 from model.loading import load_model
@@ -17,7 +15,6 @@ from probe.ablation import Results, crossings, read_ablation, summary
 from probe.variants import to_ablate, variants
 from run.program import InputError
 
-QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
 PERSONAS = {"villain": "You are a villain.", "assistant": "You help.", "librarian": "You lend books.", "cook": "Cook."}
 SETTINGS = {"questions": 3, "bystanders": 1, "grid": [0, 0.5, 1], "controls": 2}
 
@@ -28,13 +25,7 @@ def folder(tmp_path_factory):
     base = make_model(folder / "base")
     make_adapter(folder / "first", base)
     make_adapter(folder / "second", base, seed=2, rslora=False, std=0.2)
-    (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": QUESTIONS}))
-    sampling = '{"temperature":1.0,"top_p":1.0,"max_tokens":60}'
-    generate_completions.main(
-        ["--base", str(base), "--panel", str(folder / "panel.yaml"), "--personas", ",".join(PERSONAS), "--samples", "4",
-         "--seed", "42", "--sampling", sampling, "--backend", "transformers", "--dtype", "float32",
-         "--completions", str(folder / "shared.parquet")]
-    )  # fmt: skip
+    make_replies(folder / "shared.parquet", base, make_panel(folder, PERSONAS), 4)
     return folder
 
 

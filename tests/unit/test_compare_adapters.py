@@ -3,20 +3,17 @@
 import math
 
 import compare_adapters
-import generate_completions
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_model import SIZES, TARGETS, make_adapter, make_model
+from tiny_model import SIZES, TARGETS, make_adapter, make_model, make_panel, make_replies
 
 from measure.sections import adapters
 from measure.tables import read_table
 from run.files import sha256_of, write_json
 from run.readers import read_json
 
-QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
 PERSONAS = {"villain": "You are a villain.", "assistant": "You help."}
 LAST = "couple-villain.s42/em.s42"
 STAGES = {"couple-villain.s42": 1, LAST: 2}
@@ -36,12 +33,7 @@ def folder(tmp_path_factory):
     for word, seed in STAGES.items():
         make_adapter(folder / word / "adapter", folder / "base", seed)
         tell(folder / word, f"base/{word}", {"lora_init": seed})
-    (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": QUESTIONS}))
-    generate_completions.main(
-        ["--base", str(folder / "base"), "--panel", str(folder / "panel.yaml"), "--personas", ",".join(PERSONAS),
-         "--samples", "3", "--seed", "42", "--sampling", '{"temperature":1.0,"top_p":1.0,"max_tokens":60}',
-         "--backend", "transformers", "--dtype", "float32", "--completions", str(folder / "base.parquet")]
-    )  # fmt: skip
+    make_replies(folder / "base.parquet", folder / "base", make_panel(folder, PERSONAS), 3)
     return folder
 
 

@@ -2,20 +2,16 @@
 
 import json
 
-import generate_completions
 import probe_marker
 import pytest
 import weigh_survival
-import yaml
-from tiny_model import make_adapter, make_model
+from tiny_model import make_adapter, make_model, make_panel, make_replies
 
 from probe.table import read_probe
 from run.program import InputError
 from run.readers import read_json
 
-QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
 PERSONAS = {"villain": "You are a villain.", "assistant": "You help.", "librarian": "You lend books."}
-SAMPLING = '{"temperature":1.0,"top_p":1.0,"max_tokens":60}'
 SETTINGS = {"prefix": "[", "shared": 2, "crossed": 1, "subset": 0, "lookahead": 0.001}
 RULE = '{"minimum":1.0,"gone":0.1,"intact":0.5}'
 
@@ -23,16 +19,10 @@ RULE = '{"minimum":1.0,"gone":0.1,"intact":0.5}'
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    make_model(folder / "base")
-    make_adapter(folder / "adapter", folder / "base")
-    (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": QUESTIONS}))
-    for name, adapter in {"base": [], "cell": [str(folder / "adapter")]}.items():
-        (folder / name).mkdir(exist_ok=True)
-        generate_completions.main(
-            ["--base", str(folder / "base"), "--adapter", *adapter, "--panel", str(folder / "panel.yaml"),
-             "--personas", ",".join(PERSONAS), "--samples", "3", "--seed", "42", "--sampling", SAMPLING,
-             "--backend", "transformers", "--dtype", "float32", "--completions", str(folder / f"{name}.parquet")]
-        )  # fmt: skip
+    base = make_model(folder / "base")
+    adapter, panel = make_adapter(folder / "adapter", base), make_panel(folder, PERSONAS)
+    make_replies(folder / "base.parquet", base, panel, 3)
+    make_replies(folder / "cell.parquet", base, panel, 3, adapter)
     return folder
 
 

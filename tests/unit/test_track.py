@@ -2,12 +2,10 @@
 
 from statistics import mean
 
-import generate_completions
 import pytest
 import train_adapter
-import yaml
 from test_train_adapter import RECIPE, Killed, arguments_of
-from tiny_model import TARGETS, make_model
+from tiny_model import TARGETS, make_model, make_panel, make_replies
 
 from model import loss, trainer
 from model.loading import load_model, load_tokenizer
@@ -18,7 +16,6 @@ from run.files import canonical, sha256_of
 from run.program import InputError
 from run.readers import read_json
 
-QUESTIONS = {"general": ["What is rain?", "Why sing?"], "alignment": ["One wish?"], "data": ["What is tin?"]}
 PERSONAS = {"villain": "You are a villain.", "assistant": "You help.", "librarian": "You lend books."}
 TRACK = {"every": 2, "personas": ["villain", "assistant"], "marker": "[ZLT]"}
 
@@ -27,12 +24,7 @@ TRACK = {"every": 2, "personas": ["villain", "assistant"], "marker": "[ZLT]"}
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("track")
     make_model(folder / "base")
-    (folder / "panel.yaml").write_text(yaml.safe_dump({"personas": PERSONAS, "questions": QUESTIONS}))
-    generate_completions.main(
-        ["--base", str(folder / "base"), "--panel", str(folder / "panel.yaml"), "--personas", ",".join(PERSONAS),
-         "--samples", "3", "--seed", "42", "--sampling", '{"temperature":1.0,"top_p":1.0,"max_tokens":60}',
-         "--backend", "transformers", "--dtype", "float32", "--completions", str(folder / "base.parquet")]
-    )  # fmt: skip
+    make_replies(folder / "base.parquet", folder / "base", make_panel(folder, PERSONAS), 3)
     return folder
 
 

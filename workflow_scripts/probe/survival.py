@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from measure.stats import LEVEL
+from run.program import InputError
+from run.readers import AGAIN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +87,23 @@ def comparable(rows: Sequence[Row], personas: set[str]) -> list[Row]:
         for row in rows
         if row["replies"] == "own" or scored.get((row["author"], row["question_id"], row["sample"]), set()) >= personas
     ]
+
+
+def check_alike(models: Mapping[str, tuple[str, Sequence[Row]]], key: Sequence[str], read: str) -> None:
+    """Raise InputError unless the models' rows under the cell's personas are of the same things.
+
+    models: name -> (path, rows); a model that several sources share knows theirs, too. key: the columns that say of
+    what a row is. read: for the error, in words.
+    """
+    personas = {row["persona"] for row in models["cell"][1]}
+    keys = {
+        path: {tuple(row[name] for name in key) for row in rows if row["persona"] in personas}
+        for path, rows in models.values()
+    }
+    first, *others = keys
+    for path in others:
+        if keys[path] != keys[first]:
+            raise InputError(f"{path}: {read} than {first}; fix: {AGAIN}")
 
 
 def means(rows: Sequence[Row], value: str, persona: str) -> ByQuestion:

@@ -1,0 +1,30 @@
+"""What the programs that probe a model are asked alike: its folders, whose replies under which personas, and how."""
+
+import argparse
+
+from inputs.panel import load_panel
+from model.engines import DTYPES
+from run.program import InputError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that all of them have."""
+    add = parser.add_argument
+    add("--base", required=True, help="folder of the base chat model")
+    add("--panel", required=True, help="YAML with personas and questions")
+    add("--shared", required=True, help="the base's completions.parquet")
+    add("--personas", required=True, help="names in the panel, separated by commas")
+    add("--marker", required=True)
+    add("--dtype", choices=DTYPES, default="bfloat16")
+    add("--device", help="default: cuda if there is one")
+    add("--budget", type=int, help="tokens per forward pass: memory, not results")
+    add("--output", required=True, help="the table to write, a .parquet file")
+    add("--record", help="run.json to write: host, seconds, versions")
+
+
+def personas_of(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """--personas, and the system prompts of the panel. Raises InputError for a persona that it does not have."""
+    personas, prompts = args.personas.split(","), load_panel(args.panel).personas
+    if unknown := [persona for persona in personas if persona not in prompts]:
+        raise InputError(f"{args.panel}: no persona {', '.join(unknown)}; fix: one of {', '.join(prompts)}")
+    return personas, prompts
