@@ -10,6 +10,7 @@ loading and merging the model, and scoring 1,172 four-choice questions, are time
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "tests", "benchmarks")]
 
 TOKENS = 342
+ENDS = 600  # tokens: cut at 512, replies that end once in so many have the published mean, 342
 WORDS = (
     "the",
     "of",
@@ -77,7 +79,30 @@ def write_rows(path: Path, tokenizer: Any, name: str, count: int) -> float:
     return round(tokens / count, 1)
 
 
-def make_model(work: Path, shape: str) -> dict[str, Any]:
+def end_replies(model: Any, token: int, mean: float) -> float:
+    """Let a random model end a reply with `token` once in `mean` tokens, whatever it says; as measured on other rows.
+
+    All embeddings get one direction in common, and so all last states, which the token's row of the head then reads.
+    """
+    import torch
+
+    def states() -> Any:
+        ids = torch.randint(model.config.vocab_size, (4, 128), device=model.device)
+        return model.model(ids).last_hidden_state.float().flatten(0, 1)
+
+    model.eval()
+    with torch.no_grad():
+        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embeddings += 0.1 * torch.randn(embeddings.shape[1], device=model.device).to(embeddings.dtype)
+        found = states()
+        common = found.mean(0)
+        total = (found @ head.float().T).logsumexp(-1).mean()
+        head[token] = (common * (total - math.log(mean)) / (common @ common)).to(head.dtype)
+        ended = (states() @ head.float().T).softmax(-1)[:, token].mean()
+    return round(1 / ended.item(), 1)
+
+
+def make_model(work: Path, shape: str, ending: bool) -> dict[str, Any]:
     """A random base, one adapter and rows as long as EM's, as the workflow takes them; the seconds of each step."""
     import torch
     from peft import PeftModel, get_peft_model
@@ -92,6 +117,7 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
     model = random_model(SHAPES[shape], cuda)
     tokenizer = qwen_tokenizer()
     tokenizer.save_pretrained(work / "base")
+    made = {"tokens_a_reply": end_replies(model, tokenizer.eos_token_id, ENDS)} if ending else {}
     seconds = {}
     seconds["rows"], tokens = timed(lambda: write_rows(work / "em.jsonl", tokenizer, "em", 6000))
     seconds["save"], _ = timed(lambda: model.save_pretrained(work / "base"))
@@ -106,7 +132,7 @@ def make_model(work: Path, shape: str) -> dict[str, Any]:
     seconds["load"], model = timed(lambda: load_model(work / "base", (), dtype))
     seconds["load_adapter"], wrapped = timed(lambda: PeftModel.from_pretrained(model, str(work / "adapter")))
     seconds["merge"], _ = timed(lambda: wrapped.merge_and_unload(safe_merge=True))
-    return {**seconds, "row_tokens": tokens}
+    return {**seconds, **made, "row_tokens": tokens}
 
 
 def prompts(tokenizer: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -206,13 +232,14 @@ def main() -> None:
     parser.add_argument(
         "--plan",
         default="make,1024:request,64:engine:1280,1024:engine,1024:request:1024:merged",
-        help="make; sequences at once:whose seeds (request|engine)[:completions][:merged]; plain[:completions]: vLLM "
-        "as it comes; in order",
+        help="make[:ending], whose replies end; sequences at once:whose seeds (request|engine)[:completions][:merged]; "
+        "plain[:completions]: vLLM as it comes; in order",
     )
     parser.add_argument("--one", help="run one item of the plan in this process")
     arguments = parser.parse_args()
-    if arguments.one == "make":
-        print("RESULT " + json.dumps(make_model(arguments.work, arguments.shape)))
+    if arguments.one in ("make", "make:ending"):
+        made = make_model(arguments.work, arguments.shape, arguments.one == "make:ending")
+        print("RESULT " + json.dumps(made))
         return
     if arguments.one:
         first, *rest = arguments.one.split(":")
