@@ -660,6 +660,11 @@ def keep_steps_of(wildcards):
     return ",".join(map(str, study.keep_steps(wildcards.node)))
 
 
+def training_priority(wildcards):
+    """Couplings before other trainings: they take longest, and chains of stages wait for them."""
+    return 2 if study.type_of(wildcards.node) == "couple" else 1
+
+
 def checkpoint_every_of(wildcards):
     """Steps between resumable states. Those of all weights are larger, and so rarer."""
     full = study.is_full(wildcards.node)

@@ -22,7 +22,7 @@ rule train_adapter:
         "<benchmarks>/train_adapter/{node}.tsv"
     wildcard_constraints:
         node=node_of_type("couple", "sft", full=False),
-    priority: 1
+    priority: training_priority
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
