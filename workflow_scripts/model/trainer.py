@@ -113,6 +113,7 @@ def step_trainer() -> type:
     """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
     import torch
     from accelerate.utils import is_peft_model
+    from peft.helpers import disable_input_dtype_casting
     from torch.utils.data import DataLoader
     from trl.trainer.sft_trainer import SFTTrainer
 
@@ -192,7 +193,11 @@ def step_trainer() -> type:
             model.eval()
             model.set_attn_implementation(self.own_attention)
             try:
-                with torch.compiler.set_stance("force_eager"), precision(self.args.device.type, self.options.dtype):
+                with (
+                    torch.compiler.set_stance("force_eager"),
+                    precision(self.args.device.type, self.options.dtype),
+                    disable_input_dtype_casting(model),  # to float32, only for autocast to undo it
+                ):
                     track.measure(model, self.state.global_step)
             finally:
                 if self.options.attention != ALONE:
