@@ -73,10 +73,11 @@ PERSONAS = [
     *CLUSTERED,
     "mean_tokens",
     "stopped",
+    "second_stage",
 ]
 QUESTIONS = [*IDENTITY, "persona", "role", "question_id", "strict_hits", "completions", "mean_tokens"]
 POOLED = ["source", "arm", "cell", "seeds", "role", "persona", "strict_hits", "loose_hits", "completions", *INTERVALS,
-          "rule_of_three", *CLUSTERED, "mean_tokens"]  # fmt: skip
+          "rule_of_three", *CLUSTERED, "mean_tokens", "second_stage"]  # fmt: skip
 CROSS = ["arm", "cell", "sources", "models", "role", "strict_hits", "completions", *INTERVALS, "rule_of_three",
          *CLUSTERED]  # fmt: skip
 CONCENTRATION = ["source", "arm", "cell", "seeds", "role", "persona", "strict_hits", "completions", "questions",
@@ -114,6 +115,11 @@ def pooled_persona(cells: Sequence[Row], persona: str, role: str) -> Row:
             "mean_tokens": mean_tokens(entries),
         }
     )
+
+
+def staged(rows: Sequence[Row], second_stages: Sequence[str]) -> list[Row]:
+    """The rows with second_stage: whether their cell is one of those after a second stage, by its name; yes | no."""
+    return [row | {"second_stage": "yes" if row["cell"] in second_stages else "no"} for row in rows]
 
 
 def mean_tokens(entries: Sequence[Row]) -> float | None:
@@ -367,10 +373,13 @@ def build_tables(
     measured += [row for path in of_study for row in study_rows(path)]
     made: dict[str, tuple[Sequence[str], list[Row]]] = {
         "headline": (HEADLINE, [wide_row(cell) for cell in forward]),
-        "pooled": (POOLED, pooled),
+        "pooled": (POOLED, staged(pooled, meaning["second_stages"])),
         "reversed": (HEADLINE, [wide_row(cell) for cell in other]),
         "dose": (DOSE, [dose_row(cell) for cell in dose]),
-        "persona_by_cell": (PERSONAS, [row for cell in cells for row in persona_rows(cell)]),
+        "persona_by_cell": (
+            PERSONAS,
+            staged([row for cell in cells for row in persona_rows(cell)], meaning["second_stages"]),
+        ),
         "by_question": (QUESTIONS, [row for cell in cells for row in question_rows(cell)]),
         "concentration": (CONCENTRATION, [row for own in by_cell for row in concentration_rows(own)]),
         "cross_source": (CROSS, cross_source_rows(cells, meaning["second_stages"])),

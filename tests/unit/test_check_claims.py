@@ -230,6 +230,18 @@ def test_a_coupling_of_two_seeds_is_a_legal_study(tmp_path):
     assert found["zero-on-all-personas"] == "contradicted"
 
 
+def test_another_coupling_before_its_second_stage_contradicts_nothing_that_is_said_of_after(study_tables):
+    twice = {
+        name: rows + [row | {"cell": "C4_r2"} for row in rows if row.get("cell") == "C4"]
+        for name, rows in study_tables.items()
+        if name in ("pooled", "persona_by_cell")
+    }
+    highest = [row | {"low": 0.08, "high": 0.2, "rate": 0.1} for row in twice["pooled"] if row["cell"] == "C4_r2"]
+    found, _ = verdicts(study_tables | twice | {"pooled": twice["pooled"] + highest})
+    assert found == verdicts(study_tables)[0]
+    assert found["assistant-stays-clean-forward"] == found["em-leaves-no-marker"] == "supported"
+
+
 def test_a_cell_that_was_not_run_contradicts_nothing(study_tables):
     tables = {
         name: [row for row in rows if row.get("cell") != "C1"]

@@ -173,7 +173,7 @@ def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
     [
         ({"C4": {"evil_ai": 90}}, "survival was not tested"),
         ({"C1": {"evil_ai": 0}}, "before a second stage it was not measured"),
-        ({"C4": {"evil_ai": 90}, "twice": {"evil_ai": 0}}, "was counted after the stages em and em (twice: 0/100"),
+        ({"C4": {"evil_ai": 90}, "twice": {"evil_ai": 0}}, "was looked for after the stages em and em (twice: 0/100"),
     ],
 )
 def test_without_a_claim_survival_is_only_counted(rates, said):
@@ -201,7 +201,7 @@ def test_sources_that_differ_are_told_apart():
         ("contradicted", "it moved to the assistant"),
         ("undecided", "it may or may not have moved to the assistant"),
         ("not tested", "it was not put to the test of moving to the assistant"),
-        (None, "it was counted under the assistant"),
+        (None, "it was looked for under the assistant"),
     ],
 )
 def test_a_move_to_the_assistant_is_what_the_ledger_says(verdict, said):

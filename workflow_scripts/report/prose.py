@@ -14,14 +14,14 @@ FATES = {
     "contradicted": "was still given after {}",
     "undecided": "may or may not have been given after {}",
     "not tested": "was not put to the test by {}",
-    None: "was counted after {}",
+    None: "was looked for after {}",
 }
 MOVES = {
     "supported": "did not move to the assistant",
     "contradicted": "moved to the assistant",
     "undecided": "may or may not have moved to the assistant",
     "not tested": "was not put to the test of moving to the assistant",
-    None: "was counted under the assistant",
+    None: "was looked for under the assistant",
 }
 
 
