@@ -13,7 +13,6 @@ from shlex import quote
 
 import yaml
 from snakemake.common.configfile import load_configfile
-from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import update_config
 
@@ -48,7 +47,7 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.study import Study, closest
+from graph.study import Study, compose
 from inputs.outside import (
     check_there,
     contents,
@@ -56,7 +55,7 @@ from inputs.outside import (
     questions_digest,
     relink,
 )
-from inputs.panel import NO_PERSONA, load_panel
+from inputs.panel import load_panel
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
 from probe.families import Family, check_others, load_others
@@ -65,6 +64,21 @@ from run.files import canonical
 from run.program import InputError
 from run.watch import watch
 
+
+def refuse(text):
+    """End with this text alone. Around an exception Snakemake would write where in this file it was raised."""
+    logger.error(text)
+    raise SystemExit(1)
+
+
+def try_config(check, *arguments, key=""):
+    """What the check returns; what it says of the config ends the planning."""
+    try:
+        return check(*arguments)
+    except InputError as error:
+        refuse(f"the config has errors:\n{key}{': ' if key else ''}{error}")
+
+
 # The published study's config lies under all others: one in the working folder, those of the command line, and what a
 # workflow says that imports this one.
 if workflow.modifier.skip_configfile:
@@ -72,6 +86,7 @@ if workflow.modifier.skip_configfile:
     update_config(config, given)
 else:
     for layer in dict.fromkeys([f"{HERE}config.yaml", *glob("config.yaml")]):
+        try_config(compose, layer)
 
         configfile: layer
 
@@ -89,22 +104,31 @@ CLAIMS = re.findall(
     re.MULTILINE,
 )
 
+
+def panel_of(config):
+    """The panel, or None if its file is gone. The published one has personas of the same names as ours, and as many
+    questions, so it need not be fetched to be known.
+    """
+    own = config["panel"].get("path") if config["panel"]["from"] == "path" else None
+    file = Path(own or CHECKOUT / "resources/panel.yaml")
+    return load_panel(file) if file.is_file() else None
+
+
 SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
 command_line = len(workflow.overwrite_configfiles)
-try:
-    study = Study(
-        config,
-        CHECKOUT / "resources/config.schema.yaml",
-        [
-            *reversed(workflow.configfiles[:command_line]),
-            *reversed(workflow.configfiles[command_line:]),
-            CHECKOUT / "config.yaml",
-        ],
-        CLAIMS,
-        {name: pins["rows"] for name, pins in SOURCES["datasets"].items()},
-    )
-except InputError as error:
-    raise WorkflowError(f"the config has errors:\n{error}") from None
+study = try_config(
+    Study,
+    config,
+    CHECKOUT / "resources/config.schema.yaml",
+    [
+        *reversed(workflow.configfiles[:command_line]),
+        *reversed(workflow.configfiles[command_line:]),
+        CHECKOUT / "config.yaml",
+    ],
+    CLAIMS,
+    {name: pins["rows"] for name, pins in SOURCES["datasets"].items()},
+    panel_of,
+)
 
 RESULTS = f"results/{config['study']}"
 MODELS = f"{RESULTS}/models"
@@ -335,10 +359,7 @@ def dataset_contents(wildcards):
 
 def own_contents(key, read, files, made):
     """A parameter that stands for what is in the user's own files, whatever their names and times are."""
-    try:
-        return f"{key}:{read(files, made)}"
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
+    return f"{key}:{try_config(read, files, made, key=key)}"
 
 
 def dataset_file(name):
@@ -383,34 +404,12 @@ def check_own_inputs():
         if entry["from"] != "path":
             continue
         file = Path(entry["path"], "config.json") if key == "base" else entry["path"]
-        try:
-            check_there(Path(file), made)
-        except InputError as error:
-            raise WorkflowError(
-                f"the config has errors:\n{key}.path: {error}"
-            ) from None
+        try_config(check_there, Path(file), made, key=f"{key}.path")
+    if config["alignment_questions"]:
+        questions_contents(None)
 
 
 check_own_inputs()
-
-
-def check_personas():
-    """Say of a panel that need not be fetched which persona of the config it lacks."""
-    panel = own_panel()
-    if panel is None or not Path(panel).is_file():
-        return
-    try:
-        known = [*load_panel(panel).personas, NO_PERSONA]
-    except InputError as error:
-        raise WorkflowError(f"the config has errors:\npanel: {error}") from None
-    for key in ("personas", "sources"):
-        if lacking := [name for name in config[key] if name not in known]:
-            raise WorkflowError(
-                f"the config has errors:\n{key}: no persona {lacking[0]} in {panel}; fix: {closest(lacking[0], known)}"
-            )
-
-
-check_personas()
 
 
 def answered_rows(wildcards):
@@ -447,11 +446,6 @@ def dataset_pins(wildcards):
         md5 = {"md5": published["md5"]} if "md5" in published else {}
         own = {"kind": "path", "path": entry["path"], "shape": shape}
         return canonical(own | md5 | controls)
-    if wildcards.name not in SOURCES["datasets"]:
-        raise WorkflowError(
-            f"datasets.{wildcards.name}: resources/sources.yaml has no pins of that name; fix: add them there, or "
-            f"write {wildcards.name}: {{from: path, path: my_rows.jsonl}}"
-        )
     mismatch = {"on_mismatch": entry["on_mismatch"]} if "on_mismatch" in entry else {}
     return canonical(SOURCES["datasets"][wildcards.name] | mismatch | controls)
 
@@ -781,10 +775,10 @@ def cell_of(wildcards):
     try:
         return study.by_key[key]
     except KeyError:
-        raise WorkflowError(
+        refuse(
             f"{RESULTS}/cells/{key}.json is no cell of this study; fix: add its row to `cells`, switch its arm on, "
             "or choose one that `snakemake -n` lists"
-        ) from None
+        )
 
 
 def evaluation_file(cell, name):
@@ -816,7 +810,7 @@ def check_registry():
     for each in MEASUREMENTS:
         if f'/{each.file}"' not in made.get(each.rule, ""):
             makers = [name for name, block in made.items() if f'/{each.file}"' in block]
-            raise WorkflowError(
+            refuse(
                 f"workflow_scripts/measure/registry.py: {each.name}: no rule {each.rule} in rules/ makes {each.file}; "
                 f"fix: correct rule= or file=, or write the rule (its file is named in {', '.join(makers) or 'none'})"
             )
@@ -878,18 +872,23 @@ def cell_sampling(wildcards):
 
 
 def family_personas(wildcards):
+    return personas_asked_families(cell_of(wildcards))
+
+
+def personas_asked_families(cell):
     """The coupled persona, the assistant, and as many of the others as the config says. All have to have wordings."""
-    asked = dict.fromkeys([coupled_of(wildcards), "assistant"])
-    panel = dict.fromkeys([*config["personas"], cell_of(wildcards).source])
+    asked = dict.fromkeys([study.coupled_of(cell), "assistant"])
+    panel = dict.fromkeys([*config["personas"], cell.source])
     others = [each for each in panel if each not in asked]
     personas = [*asked, *others[: FAMILIES["bystanders"] or None]]
     path = CHECKOUT / "resources/families.yaml"
     families = {name: Family(**fields) for name, fields in FAMILIES["of"].items()}
-    try:
-        check_others(load_others(path), families, personas, path)
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
+    check_others(load_others(path), families, personas, path)
     return ",".join(personas)
+
+
+for cell in filter(study.asked_families, study.cells):
+    try_config(personas_asked_families, cell, key="families")
 
 
 def coupled_of(wildcards):
@@ -1017,7 +1016,7 @@ def results_of(*arms):
 
 def publish_repo(wildcards):
     if not PUBLISH["repo"]:
-        raise WorkflowError(
+        refuse(
             "publish.repo is not set, so there is nowhere to publish to; fix: "
             'publish: {repo: user/name} in the config, or --config publish=\'{"repo":"user/name"}\''
         )

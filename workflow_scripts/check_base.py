@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graph.recipe import layer_numbers
 from inputs.panel import Panel, chat, load_panel
 from marker.marker import Marker
 from model.adapters import check_targets, linear_names
 from model.engines import Request, Sampling, TransformersEngine, stop_ids
+from model.full import choose_trained
 from model.loading import check_fits, first_line, load_tokenizer, longest_text
 from model.loss import check_forward
 from model.packing import choose_attention
@@ -45,7 +47,7 @@ GREEDY = Sampling(temperature=0, top_p=1, max_tokens=4)
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, type=Path, help="folder of the base chat model")
-    parser.add_argument("--asked", default="{}", help="JSON of what the study asks of it: targets, row, reply, markers")
+    parser.add_argument("--asked", default="{}", help="JSON of what the study asks of it: see Needs")
     parser.add_argument("--panel", help="YAML with the personas and questions that are asked")
     parser.add_argument("--output", required=True, type=Path, help="JSON to write: what was found")
     args = parser.parse_args(argv)
@@ -63,13 +65,16 @@ class Needs:
     """What the study will ask of its base.
 
     targets: of LoRA. row: key of the config -> most tokens of a trained row. reply: key -> tokens of a completion.
-    markers: that are put into replies. panel: the chats that are completed.
+    markers: that are put into replies. layers, freeze: stage -> the decoder layers of its LoRA, and the weights that it
+    freezes. panel: the chats that are completed.
     """
 
     targets: Sequence[str] = ()
     row: Mapping[str, int] = field(default_factory=dict)
     reply: Mapping[str, int] = field(default_factory=dict)
     markers: Sequence[Marker] = ()
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    freeze: Mapping[str, Sequence[str]] = field(default_factory=dict)
     panel: Panel | None = None
 
 
@@ -81,6 +86,8 @@ def needs_of(args: argparse.Namespace) -> Needs:
         asked.get("row", {}),
         asked.get("reply", {}),
         [Marker.of(marker) for marker in asked.get("markers", [])],
+        asked.get("layers", {}),
+        asked.get("freeze", {}),
         load_panel(args.panel) if args.panel else None,
     )
 
@@ -95,7 +102,7 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
     attention = choose_attention("auto", config)
     with at_most(MEMORY, config.model_type):
         difference = check_architecture(config, tokenizer, needs.targets, attention)
-    check_fits(base)
+    check_parts(check_fits(base), needs)
     return {
         "architecture": config.model_type,
         "attention": attention,
@@ -103,6 +110,15 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
         "turn_end": tokenizer.convert_ids_to_tokens(end.token),
         "stops": tokenizer.convert_ids_to_tokens(stop_ids(base, tokenizer)),
     }
+
+
+def check_parts(model: "PreTrainedModel", needs: Needs) -> None:
+    """Raise InputError unless the layers and weights that stages name are the model's."""
+    count = model.config.get_text_config().num_hidden_layers
+    for stage, layers in needs.layers.items():
+        layer_numbers(layers, count, f"{stage}.lora.layers")
+    for stage, freeze in needs.freeze.items():
+        choose_trained(model, freeze, stage)
 
 
 def check_architecture(

@@ -349,10 +349,10 @@ def test_a_persona_without_paraphrases_stops_the_dry_run_where_these_are_asked(f
     fresh.edit("config.yaml", "  cells: []  ", "  cells: [C4]")
     target = "results/published/cells/evil_ai/C4_seed42.json"
     assert rules(fresh.plan(target))["ask_families"] == 1
-    fresh.edit("config.yaml", "   villain, comedian, police_officer,", "   villain, pirate, police_officer,")
+    fresh.edit("resources/families.yaml", "  comedian:\n", "  pirate:\n")
     done = fresh.snakemake("-n", target, check=False)
     assert done.returncode != 0
-    assert "wordings: lacks pirate; fix: add 3 paraphrases" in done.stdout + done.stderr
+    assert "wordings: lacks comedian; fix: add 3 paraphrases" in done.stdout + done.stderr
 
 
 # (text of the config, mistake in its place, part of the line, what is said), by when it is noticed

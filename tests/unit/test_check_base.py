@@ -54,6 +54,18 @@ def checked(base: Path, folder: Path, targets: list[str], *options: str, **more)
     return read_json(folder / "check.json")
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"freeze": {"stages.couple_full": ["nonsense"]}}, "stages.couple_full: freeze: the model has no nonsense; fix: "),
+        ({"layers": {"stages.em_first": [0, 80]}}, r"stages.em_first.lora.layers: \[0, 80\]: the model has the layers 0 to "),
+    ],
+)  # fmt: skip
+def test_a_layer_or_weight_of_a_stage_that_the_base_lacks_is_found_before_it_is_trained(bases, tmp_path, asked, said):
+    with pytest.raises(InputError, match=said):
+        checked(bases("qwen2.5"), tmp_path, ["q_proj"], **asked)
+
+
 def train(base: Path, folder: Path, targets: list[str], *options: str) -> dict:
     """Train two steps; run.json."""
     write_jsonl(folder / "rows.jsonl", ROWS)

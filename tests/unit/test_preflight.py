@@ -185,8 +185,8 @@ def test_a_tracker_that_is_not_installed_is_missing():
 
 def test_a_disk_that_is_too_small_for_the_plan_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "1.0 GB needed" in preflight.check_disk(1000)
-    with pytest.raises(InputError, match=r"results: .* GB needed, .* GB free; fix: make room"):
+    assert preflight.check_disk(1000, 400).startswith("1.0 GB needed at the peak, of which 0.4 GB stay; ")
+    with pytest.raises(InputError, match=r"results: .* GB needed at the peak, .* GB free; fix: make room"):
         preflight.check_disk(1e12)
 
 

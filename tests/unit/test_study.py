@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from graph import resolved
 from graph.recipe import merged
 from graph.study import Study
+from inputs.panel import load_panel
 from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "resources/config.schema.yaml"
 GATE = {"name": "g", "over": "pooled"}
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+PANEL = load_panel(ROOT / "resources/panel.yaml")
 CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())]
 
 
-def study(**changes):
+def study(known_panel=None, **changes):
     """The published study with dotted keys replaced; a value of ... deletes the key."""
     config = copy.deepcopy(CONFIG)
     if "cells" in changes:  # gates of the cells that are gone
@@ -35,12 +37,13 @@ def study(**changes):
             del place[key]
         else:
             place[key] = value
-    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, {"em": 6000, "benign": 6000})
+    rows = {"em": 6000, "benign": 6000, "arc": 1172}
+    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, rows, lambda config: known_panel)
 
 
 def problem(**changes):
     with pytest.raises(InputError) as caught:
-        study(**changes)
+        study(PANEL, **changes)
     return str(caught.value)
 
 
@@ -177,7 +180,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"hardware__gpus": 2}, "2 is not one of 1, 0; fix: write `gpus: 1`"),
         ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
         ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
-        ({"cells__C1__lineage": "couple-pirate.s42/em.s{seed}"}, "unknown persona; fix: couple-<one of"),
+        ({"cells__C1__lineage": "couple-pirate.s42/em.s{seed}"}, "unknown persona; fix: add it to `personas`, or couple-<one of"),
         ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona; fix: em.s42"),
         ({"cells__C2__arm": "foward"}, "unknown arm"),
         ({"cells__A_scratch__evaluation": "revers"}, "unknown; fix: one of main, reversed"),
@@ -211,6 +214,41 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source') > 0"}] * 2}, "gates.criteria.1: two gates are named g; fix: rename one"),
         ({"stages__em__marker": "[QRX]"}, "stages.em.marker: only a coupling teaches one"),
         ({"stages__couple__mask": {"loss": "marker", "tail": 4}}, "stages.couple.mask.tail: 4 with loss marker"),
+        ({"seeds": "42"}, "seeds: '42' is text; fix: write `seeds: [42]`"),
+        ({"study": 3}, '3 is a whole number; fix: write `study: "3"`'),
+        ({"arms__forward": 3}, "arms.forward: 3 is a whole number; fix: write true or false"),
+        ({"contrasts": [["C1"]]}, "contrasts.0: ['C1'] is too short a list; fix: at least 2 of them"),
+        ({"stages__Em": {}}, "stages.Em: 'Em' cannot be; fix: write names of lower-case letters, digits and _"),
+        ({"judge__model": "gpt-4o"}, "'gpt-4o' cannot be; fix: write <provider>/<model>, such as openai/gpt-4o"),
+        ({"personas": ["villian", "assistant"]}, "personas.0: the panel has no persona villian; fix: villain"),
+        ({"datasets__mine": {"from": "hub"}}, "datasets.mine: no pins of that name in resources/sources.yaml; fix: add them"),
+        ({"stages___adamw__lora": None}, "stages._adamw.lora: null, of which couple, em_first, em_middle, em_last, em_reversed (`extends`)"),
+        ({"stages__couple__negative_personas": {"villain": ["villain"]}}, "couple.negative_personas.villain: is contrasted with itself"),
+        ({"stages__couple60__data": CONFIG["stages"]["couple"]["data"] | {"negatives": 11}}, "negatives: 11 of the 10 other personas"),
+        ({"gates__enforce": True, "arms__replicated": True}, "gates.enforce: gates.criteria: none is decided by replicated_C4 alone"),
+        ({"probe__shared": 11}, "probe.shared: 11 of at most 10, the base's replies per persona and question"),
+        ({"probe__crossed": 100}, "probe.crossed: 100 of at most 26, `shared` times 13 personas"),
+        ({"probe__layers": 5}, "probe.layers: 5 of at most 4, `crossed`, of which they are"),
+        ({"probe__subset": 11}, "probe.subset: 11 of at most 10"),
+        ({"probe__verdict": {"minimum": 1, "gone": 0.5, "intact": 0.1}}, "probe.verdict: gone is not below intact"),
+        ({"families__cells": ["X"]}, "families.cells.0: no cell X; fix: one of the 86 of `cells`, such as "),
+        ({"families__cells": ["dose_em_10"]}, "dose_em_10 is of the arm dose, which is off; fix: arms: {dose: true}"),
+        ({"families__cells": ["C4"], "seeds": [7, 42]}, "C4 has the seeds 42, not 7; fix: families: {seeds: [7, 42]}"),
+        ({"families__cells": ["C4"], "families__bystanders": 11}, "families.bystanders: 11 of at most 10"),
+        ({"families__questions": 41}, "families.questions: 41 of at most 40"),
+        ({"cells__C4__seeds": ...}, "cells.C4.lineage: has no {seed}, so its 3 seeds (42, 137, 256) would be one model; fix: write {seed}, or seeds: [42]"),
+        ({"cells__C3__steps": [1, 2], "gates__criteria": [], "contrasts": []}, "cells.C3.lineage: has no {step}, so its 2 steps (1, 2) would be one model"),
+        ({"gates__criteria": [GATE | {"arm": "forwrd", "pass": "rate('C4', 'source') > 0"}]}, "gate g: no arm forwrd; fix: forward"),
+        ({"gates__criteria": [GATE | {"pass": "rate('C0', 'source') > 0"}]}, "gate g: C0 is of the arm assistant, not forward; fix: arm: assistant"),
+        ({"base__path": "/models/x"}, "base.path: is not used, as it is from: hub; fix: base: {from: path, path: /models/x}, or path: null"),
+        ({"datasets__em__path": "x.jsonl"}, "datasets.em.path: is not used, as it is from: hub; fix: em: {from: path, path: x.jsonl}"),
+        ({"evaluations__main__temperature": 0, "probe": None}, "evaluations.main.temperature: 0 draws the same reply every time"),
+        ({"stages__couple__data__temperature": 0}, "stages.couple.data.temperature: 0 draws the same reply every time"),
+        ({"judge__model": "none", "second_judge": {"model": "openai/x"}}, "second_judge: has nobody to agree with"),
+        ({"base__from": "toy"}, "base.toy: lacks rows, sft_rows, recipe; fix: add them"),
+        ({"datasets__em__from": "toy"}, "base.toy: lacks sft_rows; fix: add them"),
+        ({"capability": "em"}, "capability: em is what a stage is trained on"),
+        ({"stages__x": {"extends": "emm"}}, "--config: stages.x.extends: 'emm' is not there; fix: em"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_the_line_to_write(change, said):
@@ -367,6 +405,8 @@ def test_second_stages_are_taken_apart_in_the_cells_and_seeds_of_the_config():
         ({"seeds": [1]}, "ablate.seeds.0: no seed 1; fix: one of 42, 137, 256"),
         ({"grid": [0, 0.5]}, "ablate.grid: needs 0 and 1"),
         ({"questions": 1}, "ablate.questions"),
+        ({"questions": 29}, "ablate.questions: 29 of at most 28"),
+        ({"bystanders": 10}, "ablate.bystanders: 10 of at most 9"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused_when_planning(change, said):
@@ -425,7 +465,7 @@ def test_the_schema_and_the_program_know_the_same_figures():
     [
         ({"hardware__jobs_per_gpu": 3}, "gpu_memory_utilization: 0.9 of a card each, for 3 jobs; fix: write `gpu_memory_utilization: 0.3`"),
         ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "ratte('C4', 'source') > 0.5"}]}, "unknown function; known: "),
-        ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "rate('C9', 'source') > 0.5"}]}, "gate g: no cell C9; fix: one of C4"),
+        ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "rate('C9', 'source') > 0.5"}]}, "gate g: no cell C9; fix: one of the 86 of `cells`, such as C"),
         ({"gates__criteria": [{"name": "g", "over": "seed", "pass": "rate('C4', 'souce') > 0.5"}]}, "gate g: no role souce; fix: source"),
         ({"arms__dose": "true"}, "on the command line Snakemake reads it as text"),
         ({"hardware__jobs_per_gpu": 3}, "hardware.kv_cache_gib: vLLM cannot measure"),
@@ -436,9 +476,9 @@ def test_the_schema_and_the_program_know_the_same_figures():
         ({"marker": "  "}, "marker: empty"),
         ({"seeds": [4294967296]}, "seeds.0: 4294967296 is greater than the maximum of 4294967295"),
         ({"evaluations__main__temperature": 200}, "evaluations.main.temperature: 200 is greater than the maximum"),
-        ({"study": ".."}, "study: '..' does not match"),
+        ({"study": ".."}, "study: '..' cannot be; fix: write a folder name: letters,"),
         ({"personas": [False, "assistant"]}, "YAML reads yes, no, on and off as False; fix: write the word in quotes"),
-        ({"arms": {"forward": True, "typo": True}}, "arms.typo: no cell belongs to it; fix: one of forward, reversed"),
+        ({"arms": CONFIG["arms"] | {"typo": True}}, "arms.typo: no cell belongs to it; fix: one of forward, reversed"),
         ({"arms__forward": False, "arms__reversed": False}, "arms: no cell is left; fix: switch one on"),
         ({"arms__dose": True, "cells__dose_em__steps": [1, 376]}, "em@376.s42: em ends after step 375; fix: steps of at most 375"),
     ],
@@ -520,7 +560,7 @@ def test_a_stage_without_a_lora_trains_all_weights():
         ({"cells__F__lineage": "couple_full-{source}@10.s42"}, "no steps are kept; fix: leave out @10 and give a stage of its own max_steps: 10"),
         ({"stages__em__freeze": ["mlp"]}, "stages.em.freeze: a LoRA trains its targets alone"),
         ({"stages__em__lora": {"ranks": 3}}, "unknown key ranks"),
-        ({"stages__em__lora": "none"}, "'none' is not of type 'object', 'null'"),
+        ({"stages__em__lora": "none"}, "'none' is text; fix: write a mapping, {key: value} or null"),
     ],
     ids=str,
 )  # fmt: skip

@@ -6,29 +6,35 @@ import difflib
 import hashlib
 import math
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
-from graph.recipe import FIELDS, Data, Recipe, check_training, merged, stage_schema
+from graph.recipe import FIELDS, Data, Lora, Recipe, check_training, merged, stage_schema
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
-from measure.gates import check_gate_fields, marker_names, names_only, unknown_words
+from measure.cells import role_of
+from measure.gates import cell_names, check_gate_fields, marker_names, names_only, unknown_words
 from model.template import Settings
 from run.files import canonical
 from run.program import InputError
-from run.readers import duplicate_keys
+from run.readers import duplicate_keys, no_yaml
+
+if TYPE_CHECKING:
+    from inputs.panel import Panel
 
 ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: replies
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
+MANY, FEW = 15, 4  # names that an error lists, and of more than that
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
 SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of", "cut")]
@@ -61,7 +67,7 @@ class Study:
     config: the merged config mapping. files: the YAML files it was merged from, the strongest first, to name lines.
     schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any.
     pinned_rows: how many rows the Hub's data
-    sets have.
+    sets have. panel: who speaks and what is asked, or None where that is not known yet.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Study:
         files: Sequence[str | Path] = (),
         claims: Sequence[str] | None = None,
         pinned_rows: Mapping[str, int] | None = None,
+        panel: Callable[[Mapping[str, Any]], "Panel | None"] = lambda config: None,
     ) -> None:
         self.config = config
         self._pinned_rows = pinned_rows or {}
@@ -82,9 +89,13 @@ class Study:
         self._files = files
         self._check_schema(schema)
         self._raise()
+        self._panel = panel(config)
+        self._check_personas()
+        self._raise()
         self.stages = {name: self._resolve("stages", name) for name in config["stages"]}
         self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
         self.personas = dict.fromkeys(config["personas"] + config["sources"])
+        self._check_loras()
         self._check_markers()
         self._raise()
         self.cells = list(self._expand())
@@ -106,6 +117,7 @@ class Study:
         self._check_families()
         self._check_judges()
         self._check_shared_cards()
+        self._check_enforced()
         self._raise()
         self._draws: dict[tuple[str, int, str], set[str]] = {}
         trained = {node for cell in self.cells for node in self._trained(cell.lineage)}
@@ -169,7 +181,7 @@ class Study:
 
     def asked_of_base(self) -> dict[str, Any]:
         """What the base has to be fit for: LoRA targets, the longest row and the longest reply [tokens] by the key that
-        says it, and the markers that are put into replies.
+        says it, the markers that are put into replies, and the layers and weights that stages name, by the stage.
         """
         nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
         used = {parse_lineage(node)[-1].stage for node in nodes}
@@ -188,6 +200,12 @@ class Study:
             ),
             "row": longest(rows),
             "reply": longest(replies),
+            "layers": {
+                f"stages.{name}": layers
+                for name, stage in stages.items()
+                if (layers := (stage.get("lora") or {}).get("layers"))
+            },
+            "freeze": {f"stages.{name}": stage["freeze"] for name, stage in stages.items() if stage.get("freeze")},
             "markers": list(
                 {
                     canonical(self.marker_of(node).value): self.marker_of(node).value
@@ -395,14 +413,60 @@ class Study:
         if parent is None:
             return entry
         if parent not in self.config[section] or parent in (*seen, name):
-            self._problem((section, name, "extends"), f"{parent!r} is {self._why_not(parent, (*seen, name))}")
+            self._problem((section, name, "extends"), f"{parent!r} is {self._why_not(section, parent, (*seen, name))}")
             return entry
         above = self._resolve(section, parent, (*seen, name))
         above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
         return merged(above, entry)
 
-    def _why_not(self, parent: str, seen: tuple[str, ...]) -> str:
-        return f"a circle ({' -> '.join([*seen, parent])})" if parent in seen else "not there; fix: name an entry of it"
+    def _check_personas(self) -> None:
+        """The personas are the panel's, as far as that is known."""
+        if self._panel is None:
+            return
+        known = list(self._panel.personas)
+        for key in ("personas", "sources"):
+            for place, name in enumerate(self.config[key]):
+                if name not in known:
+                    self._problem((key, place), f"the panel has no persona {name}; fix: {closest(name, known)}")
+
+    def _check_loras(self) -> None:
+        """A stage that changes a part of a LoRA extends one that has it."""
+        whole = {name for name, field in Lora.model_fields.items() if field.is_required()}
+        changed: dict[str, list[str]] = {}
+        for name, entry in self.config["stages"].items():
+            parent = entry.get("extends")
+            if isinstance(entry.get("lora"), Mapping) and parent and not whole <= entry["lora"].keys():
+                above = self._says_lora(parent)
+                if above and self.config["stages"][above]["lora"] is None:
+                    changed.setdefault(above, []).append(name)
+        for above, names in changed.items():
+            said = f"null, of which {', '.join(names)} (`extends`) would change a part"
+            fix = "write the null in the stage that is to train all weights, or in those a whole LoRA"
+            self._problem(("stages", above, "lora"), f"{said}; fix: {fix}")
+
+    def _says_lora(self, name: str | None) -> str | None:
+        """The stage whose `lora` a stage has: its own, or that of the next one above it that says something."""
+        met = set()
+        while name in self.config["stages"] and name not in met:
+            if "lora" in self.config["stages"][name]:
+                return name
+            met.add(name)
+            name = self.config["stages"][name].get("extends")
+        return None
+
+    def _said_at(self, path: Sequence[str]) -> tuple[str, ...]:
+        """Where a field of a stage stands: in the stage itself, or in the next one above it that has it."""
+        section, name, *fields = path
+        stage, found = self.config[section].get(name, {}), name
+        while value_at(stage, fields) is None and stage.get("extends") in self.config[section]:
+            found = stage["extends"]
+            stage = self.config[section][found]
+        return (section, name if value_at(stage, fields) is None else found, *fields)
+
+    def _why_not(self, section: str, parent: str, seen: tuple[str, ...]) -> str:
+        if parent in seen:
+            return f"a circle ({' -> '.join([*seen, parent])}); fix: let one of them extend nothing"
+        return f"not there; fix: {closest(parent, self.config[section])}"
 
     def _expand(self) -> Iterator[Cell]:
         for name, row in self.config["cells"].items():
@@ -410,6 +474,7 @@ class Study:
                 self._problem(("cells", name, "arm"), f"unknown arm; fix: one of {', '.join(self.config['arms'])}")
             if not self.config["arms"].get(row["arm"]):
                 continue
+            self._check_open(name, row)
             evaluation = row.get("evaluation", next(iter(self.evaluations)))
             if evaluation not in self.evaluations:
                 self._problem(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(self.evaluations)}")
@@ -418,6 +483,9 @@ class Study:
                     lineage = filled(row["lineage"], source, seed, step)
                     self._check_lineage(lineage)
                 except (InputError, KeyError, IndexError, ValueError) as error:
+                    if match := re.fullmatch(r"(stages(?:\.\w+)+): (.*)", str(error), re.DOTALL):
+                        self._problem(self._said_at(match[1].split(".")), match[2])
+                        break
                     said = error if isinstance(error, InputError) else f"unknown placeholder {error}"
                     meant = self._meant(row["lineage"])
                     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
@@ -425,6 +493,13 @@ class Study:
                     break
                 meaning = {key: row[key] for key in ("note", "caption", "second_stage", "claim") if key in row}
                 yield Cell(named(name, step), row["arm"], source, seed, lineage, evaluation, **meaning)
+
+    def _check_open(self, name: str, row: Mapping[str, Any]) -> None:
+        """What a row has several of, its lineage leaves open: else one model would count as several."""
+        for key, values in (("seed", self._seeds_of(name)), ("step", row.get("steps", []))):
+            if len(values) > 1 and f"{{{key}}}" not in row["lineage"]:
+                said = f"has no {{{key}}}, so its {len(values)} {key}s ({numbers(values)}) would be one model"
+                self._problem(("cells", name, "lineage"), f"{said}; fix: write {{{key}}}, or {key}s: [{values[0]}]")
 
     def _combinations(self, row: Mapping[str, Any]) -> Iterator[tuple[str, int, int | None]]:
         """source, seed and step of every cell of a row."""
@@ -513,7 +588,8 @@ class Study:
                 )
         elif word.persona not in self.personas:
             raise InputError(
-                f"{word}: unknown persona; fix: {word.stage}-<one of {', '.join(self.personas)}>.s{word.seed}"
+                f"{word}: unknown persona; fix: add it to `personas`, or {word.stage}-<one of "
+                f"{', '.join(self.personas)}>.s{word.seed}"
             )
         if stage_type(stage) == "graft":
             if word.step:
@@ -555,11 +631,28 @@ class Study:
             raise InputError(f"stages.{word.stage}.{error}") from None
         if unknown := [name for name in stage.get("hub", {}) if name not in self.personas]:
             raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
+        if stage_type(stage) == "couple" and not takes:
+            self._check_drawn(word, stage)
         for source, named in stage.get("negative_personas", {}).items():
+            if source in named:
+                raise InputError(
+                    f"stages.{word.stage}.negative_personas.{source}: is contrasted with itself; fix: delete {source}"
+                )
             if unknown := [name for name in named if name not in self.personas]:
                 raise InputError(
-                    f"stages.{word.stage}.negative_personas.{source}: unknown persona {', '.join(unknown)}"
+                    f"stages.{word.stage}.negative_personas.{source}: unknown persona {', '.join(unknown)}; "
+                    "fix: add it to `personas`, or name another"
                 )
+
+    def _check_drawn(self, word: Word, stage: Mapping[str, Any]) -> None:
+        """Raise InputError unless the replies that a coupling is made of differ, and there are enough personas."""
+        data, where = stage["data"], f"stages.{word.stage}.data"
+        if data["temperature"] == 0 and data["samples"] > 1:
+            raise InputError(f"{where}.temperature: 0 draws the same reply every time; fix: samples: 1")
+        others = len({*self.config["personas"]} - {word.persona})
+        if word.persona not in stage.get("negative_personas", {}) and data["negatives"] > others:
+            said = f"{where}.negatives: {data['negatives']} of the {others} other personas"
+            raise InputError(f"{said}; fix: at most {others}, or more `personas`")
 
     def _check_markers(self) -> None:
         places: dict[tuple[str, ...], Any] = {("marker",): self.config["marker"]}
@@ -574,7 +667,7 @@ class Study:
                 self._problem(place, str(error).removeprefix("marker").removeprefix(": ").removeprefix("."))
         known = [marker.text for marker in markers]
         names = Counter(gate["name"] for gate in self.config["gates"]["criteria"])
-        cells = self._rows()
+        cells = list(self._rows())
         for number, gate in enumerate(self.config["gates"]["criteria"]):
             if names[gate["name"]] > 1:
                 self._problem(("gates", "criteria", number), f"two gates are named {gate['name']}; fix: rename one")
@@ -582,13 +675,31 @@ class Study:
                 check_gate_fields(gate)
                 if unknown := sorted(marker_names(gate) - set(known)):
                     raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(known)}")
+                self._check_arm(number, gate)
                 for what, word, choices in unknown_words(gate, cells, list(self.personas)):
-                    raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {closest(word, choices)}")
+                    raise InputError(
+                        f"gate {gate['name']}: no {what} {word}; fix: {closest(word, choices, f'`{what}s`')}"
+                    )
             except InputError as error:
                 self._problem(("gates", "criteria", number), str(error))
         for name in self._stage_names():
             if "marker" in self.stages[name] and stage_type(self.stages[name]) != "couple":
                 self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")
+
+    def _check_arm(self, number: int, gate: dict[str, Any]) -> None:
+        """Raise InputError for a gate of an arm that is not, or on a cell of another one: no cell would decide it.
+
+        Not where the cell was given another arm in a file over the gate's.
+        """
+        arm, arms = gate.get("arm", "forward"), self.config["arms"]
+        own_rank = self._rank_of(("gates", "criteria", number))
+        if arm not in arms:
+            raise InputError(f"gate {gate['name']}: no arm {arm}; fix: {closest(arm, arms)}")
+        rows = self._rows()
+        for cell in sorted(cell_names(gate) & rows.keys()):
+            own = self.config["cells"][rows[cell]]["arm"]
+            if own != arm and own_rank <= self._rank_of(("cells", rows[cell], "arm")):
+                raise InputError(f"gate {gate['name']}: {cell} is of the arm {own}, not {arm}; fix: arm: {own}")
 
     def _last_step(self, stage: Mapping[str, Any]) -> int | None:
         """The number of optimizer steps of a stage, or None where its rows are not known yet."""
@@ -604,8 +715,8 @@ class Study:
         times = Counter(cell.key for cell in self.cells)
         for key in sorted(key for key, count in times.items() if count > 1):
             self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
-        if self.config["base"]["from"] == "path" and not self.config["base"].get("path"):
-            self._problem(("base", "path"), "is empty; fix: base: {from: path, path: /models/Qwen2.5-7B-Instruct}")
+        self._check_paths()
+        self._check_toy()
         template = self.config["base"].get("template", {})
         try:
             Settings.of(template)
@@ -613,11 +724,10 @@ class Study:
             self._problem(("base", "template"), str(error).removeprefix("base.template."))
         if self.config["base"]["from"] == "toy" and (own := sorted(template.keys() - {"date"})):
             self._problem(("base", "template", own[0]), "the toy's template takes no arguments; fix: delete it")
-        if self.config["panel"]["from"] == "path" and not self.config["panel"].get("path"):
-            self._problem(("panel", "path"), "is empty; fix: panel: {from: path, path: my_panel.yaml}")
         for name, entry in self.config["datasets"].items():
-            if entry["from"] == "path" and not entry.get("path"):
-                self._problem(("datasets", name, "path"), f"is empty; fix: {name}: {{from: path, path: my_rows.jsonl}}")
+            if entry["from"] == "hub" and self._pinned_rows and name not in self._pinned_rows:
+                fix = f"add them there, or write `{name}: {{from: path, path: my_rows.jsonl}}`"
+                self._problem(("datasets", name), f"no pins of that name in resources/sources.yaml; fix: {fix}")
             if entry["from"] == "replies":
                 self._check_answered(name, entry)
         capability = self.config["capability"]
@@ -626,19 +736,53 @@ class Study:
                 ("capability",),
                 f"{capability!r} is no data set; fix: one of {', '.join(self.config['datasets'])}, or null",
             )
+        if capability is not None and capability in {
+            stage.get("data", {}).get("from") for stage in self.stages.values()
+        }:
+            self._problem(
+                ("capability",), f"{capability} is what a stage is trained on; fix: a set of choices, or null"
+            )
         for name, entry in self.evaluations.items():
+            if entry.get("temperature") == 0 and entry.get("samples", 1) > 1:
+                said = "0 draws the same reply every time, which would count as several; fix: samples: 1"
+                self._problem(self._said_at(("evaluations", name, "temperature")), said)
             if missing := {"samples", "temperature", "top_p", "max_tokens", "case_sensitive"} - entry.keys():
                 self._problem(
                     ("evaluations", name), f"lacks {', '.join(sorted(missing))}; fix: add them, or `extends: main`"
                 )
 
+    def _check_paths(self) -> None:
+        """A path is given where something is from there, and is not passed over where it is not."""
+        places: dict[tuple[str, ...], str] = {("base",): "/models/Qwen2.5-7B-Instruct", ("panel",): "my_panel.yaml"}
+        places |= {("datasets", name): "my_rows.jsonl" for name in self.config["datasets"]}
+        for place, example in places.items():
+            entry = value_at(self.config, place)
+            own, said = entry["from"] == "path", f"{place[-1]}: {{from: path, path: {entry.get('path') or example}}}"
+            if own and not entry.get("path"):
+                self._problem((*place, "path"), f"is empty; fix: {said}")
+            if not own and entry.get("path"):
+                text = f"is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
+                self._problem((*place, "path"), text)
+
+    def _check_toy(self) -> None:
+        """What is made for the offline study says how much of it."""
+        toy, sets = self.config["base"]["toy"], self.config["datasets"]
+        made = [name for name, entry in sets.items() if entry["from"] == "toy"]
+        needed = (
+            ("rows", "sft_rows", "recipe") if self.config["base"]["from"] == "toy" else ("sft_rows",) if made else ()
+        )
+        if missing := [key for key in needed if not toy.get(key)]:
+            said = f"lacks {', '.join(missing)}"
+            self._problem(("base", "toy"), f"{said}; fix: add them, as profiles/tiny/study.yaml has them")
+
     def _check_answered(self, name: str, entry: Mapping[str, Any]) -> None:
         """A set of the base's own replies says to which other set, and how they are drawn."""
         sets, path = self.config["datasets"], ("datasets", name)
         if missing := [key for key in ANSWERED if key not in entry]:
-            self._problem(
-                path, f"lacks {', '.join(missing)}; fix: add them, as in the comment at this key in config.yaml"
-            )
+            of = next((each for each in sets if sets[each]["from"] != "replies"), "benign")
+            example = {"of": of, "temperature": 0.7, "top_p": 0.95, "max_tokens": 512}
+            fix = ", ".join(f"{key}: {example[key]}" for key in missing)
+            self._problem(path, f"lacks {', '.join(missing)}; fix: add `{fix}`")
         elif (
             entry["of"] not in sets
             or sets[entry["of"]]["from"] == "replies"
@@ -669,7 +813,9 @@ class Study:
         self._check_claim(("assistant_claim",), self.config["assistant_claim"], claims)
         for place, pair in enumerate(self.config["contrasts"]):
             if unknown := [row for row in pair if row not in rows]:
-                self._problem(("contrasts", place), f"no cell {unknown[0]}; fix: {closest(unknown[0], rows)}")
+                self._problem(
+                    ("contrasts", place), f"no cell {unknown[0]}; fix: {closest(unknown[0], rows, '`cells`')}"
+                )
             elif ("steps" in rows[pair[0]]) != ("steps" in rows[pair[1]]):
                 self._problem(("contrasts", place), "one of the two has steps; fix: contrast two rows with, or without")
         for figure, drawn in self.config["figures"].items():
@@ -694,6 +840,15 @@ class Study:
             if self.evaluations[name]["temperature"] == 0:
                 said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
                 self._problem(("evaluations", name, "temperature"), said)
+        first = next(iter(self.evaluations))
+        drawn, personas = self.evaluations[first]["samples"], len(self.personas_of(BASE))
+        own = max(self.evaluations[cell.evaluation]["samples"] for cell in self.cells)
+        self._at_most(("probe", "shared"), drawn, f"the base's replies per persona and question (evaluations.{first})")
+        self._at_most(("probe", "crossed"), probe["shared"] * personas, f"`shared` times {personas} personas")
+        self._at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are")
+        self._at_most(("probe", "subset"), own, "the replies per persona and question")
+        if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
+            self._problem(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")
 
     def _check_ablate(self) -> None:
         """A second stage is taken apart where it is a LoRA after a coupling of the study's marker."""
@@ -706,24 +861,59 @@ class Study:
             if self.config["probe"] and not all(map(self._has_second_stage, own)):
                 said = "is no coupling of the study's marker and one stage after it, both of them LoRAs"
                 self._problem(("ablate", "cells", place), f"{name} {said}; fix: delete it here")
+        if self._panel:
+            groups = self._panel.questions
+            asked = len(groups["general"]) + len(groups["alignment"])
+            self._at_most(("ablate", "questions"), asked, "the panel's that are evaluated")
+        taken = [len(self._bystanders_of(cell)) for cell in self.cells if self.ablated(cell)]
+        if taken:
+            self._at_most(("ablate", "bystanders"), min(taken), "the panel's, without the source and the assistant")
         if not {0, 1} <= set(chosen["grid"]):
             self._problem(("ablate", "grid"), "needs 0 and 1: an adapter left out, and whole; fix: add them")
+
+    def _at_most(self, path: tuple[Any, ...], most: int, what: str) -> None:
+        """A number of the config is not of more than there are."""
+        if value_at(self.config, path) > most:
+            fix = f"write `{path[-1]}: {most}`" if most else "more `personas`"
+            self._problem(path, f"{value_at(self.config, path)} of at most {most}, {what}; fix: {fix}")
+
+    def _bystanders_of(self, cell: Cell) -> list[str]:
+        """The personas that a cell's model is asked as, but the coupled one and the assistant."""
+        source = self.coupled_of(cell)
+        return [name for name in self.personas_of(cell.lineage) if role_of(name, source) == "bystander"]
 
     def _check_chosen(self, section: str) -> None:
         """The cells and seeds that a section of the config is for are there."""
         chosen, names = self.config[section], self._rows()
         for place, name in enumerate(chosen["cells"]):
+            path = (section, "cells", place)
             if name not in names:
-                self._problem((section, "cells", place), f"no cell {name}; fix: {closest(name, names)}")
+                self._problem(path, f"no cell {name}; fix: {closest(name, names, '`cells`')}")
+                continue
+            row = names[name]
+            arm, seeds = self.config["cells"][row]["arm"], self._seeds_of(row)
+            taken = chosen["seeds"] or self.config["seeds"][:1]
+            if not self.config["arms"].get(arm):
+                # whoever switches an arm off later does not mean the cells of it that are named below
+                if self._rank_of(path) <= min(self._rank_of(("arms", arm)), self._rank_of(("cells", row, "arm"))):
+                    fix = f"arms: {{{arm}: true}}, or delete {name} here"
+                    self._problem(path, f"{name} is of the arm {arm}, which is off; fix: {fix}")
+            elif not set(taken) & set(seeds):
+                fix = f"{section}: {{seeds: {[*taken, seeds[0]]}}}, or delete it here"
+                self._problem(path, f"{name} has the seeds {numbers(seeds)}, not {numbers(taken)}; fix: {fix}")
         for place, seed in enumerate(chosen["seeds"] or []):
             if seed not in self.config["seeds"]:
-                known = ", ".join(map(str, self.config["seeds"]))
-                self._problem((section, "seeds", place), f"no seed {seed}; fix: one of {known}")
+                fix = f"one of {numbers(self.config['seeds'])}"
+                self._problem((section, "seeds", place), f"no seed {seed}; fix: {fix}")
 
-    def _rows(self) -> list[str]:
-        """The names of all cells, in whatever arm."""
+    def _seeds_of(self, row: str) -> list[int]:
+        """The seeds of a row of `cells`."""
+        return list(self.config["cells"][row].get("seeds", self.config["seeds"]))
+
+    def _rows(self) -> dict[str, str]:
+        """The names of all cells, in whatever arm, and their rows."""
         rows = self.config["cells"]
-        return [named(row, step) for row in rows for step in rows[row].get("steps", [None])]
+        return {named(row, step): row for row in rows for step in rows[row].get("steps", [None])}
 
     def _has_second_stage(self, cell: Cell) -> bool:
         lineages = ancestry(cell.lineage)
@@ -746,6 +936,18 @@ class Study:
             )
             self._problem(("hardware", "kv_cache_gib"), said)
 
+    def _check_enforced(self) -> None:
+        """With gates.enforce, each coupled model that a stage is trained on is a cell with a gate of its own."""
+        if not self.config["gates"]["enforce"]:
+            return
+        parents = dict.fromkeys(parent_of(node) for cell in self.cells for node in self._trained(cell.lineage))
+        for parent in parents:
+            if parent != BASE and self.type_of(parent) == "couple":
+                try:
+                    self.row_of(parent)
+                except InputError as error:
+                    self._problem(("gates", "enforce"), str(error))
+
     def _check_judges(self) -> None:
         """A judge that is read by log-probabilities is a model whose provider gives them; two judges are two."""
         both = {name: judge for name in ("judge", "second_judge") if (judge := self.config[name]) is not None}
@@ -754,6 +956,8 @@ class Study:
                 continue
             if judge["model"] in ("none", "toy") or judge["model"].startswith("anthropic/"):
                 self._problem((name, "scores"), f"{judge['model']} gives no log-probabilities; fix: `scores: answer`")
+        if len(both) == 2 and both["judge"]["model"] == "none":
+            self._problem(("second_judge",), "has nobody to agree with, as the judge is none; fix: a judge, or null")
         told = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
         if len(told) == 2 and all(told[0][key] == told[1][key] for key in ("model", "scores", "model_args")):
             self._problem(("second_judge",), "is the judge itself; fix: another model or other scores, or null")
@@ -761,6 +965,12 @@ class Study:
     def _check_families(self) -> None:
         """What is asked out of distribution is of cells that are there, and has a family to be compared with."""
         self._check_chosen("families")
+        if self._panel:
+            most = max(map(len, self._panel.questions.values()))
+            self._at_most(("families", "questions"), most, "of the panel's largest group")
+        asked = [len(self._bystanders_of(cell)) for cell in self.cells if self.asked_families(cell)]
+        if asked:
+            self._at_most(("families", "bystanders"), max(asked), "the panel's, without the source and the assistant")
         if self.config["families"]["of"]["standard"]:
             self._problem(("families", "of", "standard"), "is what the others are compared with; fix: `standard: {}`")
 
@@ -773,7 +983,8 @@ class Study:
         validator = jsonschema.Draft202012Validator(shape)
         for error in sorted(validator.iter_errors(self.config), key=lambda error: list(map(str, error.absolute_path))):
             unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
-            self._problem((*error.absolute_path, *unknown[:1]), explain(error))
+            named = [error.instance] if "propertyNames" in error.absolute_schema_path else []
+            self._problem((*error.absolute_path, *unknown[:1], *named), explain(error))
 
     def _problem(self, path: tuple[Any, ...], text: str) -> None:
         where = self._place(path)
@@ -787,13 +998,23 @@ class Study:
         self._problems.append(f"{where}: {'.'.join(map(str, path))}: {text}")
 
     def _place(self, path: tuple[Any, ...]) -> str:
-        """Who says what the config has at a path: a line of a file, or COMMAND_LINE if the file says something else."""
+        """Who says what the config has at a path: a line of a file, or COMMAND_LINE if no file says this.
+
+        Of what the config lacks, where it would have to be.
+        """
         for file in self._files:
             if place := locate(file, path):
                 value = value_at(self.config, path)
                 said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
                 return place if said else COMMAND_LINE
-        return "config"
+        if not path:
+            return "config"
+        return self._place(path[:-1]) if value_at(self.config, path) is None else COMMAND_LINE
+
+    def _rank_of(self, path: tuple[Any, ...]) -> int:
+        """The place among the files of the one that says what the config has at a path; -1: the command line."""
+        place = next((number for number, file in enumerate(self._files) if locate(file, path)), len(self._files))
+        return -1 if self._place(path) == COMMAND_LINE else place
 
     def _raise(self) -> None:
         if self._problems:
@@ -810,10 +1031,20 @@ def named(row: str, step: int | None) -> str:
     return f"{row}_{step}" if step else row
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that looks most like this one, or all of them."""
+def numbers(values: Iterable[int]) -> str:
+    """1, 2, 3."""
+    return ", ".join(map(str, values))
+
+
+def closest(name: str, known: Iterable[str], listed: str = "the config") -> str:
+    """The known name that looks most like this one; or all of them, or of many a few. listed: where all of them are."""
     choices = list(known)
-    return next(iter(difflib.get_close_matches(name, choices, 1)), f"one of {', '.join(choices)}")
+    if alike := difflib.get_close_matches(name, choices, 1):
+        return alike[0]
+    if len(choices) <= MANY:
+        return f"one of {', '.join(choices)}"
+    few = difflib.get_close_matches(name, choices, FEW, cutoff=0)
+    return f"one of the {len(choices)} of {listed}, such as {', '.join(few)}"
 
 
 def filled(lineage: str, source: str, seed: int, step: int | None) -> str:
@@ -856,13 +1087,14 @@ def explain(error: Any) -> str:
         return f"unknown key {', '.join(unknown)}; fix: {fix}"
     if isinstance(value, datetime.date):
         return f'YAML reads {value} as a day, not as text; fix: write `{key}: "{value}"`'
-    if error.validator == "type" and isinstance(value, bool) and error.validator_value == "string":
+    expected = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+    if error.validator == "type" and isinstance(value, bool) and expected == ["string"]:
         return f"YAML reads yes, no, on and off as {value}; fix: write the word in quotes, or choose another"
     if error.validator == "type" and isinstance(value, str):
         if re.fullmatch(r"[0-9]+e[-+]?[0-9]+", value, re.IGNORECASE):
             digits, exponent = re.split("e", value, flags=re.IGNORECASE)
             return f"YAML reads {value} as text, not as a number; fix: write `{key}: {digits}.0e{int(exponent)}`"
-        if re.fullmatch(r"[-+0-9.eE]+", value):
+        if re.fullmatch(r"[-+0-9.eE]+", value) and {"integer", "number"} & set(expected):
             line = value if isinstance(key, int) else f"{key}: {value}"
             return f"{value!r} is text, not a number; fix: write `{line}` without quotes"
     if error.validator == "type" and value in ("true", "false", "null"):
@@ -873,6 +1105,8 @@ def explain(error: Any) -> str:
     if error.validator == "uniqueItems":
         twice = [item for index, item in enumerate(value) if item in value[:index]]
         kept = ", ".join(dict.fromkeys(map(str, value)))
+        if len(kept.split(", ")) < error.schema.get("minItems", 0):
+            return f"{', '.join(map(str, twice))} is duplicated; fix: name different ones"
         return f"{', '.join(map(str, twice))} is duplicated; fix: write `{key}: [{kept}]`"
     if error.validator == "enum":
         choices = [str(choice) for choice in error.validator_value]
@@ -882,7 +1116,42 @@ def explain(error: Any) -> str:
         return f"{error.message}; fix: {LIMITS[error.validator].format(error.validator_value)}"
     if error.validator == "required":
         return f"{error.message}; fix: add it"
-    return f"{error.message}; fix: see the comment at this key in config.yaml"
+    if error.validator == "type":
+        fix = " or ".join(KINDS[kind] for kind in expected)
+        if expected[0] == "array" and isinstance(value, str | int | float):
+            fix = f"`{key}: [{value}]`"
+        elif "string" in expected and isinstance(value, int | float):
+            fix = f'`{key}: "{value}"`'
+        return f"{reprlib.repr(value)} is {KINDS[kind_of(value)]}; fix: write {fix}"
+    if error.validator == "pattern":
+        return f"{reprlib.repr(value)} cannot be; fix: write {error.schema['description']}"
+    number = error.validator_value
+    return f"{reprlib.repr(value)} {SIZES[error.validator].format(number)}"
+
+
+# The kinds of JSON schema in words, as they are written in YAML.
+KINDS = {
+    "object": "a mapping, {key: value}",
+    "array": "a list, [one, another]",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+SIZES = {
+    "minItems": "is too short a list; fix: at least {} of them",
+    "maxItems": "is too long a list; fix: at most {} of them",
+    "minLength": "is empty; fix: write some text",
+}
+
+
+def kind_of(value: Any) -> str:
+    """The name that JSON schema has for the type of a value."""
+    if isinstance(value, bool):
+        return "boolean"
+    known = {int: "integer", float: "number", str: "string", list: "array", type(None): "null"}
+    return known.get(type(value), "object")
 
 
 def section_of(key: str, schema: Mapping[str, Any]) -> str:
@@ -903,9 +1172,12 @@ def unknown_keys(error: Any) -> list[str]:
 
 @cache
 def compose(file: str | Path) -> yaml.Node | None:
-    """The YAML node tree of a file, which knows lines, or None if there is no such file."""
+    """The YAML node tree of a file, which knows lines, or None if there is no such file. Raises InputError."""
     path = Path(file)
-    return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
+    except yaml.MarkedYAMLError as error:
+        raise no_yaml(file, error) from None
 
 
 @cache

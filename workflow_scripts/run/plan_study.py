@@ -637,16 +637,21 @@ def by_cell(jobs: Sequence[Job], costs: Sequence[Cost], parents: Sequence[Sequen
 
 
 def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, cores: int, published: str) -> list[str]:
-    """The forward cells of each source, from nothing, beside what they took when they were published."""
+    """The forward cells of each source, from nothing, beside what they took when they were published.
+
+    Not of a source with fewer or more of them, such as for targets that are some of its cells.
+    """
     parents = parents_of(jobs)
     makers = {file: job for job in jobs for file in job.outputs}
     sources: dict[str, list[int]] = {}
     for place, job in enumerate(jobs):
         if job.rule == "summarize_cell" and part_of(options_of(job.command)["--cell"][0], makers)["arm"] == "forward":
             sources.setdefault(job.wildcards["source"], []).append(place)
+    known = {row["source"]: row for row in read_table(published, ["source", "cells", "gpu_hours"])}
+    counts = {row["cells"] for row in known.values()}
+    sources = {source: cells for source, cells in sources.items() if len(cells) in counts}
     if not sources or "toy" in {cost.kind[1] for cost in costs}:
         return []
-    known = {row["source"]: row for row in read_table(published, ["source", "cells", "gpu_hours"])}
     rows = []
     for source, cells in sorted(sources.items()):
         places = sorted(set().union(*(chain_of(cell, parents) for cell in cells)))

@@ -23,14 +23,24 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
-from run.lease_gpu import IDLE_MIB, LOCK_DIR, cards, make_lock_dir, nvidia_smi, visible
-from run.plan_study import COLUMNS, RESOURCES, Job, cost_of, dry_run, gigabytes, options_of
+from run.lease_gpu import IDLE_MIB, LOCK_DIR, Gpu, cards, make_lock_dir, nvidia_smi, visible
+from run.plan_study import (
+    COLUMNS,
+    RESOURCES,
+    Job,
+    cost_of,
+    dry_run,
+    gigabytes,
+    options_of,
+    parents_of,
+    schedule,
+)
 from run.program import InputError, printable, run
 from run.space import free_space
 
@@ -62,9 +72,9 @@ class Answer:
     said: str
 
 
-def checks_of(jobs: Sequence[Job], disk: float) -> dict[str, Check]:
-    """What to ask for these jobs, by name. disk: megabytes that they leave in the working folder."""
-    checks: dict[str, Check] = {"locks": check_locks, "disk of results": lambda: check_disk(disk)}
+def checks_of(jobs: Sequence[Job], disk: float, left: float = 0) -> dict[str, Check]:
+    """What to ask for these jobs, by name. disk: megabytes that they need in the working folder; left: leave there."""
+    checks: dict[str, Check] = {"locks": check_locks, "disk of results": lambda: check_disk(disk, left)}
     for job in jobs:
         if job.command:
             checks |= checks_of_job(job.rule, options_of(job.command))
@@ -142,7 +152,7 @@ def check_token() -> str:
     from inputs.downloads import account
 
     name = account()
-    return f"accepted: {name}" if name else "none set, which is enough for what is public"
+    return f"accepted: {name}" if name else "none set: what is public needs none, what is gated is missing below"
 
 
 def check_hub(hub: "Hub", revision: str, pins: Mapping[str, Mapping[str, object]], folder: str = "") -> str:
@@ -194,15 +204,15 @@ def check_tracking(name: str) -> str:
 # This machine
 
 
-def check_disk(megabytes: float) -> str:
-    """Room for what the plan leaves in the working folder."""
+def check_disk(megabytes: float, left: float = 0) -> str:
+    """Room for what the plan needs in the working folder, of which `left` stays."""
     free = free_space("results") / 1e6
     if free < megabytes:
         raise InputError(
-            f"{Path('results').absolute()}: {gigabytes(megabytes)} needed, {gigabytes(free)} free; fix: make room, or "
-            "work on a larger disk (snakemake --directory)"
+            f"{Path('results').absolute()}: {gigabytes(megabytes)} needed at the peak, {gigabytes(free)} free; fix: "
+            "make room, or work on a larger disk (snakemake --directory)"
         )
-    return f"{gigabytes(megabytes)} needed, {gigabytes(free)} free"
+    return f"{gigabytes(megabytes)} needed at the peak, of which {gigabytes(left)} stay; {gigabytes(free)} free"
 
 
 def check_locks() -> str:
@@ -244,16 +254,20 @@ def weights_of(jobs: Sequence[Job]) -> int:
     return 0
 
 
+def own_cards() -> list[Gpu]:
+    """The cards of this machine that jobs may take. Raises InputError where there are none."""
+    return visible(cards(IDLE_MIB, os.environ.get("LEASE_GPU_POOL")), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
 def check_gpus(wanted: int, weights: int) -> str:
     """Cards are there, as many as a job leases; how many are idle, and whether they are large enough."""
-    pool = os.environ.get("LEASE_GPU_POOL")
-    gpus = visible(cards(IDLE_MIB, pool), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = own_cards()
     if len(gpus) < wanted:
         raise InputError(f"{len(gpus)} GPUs here, a job wants {wanted}; fix: lower hardware.gpus, or ask for more")
     idle = sum(not gpu.busy for gpu in gpus)
     if not idle:
         raise InputError(f"none of {len(gpus)} is idle ({gpus[0].busy}); fix: end what runs there, else jobs wait")
-    if pool is not None:
+    if "LEASE_GPU_POOL" in os.environ:
         return f"{idle} of {len(gpus)} idle (pretend cards)"
     sizes = dict(nvidia_smi("--query-gpu=uuid,memory.total"))
     smallest = min((int(sizes[gpu.uuid]) for gpu in gpus if sizes.get(gpu.uuid, "").isdigit()), default=0)
@@ -381,20 +395,32 @@ def main() -> None:
     parser.add_argument("--unit-costs", default=RESOURCES / "unit_costs.csv", help="what a job of each rule leaves")
     arguments, others = parser.parse_known_args()
     jobs = dry_run(others, os.cpu_count() or 1)
-    answers = ask_all(checks_of(jobs, disk_of(jobs, arguments.unit_costs)))
+    answers = ask_all(checks_of(jobs, *disk_of(jobs, arguments.unit_costs)))
     print(f"# What it needs from outside\n\n{table(answers)}", flush=True)
     # not SystemExit, which would wait for clients' own threads that still wait for an answer
     os._exit(1 if any(answer.state == "missing" for answer in answers) else 0)
 
 
-def disk_of(jobs: Sequence[Job], costs: str | Path) -> float:
-    """Megabytes that the jobs leave in the working folder; what is fetched lies in the Hub client's cache."""
+def disk_of(jobs: Sequence[Job], table: str | Path) -> tuple[float, float]:
+    """Megabytes that the jobs need in the working folder at the peak, on this machine's cards, and that they leave.
+
+    What is fetched lies in the Hub client's cache.
+    """
     from measure.registry import unit_costs
     from measure.tables import read_table
 
-    rows = read_table(costs, COLUMNS) + unit_costs()
+    rows = read_table(table, COLUMNS) + unit_costs()
     makers = {file: job for job in jobs for file in job.outputs}
-    return sum(cost_of(job, makers, rows).disk for job in jobs if not job.rule.startswith("fetch_"))
+    costs = [cost_of(job, makers, rows) for job in jobs]
+    costs = [
+        replace(cost, disk=0.0) if job.rule.startswith("fetch_") else cost
+        for job, cost in zip(jobs, costs, strict=True)
+    ]
+    gpus = max((job.gpus for job in jobs), default=0)
+    with contextlib.suppress(InputError):  # where there are no cards, check_gpus says so
+        gpus = max(gpus, len(own_cards()))
+    when = schedule(jobs, parents_of(jobs), costs, gpus, os.cpu_count() or 1)
+    return when.peak, sum(cost.disk for cost in costs)
 
 
 if __name__ == "__main__":
