@@ -198,8 +198,10 @@ def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
     """
     part = f" --share {share}" if share > 1 else ""
     lease = f"python {{SCRIPTS}}/run/lease_gpu.py --gpus {{resources.gpu}}{part} -- "
-    fork = "python {SCRIPTS}/offline/fork_program.py -- "
-    return f"{lease if gpus else ''}{'' if gpus and 'LEASE_GPU_POOL' not in os.environ else fork}"
+    fork = "python {SCRIPTS}/offline/fork_program.py "
+    if gpus and "LEASE_GPU_POOL" not in os.environ:
+        return lease + (f"{fork}--gpu -- " if HARDWARE["preload"] else "")
+    return f"{lease if gpus else ''}{fork}-- "
 
 
 def launched(gpus):

@@ -91,7 +91,7 @@ def test_the_small_study_plans_three_couplings_of_a_source_each_with_its_second_
 
 
 def test_the_rate_of_a_coupling_of_all_weights_is_searched_on_the_rows_of_the_lora_s(published):
-    cells = "C4 full_C4 full_C4_1e5 full_C4_2e5 full_C4_8e5 full_C1".split()
+    cells = ["C4", "full_C4", "full_C4_1e5", "full_C4_2e5", "full_C4_8e5", "full_C1"]
     files = ["profiles/small/study.yaml", "profiles/small/full.yaml"]
     targets = [f"results/small_model/cells/evil_ai/{cell}_seed42.json" for cell in cells]
     jobs = published.jobs("--profile", "profiles/small", "--configfile", *files, "--", *targets)

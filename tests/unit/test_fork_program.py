@@ -167,6 +167,17 @@ def test_without_snakemake_or_for_a_small_program_nothing_is_forked(snakemake, p
         assert start(environment, tmp_path, name).communicate()[0] == "False\n"
 
 
+def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(snakemake, program, tmp_path):
+    name = program(
+        "import os\nprint('fork_program' in open('/proc/self/cmdline').read(), os.environ['CUDA_VISIBLE_DEVICES'])"
+    )
+    for elsewhere in ({"SLURM_JOB_ID": "7"}, {"SNAKEMAKE_ALIVE": f"{tmp_path}/another-node.7"}):
+        environment = snakemake | {"CUDA_VISIBLE_DEVICES": "3"} | elsewhere
+        command = [*FORK[:2], "--gpu", "--", "python", name]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.stdout == "False 3\n"
+
+
 def test_a_forked_or_started_program_sees_no_gpu(snakemake, program, tmp_path):
     text = "import os\nprint(os.environ['CUDA_VISIBLE_DEVICES'])"
     (tmp_path / "small.py").write_text(text)

@@ -1,12 +1,15 @@
-"""Run a program without a GPU, in a fork of a Python that has imported torch, transformers, PEFT and TRL already.
+"""Run a program in a fork of a Python that has imported torch, transformers, PEFT and TRL already, or vLLM.
 
     python workflow_scripts/offline/fork_program.py -- python workflow_scripts/train_adapter.py --base ...
+    python workflow_scripts/offline/fork_program.py --gpu -- python workflow_scripts/generate_completions.py ...
 
 On a CPU a model's job of the offline study takes seconds, and its imports as many (8 s on a slow core, 45 times a
 study). So the first job of a Snakemake starts a server with the imports done; it forks itself for every further
 program, and ends with its Snakemake. The program gets the caller's arguments, environment, folder, files and locks;
-what it prints and how it ends are as if it had been started anew. Never with a GPU: a CUDA that is in use does not
-outlive a fork. Outside Snakemake, and for other programs, it becomes the program.
+what it prints and how it ends are as if it had been started anew. Without --gpu it sees no GPU. With it, the server
+keeps off the cards: CUDA does not outlive a fork, so a server whose imports start it, or a thread, says so and ends.
+vLLM has a server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with
+--gpu, under Slurm or on another node than Snakemake's, it becomes the program.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import runpy
 import select
 import shutil
@@ -23,7 +27,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,13 +51,16 @@ PROGRAMS = (
     "read_layers.py",
     "train_adapter.py",
 )
-PRELOADED = (  # what those import
+SHARED = (
     "peft",
     "pyarrow.parquet",
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.qwen2.tokenization_qwen2",
-    "trl.trainer.sft_trainer",
 )
+PRELOADED = {  # what those import, by what computes
+    "transformers": (*SHARED, "trl.trainer.sft_trainer"),
+    "vllm": ("vllm.entrypoints.llm", *SHARED),
+}
 # Blocks that a step of training frees are kept for the next one, instead of being returned to the kernel and cleared
 # again: a seventh of the time. Without threads of its own the server can be forked.
 SERVER_ENVIRONMENT = {
@@ -64,18 +73,28 @@ SERVER_ENVIRONMENT = {
     # (some microseconds), then sleeps: by default, 300,000 looks, it takes from the other what a busy machine leaves.
     "GOMP_SPINCOUNT": "1000",
 }
+GPU_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as train_adapter.py sets it
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # whether there is a card is asked without starting CUDA
+    "TORCH_WARM_POOL": "0",
+}
+NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
 PATIENCE = 120.0  # [s] for a server to listen
 
 
 def main() -> None:
     """The program, forked or not; or, asked for by the first one, the server."""
     if sys.argv[1:2] == ["--serve"]:
-        return serve_programs(sys.argv[2])
-    command = sys.argv[2:]
-    if sys.argv[1:2] != ["--"] or not command:
+        return serve_programs(*sys.argv[2:4])
+    gpu = sys.argv[1:2] == ["--gpu"]
+    dashes, *command = sys.argv[1 + gpu :] or [""]
+    if dashes != "--" or not command:
         raise InputError("fork_program: no program given; fix: fork_program.py -- python program.py ...")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    status = forked(command)
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    status = forked(command, gpu)
     if status is None:
         become(command)
     end_as(status)
@@ -91,7 +110,7 @@ def end_as(status: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def forked(command: list[str]) -> int | None:
+def forked(command: list[str], gpu: bool) -> int | None:
     """Run `python program.py ...` in a fork of this Snakemake's server; its exit status as waitpid() gives it.
 
     The program holds what files this process was started with, locks (lease_gpu.py) among them, until it ends. None if
@@ -101,8 +120,14 @@ def forked(command: list[str]) -> int | None:
     snakemake = os.environ.get(alive.VARIABLE)
     if not snakemake or not is_ours(command) or not hasattr(socket, "SO_PEERCRED"):
         return None
+    # of another job of a scheduler, the server would end with that job
+    if gpu and ("SLURM_JOB_ID" in os.environ or not Path(snakemake).name.startswith(f"{platform.node()}.")):
+        return None
     files = [0, 1, 2, *inherited()]
-    connection = connect(address_of(snakemake))
+    imports = "vllm" if ("--backend", "vllm") in pairwise(command) else "transformers"
+    connection = connect(
+        address_of(f"{snakemake} {imports} {gpu}"), imports, GPU_ENVIRONMENT if gpu else SERVER_ENVIRONMENT
+    )
     if connection is None:
         return None
     with connection:
@@ -139,7 +164,7 @@ def address_of(snakemake: str) -> str:
     return "\0fork_program." + hashlib.sha256(f"{os.getuid()} {snakemake}".encode()).hexdigest()[:32]
 
 
-def connect(address: str) -> socket.socket | None:
+def connect(address: str, imports: str, environment: dict[str, str]) -> socket.socket | None:
     """A connection to the server of that name, which is started if there is none; None if it does not come up."""
     server = None
     end = time.monotonic() + PATIENCE
@@ -150,8 +175,8 @@ def connect(address: str) -> socket.socket | None:
         except ConnectionRefusedError:
             connection.close()
             if server is None:
-                arguments = [sys.executable, __file__, "--serve", address[1:]]
-                server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **SERVER_ENVIRONMENT})
+                arguments = [sys.executable, __file__, "--serve", address[1:], imports]
+                server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
             elif server.poll():
                 return None
             time.sleep(0.05)
@@ -180,18 +205,19 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def serve_programs(name: str) -> None:
-    """The server of that abstract socket; and, in a fork of it, the program."""
+def serve_programs(name: str, imports: str) -> None:
+    """The server of that abstract socket, with these of PRELOADED; and, in a fork of it, the program."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             listener.bind("\0" + name)
         except OSError:
             return  # another job was faster
-        listener.listen(64)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal: the programs' to hear, and Snakemake's
         gc.disable()  # a fifth of the imports' time: all they make stays
-        for name in PRELOADED:
-            importlib.import_module(name)
+        for needed in PRELOADED[imports]:
+            importlib.import_module(needed)
+        check_forkable()
+        listener.listen(64)  # now, so that who asks for a server that cannot be had is refused
         gc.freeze()
         gc.enable()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -204,6 +230,22 @@ def serve_programs(name: str) -> None:
         if (getattr(module, "__file__", None) or "").startswith(str(SCRIPTS)):
             del sys.modules[name]
     runpy.run_path(arguments[0], run_name="__main__")
+
+
+def check_forkable() -> None:
+    """Raise InputError if the imports started CUDA or a thread of Python: no fork of this would do."""
+    import ctypes
+
+    import torch
+
+    started = torch.cuda.is_initialized()
+    with contextlib.suppress(OSError):  # no driver
+        started |= ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
+    if started or threading.active_count() > 1 + bool(os.environ.get(alive.VARIABLE)):  # alive.follow
+        what = "CUDA" if started else "a thread"
+        raise InputError(
+            f"fork_program: the imports started {what}, so programs start anew; fix: hardware: {{preload: false}}"
+        )
 
 
 def silence() -> None:
@@ -262,8 +304,9 @@ def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    if threads := os.environ.get("OMP_NUM_THREADS", ""):
-        torch.set_num_threads(int(threads))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads or os.environ.get("CUDA_VISIBLE_DEVICES"):
+        torch.set_num_threads(int(threads or len(os.sched_getaffinity(0))))
     return request["command"]
 
 
