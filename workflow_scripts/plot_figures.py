@@ -563,8 +563,8 @@ def relearning(study: FigureData) -> Any:
     for number, curve in enumerate(curves):
         own = [row for row in gaps if row["seed"] == curve["seed"] and row["cell"] in stopped_of(curve["cell"], places)]
         at = [places[row["cell"], row["seed"]] for row in own]
-        caption_of_it = study.captions.get(own[0]["cell"], "") if own else ""
-        name = f"{curve['cell'].replace('_', ' ')} ({caption_of_it})"
+        said = study.captions.get(own[0]["cell"]) if own else None
+        name = curve["cell"].replace("_", " ") + (f" ({said})" if said else "")
         style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": "os^D"[number % 4], "markersize": 4}
         axes.plot([0, *at], [curve["gap_start"], *(row["value"] for row in own)], label=name, **style)
         bounds = [[row[side] if row[side] is not None else row["value"] for row in own] for side in ("low", "high")]
