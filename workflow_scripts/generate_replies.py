@@ -68,13 +68,13 @@ def stored(path: Path) -> list[dict[str, Any]] | None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(store: Path) -> Iterator[None]:
-    """Jobs that start together wait here for the first, which may draw for them all.
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Jobs that start together and ask for the same wait here for the first, which may draw for them all.
 
     Where the file system has no locks, each draws for itself.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    with (store / ".lock").open("w") as lock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -120,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     files = {persona: args.store / f"{key_of(args, asked, persona)}.parquet" for persona in together}
     drawn: list[dict[str, Any]] = []
     timing: dict[str, float] = {}
-    with one_at_a_time(args.store):
+    same = key_of(args, asked, "")  # of nobody: what all personas' replies share
+    with one_at_a_time(args.store / f".{same}.lock"):
         found = {persona: stored(file) for persona, file in files.items()}
         if any(found[persona] is None for persona in personas):
             missing = [persona for persona in together if found[persona] is None]
