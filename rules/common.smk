@@ -224,8 +224,15 @@ def code_of(script):
     return f"code:{code_fingerprint(CHECKOUT / 'workflow_scripts', script)}"
 
 
-def digest_of(*names):
-    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder."""
+def digest_of(*names, key=""):
+    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder.
+
+    key: what of the config names them.
+    """
+    if missing := [name for name in names if not (CHECKOUT / name).is_file()]:
+        refuse(
+            f"the config has errors:\n{key}: {missing[0]}: no such file in {CHECKOUT}; fix: correct the path"
+        )
     return f"{names[0]}:{file_fingerprint(*(CHECKOUT / name for name in names))}"
 
 
@@ -246,7 +253,7 @@ PLACES = {
     "STUDY": config["study"],
 }
 CPU_LOCK = digest_of("envs/cpu.txt")
-MODEL_LOCK = digest_of(HARDWARE["lock"])
+MODEL_LOCK = digest_of(HARDWARE["lock"], key="hardware.lock")
 PUBLISHED = digest_of(
     *sorted(
         str(path.relative_to(CHECKOUT))

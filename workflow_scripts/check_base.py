@@ -102,7 +102,8 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
     attention = choose_attention("auto", config)
     with at_most(MEMORY, config.model_type):
         difference = check_architecture(config, tokenizer, needs.targets, attention)
-    check_parts(check_fits(base), needs)
+    check_fits(base)
+    check_parts(config, needs)
     return {
         "architecture": config.model_type,
         "attention": attention,
@@ -112,11 +113,18 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
     }
 
 
-def check_parts(model: "PreTrainedModel", needs: Needs) -> None:
+def check_parts(config: "PretrainedConfig", needs: Needs) -> None:
     """Raise InputError unless the layers and weights that stages name are the model's."""
-    count = model.config.get_text_config().num_hidden_layers
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    count = config.get_text_config().num_hidden_layers
     for stage, layers in needs.layers.items():
         layer_numbers(layers, count, f"{stage}.lora.layers")
+    if not needs.freeze:
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
     for stage, freeze in needs.freeze.items():
         choose_trained(model, freeze, stage)
 

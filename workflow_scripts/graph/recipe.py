@@ -21,7 +21,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", description="a name of lower-case letters, digits and _")]
+Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 Names = Annotated[list[Name], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -24,16 +24,18 @@ from marker.mask import Mask
 from marker.match import check_apart
 from measure.cells import role_of
 from measure.gates import cell_names, check_gate_fields, marker_names, names_only, unknown_words
+from measure.judge import read_model_args
 from model.template import Settings
 from run.files import canonical
 from run.program import InputError
-from run.readers import duplicate_keys, no_yaml
+from run.readers import duplicate_keys, read_yaml
 
 if TYPE_CHECKING:
     from inputs.panel import Panel
 
 ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: replies
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
+RESERVED = ("reanalysis", "verify_published")  # folders under results/ that are no study of this config
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
@@ -715,6 +717,8 @@ class Study:
         times = Counter(cell.key for cell in self.cells)
         for key in sorted(key for key, count in times.items() if count > 1):
             self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
+        if self.config["study"] in RESERVED:
+            self._problem(("study",), f"{self.config['study']} is a folder of other results; fix: another name")
         self._check_paths()
         self._check_toy()
         template = self.config["base"].get("template", {})
@@ -952,6 +956,10 @@ class Study:
         """A judge that is read by log-probabilities is a model whose provider gives them; two judges are two."""
         both = {name: judge for name in ("judge", "second_judge") if (judge := self.config[name]) is not None}
         for name, judge in both.items():
+            try:
+                read_model_args(canonical(judge.get("model_args", {})))
+            except InputError as error:
+                self._problem((name, "model_args"), str(error).removeprefix("--model-args: "))
             if judge.get("scores") != "logprobs":
                 continue
             if judge["model"] in ("none", "toy") or judge["model"].startswith("anthropic/"):
@@ -1124,11 +1132,12 @@ def explain(error: Any) -> str:
             fix = f'`{key}: "{value}"`'
         return f"{reprlib.repr(value)} is {KINDS[kind_of(value)]}; fix: write {fix}"
     if error.validator == "pattern":
-        return f"{reprlib.repr(value)} cannot be; fix: write {error.schema['description']}"
+        return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('description', NAMED)}"
     number = error.validator_value
     return f"{reprlib.repr(value)} {SIZES[error.validator].format(number)}"
 
 
+NAMED = "a name of lower-case letters, digits and _, a letter first"
 # The kinds of JSON schema in words, as they are written in YAML.
 KINDS = {
     "object": "a mapping, {key: value}",
@@ -1176,8 +1185,9 @@ def compose(file: str | Path) -> yaml.Node | None:
     path = Path(file)
     try:
         return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
-    except yaml.MarkedYAMLError as error:
-        raise no_yaml(file, error) from None
+    except yaml.YAMLError:
+        read_yaml(file)  # whose error names the line
+        raise
 
 
 @cache

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from run.program import InputError
 
@@ -91,8 +91,8 @@ def load_model(
     return model.eval()
 
 
-def check_fits(base: str | Path) -> "PreTrainedModel":
-    """The model without its numbers. Raises InputError unless the weights, by name and shape, are that of config.json.
+def check_fits(base: str | Path) -> None:
+    """Raise InputError unless the weights, by name and shape, are the model of config.json. No weight is read.
 
     transformers' own loading, with its renaming of older names, onto the device that holds no numbers.
     """
@@ -115,7 +115,6 @@ def check_fits(base: str | Path) -> "PreTrainedModel":
     finally:
         logging.set_verbosity(verbosity)
     check_loaded(base, found[1])
-    return cast("PreTrainedModel", found[0])
 
 
 def check_loaded(base: str | Path, loaded: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its p
 from measure.registry import unit_costs
 from measure.tables import Row, read_table
 from run.program import InputError, run
+from run.readers import read_yaml
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
 CORES_PER_GPU = 8  # of a node that is not this machine
@@ -165,9 +166,17 @@ def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
         except SystemExit as error:
             status = error.code
     if status:
+        check_configfiles(arguments)
         said = "\n".join(complaints) or printed.getvalue()
         raise InputError(f"snakemake -n {shlex.join(arguments)}: failed\n{said.strip()}")
     return sorted(jobs, key=lambda job: job.name)
+
+
+def check_configfiles(arguments: Sequence[str]) -> None:
+    """Raise InputError with the line of a file that is no YAML: Snakemake names neither."""
+    for name in arguments:
+        if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+            read_yaml(name)
 
 
 def job_of(record: Mapping[str, Any]) -> Job:

@@ -81,13 +81,12 @@ def checks_of(jobs: Sequence[Job], disk: float, left: float = 0) -> dict[str, Ch
     leasing = [job for job in jobs if job.gpus]
     if leasing:
         weights = weights_of(jobs)
-        options = [options_of(job.command) for job in leasing]
         checks["GPUs"] = lambda: check_gpus(max(job.gpus for job in leasing), weights)
         if "LEASE_GPU_POOL" not in os.environ:
             checks["driver, torch"] = check_torch
             checks["C compiler"] = check_compiler
-        if any(given.get("--backend") == ["vllm"] for given in options):
-            checks["vLLM"] = check_vllm
+    if any(job.command and options_of(job.command).get("--backend") == ["vllm"] for job in jobs):
+        checks["vLLM"] = check_vllm
     return checks
 
 

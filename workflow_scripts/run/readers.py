@@ -4,13 +4,10 @@ import json
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from run.files import canonical
 from run.program import InputError
-
-if TYPE_CHECKING:
-    import yaml
 
 AGAIN = "delete it and run again"  # the fix for a damaged file that the workflow makes
 
@@ -78,7 +75,8 @@ def read_yaml(path: str | Path) -> Any:
     try:
         value = yaml.safe_load(text := read_text(path, fix))
     except yaml.MarkedYAMLError as error:
-        raise no_yaml(path, error) from None
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise InputError(f"{path}: {place}not YAML ({error.problem}); fix: {fix}") from None
     except InputError:
         raise
     except Exception as error:  # of a dozen types: `!!int x`, `!!timestamp x`, a control character, a thousand brackets
@@ -86,12 +84,6 @@ def read_yaml(path: str | Path) -> Any:
     for line, key in duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader)):
         raise InputError(f"{path}: line {line}: {key} is duplicated; fix: rename or delete one")
     return value
-
-
-def no_yaml(path: str | Path, error: "yaml.MarkedYAMLError") -> InputError:
-    """What to raise for a file that is no YAML."""
-    place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-    return InputError(f"{path}: {place}not YAML ({error.problem}); fix: correct that line")
 
 
 def abridged(value: Any) -> str:
