@@ -192,6 +192,11 @@ watch(
 # Code and environment
 
 
+ON_CARDS = (
+    "LEASE_GPU_POOL" not in os.environ
+)  # and not on the pretend ones of the tests
+
+
 def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
     """What starts a model's program: on GPUs of its own, or in the offline study's server of forks. Pretend GPUs of the
     tests are leased, but run nothing. share: how many programs share a card.
@@ -199,7 +204,7 @@ def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
     part = f" --share {share}" if share > 1 else ""
     lease = f"python {{SCRIPTS}}/run/lease_gpu.py --gpus {{resources.gpu}}{part} -- "
     fork = "python {SCRIPTS}/offline/fork_program.py "
-    if gpus and "LEASE_GPU_POOL" not in os.environ:
+    if gpus and ON_CARDS:
         return lease + (f"{fork}--gpu -- " if HARDWARE["preload"] else "")
     return f"{lease if gpus else ''}{fork}-- "
 
@@ -215,8 +220,8 @@ def judge_mem_mb(judge):
 
 
 def on_cpu():
-    """What starts a program that loads a model on the CPU: nothing, where model jobs have GPUs."""
-    return "" if "lease_gpu.py" in launcher(HARDWARE["gpus"]) else launcher(0)
+    """What starts a program that needs no GPU but imports much: the server of forks, where there is one."""
+    return "" if HARDWARE["gpus"] and ON_CARDS else launcher(0)
 
 
 def code_of(script):

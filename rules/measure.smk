@@ -255,7 +255,8 @@ rule weigh_survival:
         verdict=canonical((PROBE or {}).get("verdict")),
     shell:
         command(
-            "python {SCRIPTS}/weigh_survival.py --source {params.source} --rule {params.verdict:q}"
+            on_cpu()
+            + "python {SCRIPTS}/weigh_survival.py --source {params.source} --rule {params.verdict:q}"
             " --cell {input.cell} --reference {input.reference} --before {input.before} --base {input.base}"
             " --counts {input.counts} --counts-before {input.counts_before} --output {output.survival} > {log} 2>&1"
         )
@@ -390,7 +391,8 @@ rule weigh_layers:
         source=coupled_of,
     shell:
         command(
-            "python {SCRIPTS}/weigh_layers.py --source {params.source} --cell {input.cell} --reference {input.reference}"
+            on_cpu()
+            + "python {SCRIPTS}/weigh_layers.py --source {params.source} --cell {input.cell} --reference {input.reference}"
             " --before {input.before} --base {input.base} --output {output.layers} > {log} 2>&1"
         )
 
@@ -467,7 +469,8 @@ rule summarize_cell:
         records=braced("records"),
     shell:
         command(
-            "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {params.gates} --measured {params.measured}"
+            on_cpu()
+            + "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {params.gates} --measured {params.measured}"
             " --manifests {params.manifests} --runs {params.records} --schema {RESOURCES}/run_result.schema.json"
             " --output {output.cell} > {log} 2>&1"
         )

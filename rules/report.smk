@@ -29,7 +29,8 @@ rule tabulate_study:
         folder=folder_of_output,
     shell:
         command(
-            "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
+            on_cpu()
+            + "python {SCRIPTS}/tabulate_study.py --cells {params.cells} --published {RESOURCES}/published"
             " --measured {input.measured} --label={params.label:q} --gates {params.gates}"
             " --meaning {input.meaning} --output-dir {params.folder} > {log} 2>&1"
         )
@@ -62,7 +63,8 @@ rule plot_figures:
         prefix=prefix_of_output,
     shell:
         command(
-            "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {params.tables}"
+            on_cpu()
+            + "python {SCRIPTS}/plot_figures.py --figure {wildcards.figure} --tables {params.tables}"
             " --study {params.study} --source {wildcards.source} --label={params.label:q} --meaning {input.meaning}"
             " --output-prefix {params.prefix} > {log} 2>&1"
         )
@@ -91,7 +93,8 @@ rule check_claims:
         tables=folder_of_tables,
     shell:
         command(
-            "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
+            on_cpu()
+            + "python {SCRIPTS}/check_claims.py --claims {RESOURCES}/claims.yaml --published {RESOURCES}/published"
             " --tables {params.tables} --label={params.label:q} --output {output.claims} > {log} 2>&1"
         )
 

