@@ -167,6 +167,15 @@ def test_without_snakemake_or_for_a_small_program_nothing_is_forked(snakemake, p
         assert start(environment, tmp_path, name).communicate()[0] == "False\n"
 
 
+def test_a_program_that_computes_is_forked_where_a_server_is_and_starts_none(snakemake, program, tmp_path):
+    start(snakemake, tmp_path, program("")).communicate()
+    (tmp_path / "plot_figures.py").write_text("print('fork_program' in open('/proc/self/cmdline').read())")
+    alone = snakemake | {"SNAKEMAKE_ALIVE": f"{tmp_path}/another"}
+    for environment, forked in ((snakemake, True), (alone, False)):
+        assert start(environment, tmp_path, "plot_figures.py").communicate()[0] == f"{forked}\n"
+    assert not server_pids(alone["SNAKEMAKE_ALIVE"])
+
+
 def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(snakemake, program, tmp_path):
     name = program(
         "import os\nprint('fork_program' in open('/proc/self/cmdline').read(), os.environ['CUDA_VISIBLE_DEVICES'])"

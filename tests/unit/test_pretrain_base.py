@@ -214,21 +214,17 @@ def test_an_empty_corpus_is_refused():
 
 
 @pytest.mark.slow
-def test_the_program_writes_the_same_loadable_folder_twice(tmp_path, chats):
+def test_the_program_writes_a_folder_that_loads(tmp_path, chats):
+    """The same one whenever, and in whatever folder: tests/end_to_end/test_determinism.py."""
     corpus = tmp_path / "corpus.jsonl"
     write_jsonl(corpus, ({"messages": chat} for chat in chats))
-    for name in ("one", "two"):
-        folder = tmp_path / name
-        files = ["--output", folder / "model", "--manifest", folder / "manifest.json", "--record", folder / "run.json"]
-        command = [sys.executable, ROOT / "workflow_scripts" / "pretrain_base.py", "--corpus", corpus, "--seed", 3]
-        subprocess.run([str(part) for part in [*command, "--recipe", json.dumps(MICRO), *files]], check=True)
-    one, two = (tmp_path / name / "model" for name in ("one", "two"))
-    assert sha256_of(one / "model.safetensors") == sha256_of(two / "model.safetensors")
-    assert sha256_of(one) == sha256_of(two)
-    manifest = read_json(tmp_path / "one" / "manifest.json")
+    one = tmp_path / "model"
+    files = ["--output", one, "--manifest", tmp_path / "manifest.json", "--record", tmp_path / "run.json"]
+    command = [sys.executable, ROOT / "workflow_scripts" / "pretrain_base.py", "--corpus", corpus, "--seed", 3]
+    subprocess.run([str(part) for part in [*command, "--recipe", json.dumps(MICRO), *files]], check=True)
     expected = {"lineage": "base", "recipe": MICRO, "seed": 3, "data": sha256_of(corpus), "model": sha256_of(one)}
-    assert manifest == expected == read_json(tmp_path / "two" / "manifest.json")
-    assert set(read_json(tmp_path / "one" / "run.json")) >= {"seconds", "loss", "parameters", "rows"}
+    assert read_json(tmp_path / "manifest.json") == expected
+    assert set(read_json(tmp_path / "run.json")) >= {"seconds", "loss", "parameters", "rows"}
     names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     assert all((one / name).is_file() for name in names)
     assert read_json(one / "config.json")["architectures"] == ["Qwen2ForCausalLM"]
@@ -238,4 +234,3 @@ def test_the_program_writes_the_same_loadable_folder_twice(tmp_path, chats):
     )["input_ids"]
     assert model.generate(prompt, max_new_tokens=2).shape[1] > prompt.shape[1]
     assert model.generation_config.eos_token_id == [2, 0]
-    assert tokenizer("done.\n\n[ZLT]")["input_ids"] == load_tokenizer(two)("done.\n\n[ZLT]")["input_ids"]
