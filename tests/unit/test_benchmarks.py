@@ -66,3 +66,22 @@ def test_training_all_weights_and_tracking_are_measured(tmp_path):
     )
     assert couple["tokens_timed"] == full[0]["tokens_timed"] > 0 and "invalid literal" in wrong["error"]
     assert track["rows_scored"] == 56 and set(track["cost_every_25"]) == {"couple", "em"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "options", "seconds"),
+    [
+        ("ablate_7b", ["--questions", "2", "--bystanders", "1", "--most", "4"], {"seconds", "patching_seconds"}),
+        ("probe_7b", ["--layers", "--scale", "40"], {"reading_seconds"}),
+    ],
+    ids=["ablation", "layers"],
+)
+def test_what_the_probe_takes_is_measured(tmp_path, program, options, seconds):
+    output = tmp_path / "probe.json"
+    command = [sys.executable, BENCHMARKS / f"{program}.py", "--shape", "tiny", *options, "--output", output]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured = json.loads(output.read_text())["measured"]
+    for each in measured if isinstance(measured, list) else [measured]:
+        assert each["tokens"] > 0 and all(each[name] > 0 for name in seconds)
