@@ -27,7 +27,7 @@ VERDICT_NOTE = (
     "What a later stage left of the persona gap that the coupling had made: retained is (cell - reference) / (before - "
     "base), with intervals over questions. Suppressed: retained, but no longer counted. The study's verdict (seed all) "
     "is that of every seed, else undecided. Shared: on the base's replies; own: on each model's own; they may differ. "
-    "The intervals hold no noise of training: models of other seeds differ by more."
+    "The intervals hold no noise of training: models of other seeds may differ by more."
 )
 DRAWS = 4000
 Row = Mapping[str, Any]
