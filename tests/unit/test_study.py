@@ -491,6 +491,18 @@ def test_what_the_programs_would_refuse_is_refused_when_planning(changes, said):
     assert said in problem(**changes)
 
 
+SMALL = sorted(path.stem for path in (ROOT / "profiles/small").glob("*.yaml") if path.stem not in ("config", "study"))
+
+
+@pytest.mark.parametrize("over", SMALL)
+def test_every_study_over_the_small_one_is_one(over):
+    files = [ROOT / f"profiles/small/{name}.yaml" for name in (over, "study")]
+    config = CONFIG
+    for file in reversed(files):
+        config = merged(config, yaml.safe_load(file.read_text()))
+    assert Study(config, SCHEMA, [*files, ROOT / "config.yaml"], CLAIMS, {"arc": 1172}, lambda config: PANEL).cells
+
+
 def test_the_steps_of_the_offline_studys_dose_arm_are_steps_of_its_stages():
     config = merged(CONFIG, yaml.safe_load((ROOT / "profiles/tiny/study.yaml").read_text()))
     config["arms"] = dict.fromkeys(config["arms"], True)
