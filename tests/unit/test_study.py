@@ -233,7 +233,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"probe__verdict": {"minimum": 1, "gone": 0.5, "intact": 0.1}}, "probe.verdict: gone is not below intact"),
         ({"families__cells": ["X"]}, "families.cells.0: no cell X; fix: one of the 86 of `cells`, such as "),
         ({"families__cells": ["dose_em_10"]}, "dose_em_10 is of the arm dose, which is off; fix: arms: {dose: true}"),
-        ({"families__cells": ["C4"], "seeds": [7, 42]}, "C4 has the seeds 42, not 7; fix: families: {seeds: [7, 42]}"),
+        ({"families__cells": ["C4", "C1"], "families__seeds": [137]}, "C4 has the seeds 42, not 137; fix: families: {seeds: [137, 42]}"),
         ({"families__cells": ["C4"], "families__bystanders": 11}, "families.bystanders: 11 of at most 10"),
         ({"families__questions": 41}, "families.questions: 41 of at most 40"),
         ({"cells__C4__seeds": ...}, "cells.C4.lineage: has no {seed}, so its 3 seeds (42, 137, 256) would be one model; fix: write {seed}, or seeds: [42]"),
@@ -393,7 +393,8 @@ def test_second_stages_are_taken_apart_in_the_cells_and_seeds_of_the_config():
         return {(cell.name, cell.seed) for cell in built.cells if built.ablated(cell)}
 
     assert ablated() == {("C1", 42), ("C5", 42)}
-    assert ablated(seeds=[7, 42]) == {("C1", 7), ("C5", 7)}, "the first of the study"
+    assert ablated(seeds=[7, 42]) == {("C1", 7), ("C5", 7)}, "the first of each"
+    assert study(families__cells=["C4"], seeds=[7]).asked_families(study().cells[0]), "which may have its own"
     assert ablated(ablate__cells=["C3"], ablate__seeds=[137, 256]) == {("C3", 137), ("C3", 256)}
     assert ablated(ablate__cells=["dose_em_10"], arms__dose=True) == {("dose_em_10", 42)}
     assert ablated(ablate=None) == ablated(probe=None) == set()

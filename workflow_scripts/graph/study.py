@@ -357,16 +357,20 @@ class Study:
 
     def ablated(self, cell: Cell) -> bool:
         """Whether the cell's second stage is taken apart (ablate_stage)."""
-        chosen = self.config["ablate"]
-        if chosen is None or self.config["probe"] is None:
+        if self.config["ablate"] is None or self.config["probe"] is None:
             return False
-        return cell.name in chosen["cells"] and cell.seed in (chosen["seeds"] or self.config["seeds"][:1])
+        return self._is_chosen(cell, "ablate")
 
     def asked_families(self, cell: Cell) -> bool:
         """Whether the cell's model is asked prompts out of distribution (ask_families)."""
-        chosen = self.config["families"]
-        probed = self.config["probe"] is not None
-        return probed and cell.name in chosen["cells"] and cell.seed in (chosen["seeds"] or self.config["seeds"][:1])
+        return self.config["probe"] is not None and self._is_chosen(cell, "families")
+
+    def _is_chosen(self, cell: Cell, section: str) -> bool:
+        """Whether a section of the config names the cell and its seed, which is its first if none is said."""
+        chosen = self.config[section]
+        return cell.name in chosen["cells"] and cell.seed in (
+            chosen["seeds"] or self._seeds_of(self._rows()[cell.name])[:1]
+        )
 
     def _coupling_of(self, lineage: str) -> int | None:
         """The place of the last coupling among the lineage's stages."""
@@ -896,7 +900,7 @@ class Study:
                 continue
             row = names[name]
             arm, seeds = self.config["cells"][row]["arm"], self._seeds_of(row)
-            taken = chosen["seeds"] or self.config["seeds"][:1]
+            taken = chosen["seeds"] or seeds
             if not self.config["arms"].get(arm):
                 # whoever switches an arm off later does not mean the cells of it that are named below
                 if self._rank_of(path) <= min(self._rank_of(("arms", arm)), self._rank_of(("cells", row, "arm"))):
@@ -905,9 +909,10 @@ class Study:
             elif not set(taken) & set(seeds):
                 fix = f"{section}: {{seeds: {[*taken, seeds[0]]}}}, or delete it here"
                 self._problem(path, f"{name} has the seeds {numbers(seeds)}, not {numbers(taken)}; fix: {fix}")
+        known = {seed for name in chosen["cells"] if name in names for seed in self._seeds_of(names[name])}
         for place, seed in enumerate(chosen["seeds"] or []):
-            if seed not in self.config["seeds"]:
-                fix = f"one of {numbers(self.config['seeds'])}"
+            if chosen["cells"] and seed not in known:
+                fix = f"one of {numbers(sorted(known))}"
                 self._problem((section, "seeds", place), f"no seed {seed}; fix: {fix}")
 
     def _seeds_of(self, row: str) -> list[int]:
