@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -281,14 +282,17 @@ def measure(
     profiled: Path | None = None,
     budget: float = 1.0,
     philox: bool = False,
+    inductor: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """Seconds, tokens and memory of one training of `steps` steps, of which the first `warm` are not averaged.
 
     profiled: where to write the kernels of the last two steps, which are then slower. budget: of the activations that a
     compiled layer keeps for its backward pass, as a part; the rest is computed again. philox: with torch's own dropout.
+    inductor: settings of torch._inductor.config that are switched on.
     """
     import torch
+    import torch._inductor.config
 
     import model.trainer as trainer_module
     from model.dropout import hash_dropout
@@ -303,7 +307,8 @@ def measure(
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with tempfile.TemporaryDirectory() as folder:
+    settings = torch._inductor.config.patch(dict.fromkeys(inductor, True))
+    with tempfile.TemporaryDirectory() as folder, settings:
         trainer = way(model, tokenizer, rows, steps, folder, **options)
         watch = stopwatch(warm)
         trainer.add_callback(watch)
@@ -319,7 +324,8 @@ def measure(
     whole = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
     return {
-        "way": way.__name__, "data": name, "budget": budget, "philox": philox, **options,
+        "way": way.__name__, "data": name, "budget": budget, "philox": philox,
+        "inductor": list(inductor), **options,
         "steps_run": steps, "steps_timed": steps - warm,
         "tokens_timed": tokens, "seconds_timed": round(seconds, 2),
         "first_steps": warm, "first_steps_s": round(first, 1),
@@ -451,6 +457,7 @@ def run_item(
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
         "philox": "philox" in rest,
         "profiled": profiled if "profile" in rest else None,
+        "inductor": [word.removeprefix("inductor.") for word in rest if word.startswith("inductor.")],
         "budget": float(next((word[6:] for word in rest if word.startswith("budget")), 1)),
     }
     return measure(ours, name, model, tokenizer, int(steps), 2 * warm if cuda else warm, **options)
@@ -465,6 +472,7 @@ def main() -> None:
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
         help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:profile]"
+        "[:inductor.max_autotune_gemm]"
         ", trl:data:steps[:rows4][:checkpointing][:sdpa][:liger], or check",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")
