@@ -1,5 +1,6 @@
 # All Python of the graph: the study, and input functions from wildcards to files.
 import csv
+import gc
 import hashlib
 import os
 import re
@@ -15,6 +16,9 @@ import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.logging import logger
 from snakemake.utils import update_config
+
+
+gc.set_threshold(100_000, 50, 50)  # as in the programs: a fifth of a plan was looks for garbage
 
 
 def checkout_of(basedir):
