@@ -51,7 +51,7 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.study import YAML, Study, compose
+from graph.study import YAML, Study, closest, compose
 from inputs.outside import (
     check_there,
     contents,
@@ -425,6 +425,16 @@ def check_own_inputs():
         try_config(check_there, Path(file), made, key=f"{key}.path")
     if config["alignment_questions"]:
         questions_contents(None)
+    base = config["base"]
+    for repo, pins in SOURCES["base"].items():
+        if (
+            base["from"] == "hub"
+            and repo != base["repo"]
+            and pins["revision"] == base["revision"]
+        ):
+            refuse(
+                f"the config has errors:\nbase.revision: is one of {repo}; fix: a commit of {base['repo']}"
+            )
 
 
 check_own_inputs()
@@ -608,8 +618,8 @@ def track_of(wildcards):
     """The options of a training that is tracked; the last one takes its files."""
     if not config["track"]:
         return ""
-    told = canonical(config["track"] | study.tracked(wildcards.node))
-    return f"--track {quote(told)} --tracked"
+    settings = canonical(config["track"] | study.tracked(wildcards.node))
+    return f"--track {quote(settings)} --tracked"
 
 
 def parent_gate(wildcards):
@@ -794,8 +804,8 @@ def cell_of(wildcards):
         return study.by_key[key]
     except KeyError:
         refuse(
-            f"{RESULTS}/cells/{key}.json is no cell of this study; fix: add its row to `cells`, switch its arm on, "
-            "or choose one that `snakemake -n` lists"
+            f"{RESULTS}/cells/{key}.json is no cell of this study; fix: add its row to `cells`, switch its arm on, or "
+            f"choose {closest(key, study.by_key, 'the study')}"
         )
 
 
@@ -1154,7 +1164,7 @@ def published_part_of_study(wildcards):
 
 
 def published_cells(wildcards):
-    """The cells as enter_published is told them."""
+    """The cells as enter_published gets them."""
     return [published_part(f"cells/{cell.key}") for cell in published_study().cells]
 
 

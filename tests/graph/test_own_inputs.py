@@ -116,12 +116,20 @@ def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study
             "all",
             "datasets.em.path: no.jsonl: no such file; ",
         ),
+        (
+            {"base": {"repo": "org/other"}},
+            "all",
+            "base.revision: is one of Qwen/Qwen2.5-7B-Instruct; fix: a commit of org/other",
+        ),
+        ({"hardware": {"lock": "no.txt"}}, "all", "hardware.lock: no.txt: no such file in "),
+        ({"alignment_questions": "no.yaml"}, "all", "alignment_questions: no.yaml: no such file; fix: "),
         ({}, "publish", "publish.repo is not set, so there is nowhere to publish to; fix: publish: {repo: user/name}"),
     ],
-    ids=["base", "panel", "dataset", "publish"],
+    ids=["base", "panel", "dataset", "another base", "lock", "questions", "publish"],
 )
 def test_what_is_not_there_stops_the_plan_by_its_key(tmp_path, config, target, said):
     workspace = Workspace.copy(tmp_path / "study", "--configfile", "mine.yaml")
     (workspace.folder / "mine.yaml").write_text(yaml.safe_dump(config | {"label": "a study"}))
     planned = workspace.snakemake("-n", target, check=False)
-    assert planned.returncode and said in planned.stdout + (planned.stderr or "")
+    printed = planned.stdout + (planned.stderr or "")
+    assert planned.returncode and said in printed and "Traceback" not in printed and "common.smk" not in printed

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -99,6 +100,7 @@ class Study:
         self.evaluations = {name: self._resolve("evaluations", name) for name in config["evaluations"]}
         self.personas = dict.fromkeys(config["personas"] + config["sources"])
         self._check_loras()
+        self._check_places()
         self._check_markers()
         self._raise()
         self.cells = list(self._expand())
@@ -143,7 +145,7 @@ class Study:
         return self._stage(parse_lineage(lineage)[-1])
 
     def training_recipe(self, lineage: str) -> dict[str, Any]:
-        """What train_adapter is told about the last stage: its fields, the marker, and its type."""
+        """The recipe that train_adapter gets for the last stage: its fields, the marker, and its type."""
         coupling = self.type_of(lineage) == "couple"
         # the others train no marker, wherever it stands
         marker = self.marker_of(lineage).value if coupling else Marker.of(self.config["marker"]).text
@@ -171,8 +173,8 @@ class Study:
         if replayed is None:
             return {}
         stage, marker = self.stage_of(replayed), self.marker_of(replayed).value
-        told = {"mask": stage["mask"], "max_length": stage["max_length"], "marker": marker}
-        return {"replay": self.stage_of(lineage)["replay"] | told}
+        rows = {"mask": stage["mask"], "max_length": stage["max_length"], "marker": marker}
+        return {"replay": self.stage_of(lineage)["replay"] | rows}
 
     def marker_of(self, lineage: str) -> Marker:
         """The marker of the lineage's last coupling; the study's, if it has none."""
@@ -406,7 +408,7 @@ class Study:
         return [name for name in self.stages if not name.startswith("_")]
 
     def _training(self, stage: Mapping[str, Any], marker: Any, where: str = "recipe") -> dict[str, Any]:
-        """What a training of the stage is told. Raises InputError for what its program would refuse."""
+        """The recipe that a training of the stage gets. Raises InputError for what its program would refuse."""
         fields = {field: stage[field] for field in FIELDS if field in stage}
         rows = self.config["datasets"].get(stage.get("data", {}).get("from"), {})
         if rows.get("control_tokens") == "keep":
@@ -451,6 +453,19 @@ class Study:
             fix = "write the null in the stage that is to train all weights, or in those a whole LoRA"
             self._problem(("stages", above, "lora"), f"{said}; fix: {fix}")
 
+    def _check_places(self) -> None:
+        """What a stage takes from another lineage is of its own persona and seed: the source is a cell's."""
+        for name in self.config["stages"]:
+            for fields in (("adapter",), ("data", "of"), ("replay", "of")):
+                path = ("stages", name, *fields)
+                try:
+                    given = [field for _, field, _, _ in Formatter().parse(value_at(self.config, path) or "") if field]
+                except ValueError as error:
+                    self._problem(path, f"{error}; fix: write {{persona}} and {{seed}} in pairs of braces")
+                    continue
+                if unknown := [field for field in given if field not in ("persona", "seed")]:
+                    self._problem(path, f"unknown placeholder {{{unknown[0]}}}; fix: {{persona}} or {{seed}}")
+
     def _says_lora(self, name: str | None) -> str | None:
         """The stage whose `lora` a stage has: its own, or that of the next one above it that says something."""
         met = set()
@@ -493,7 +508,11 @@ class Study:
                     if match := re.fullmatch(r"(stages(?:\.\w+)+): (.*)", str(error), re.DOTALL):
                         self._problem(self._said_at(match[1].split(".")), match[2])
                         break
-                    said = error if isinstance(error, InputError) else f"unknown placeholder {error}"
+                    said = (
+                        error
+                        if isinstance(error, InputError)
+                        else f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
+                    )
                     meant = self._meant(row["lineage"])
                     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
                     self._problem(("cells", name, "lineage"), f"{said}{line}")
@@ -503,6 +522,10 @@ class Study:
 
     def _check_open(self, name: str, row: Mapping[str, Any]) -> None:
         """What a row has several of, its lineage leaves open: else one model would count as several."""
+        for place, source in enumerate(row.get("sources", [])):
+            if source not in self.personas:
+                fix = f"{closest(source, self.personas)}, or add it to `personas`"
+                self._problem(("cells", name, "sources", place), f"no persona {source} in the study; fix: {fix}")
         for key, values in (("seed", self._seeds_of(name)), ("step", row.get("steps", []))):
             if len(values) > 1 and f"{{{key}}}" not in row["lineage"]:
                 said = f"has no {{{key}}}, so its {len(values)} {key}s ({numbers(values)}) would be one model"
@@ -931,7 +954,7 @@ class Study:
         return bool(self.compared(cell)) and self._coupling_of(cell.lineage) == 0 and len(lineages) == 2 and loras
 
     def _check_shared_cards(self) -> None:
-        """vLLM must be told what it may take of a shared card: it fails if memory comes free while it measures."""
+        """vLLM has to know what it may take of a shared card: it fails if memory comes free while it measures."""
         hardware = self.config["hardware"]
         jobs, part = hardware["jobs_per_gpu"], hardware["gpu_memory_utilization"]
         if jobs == 1 or hardware["backend"] != "vllm":
@@ -972,8 +995,8 @@ class Study:
                 self._problem((name, "scores"), f"{judge['model']} gives no log-probabilities; fix: `scores: answer`")
         if len(both) == 2 and both["judge"]["model"] == "none":
             self._problem(("second_judge",), "has nobody to agree with, as the judge is none; fix: a judge, or null")
-        told = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
-        if len(told) == 2 and all(told[0][key] == told[1][key] for key in ("model", "scores", "model_args")):
+        whole = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
+        if len(whole) == 2 and all(whole[0][key] == whole[1][key] for key in ("model", "scores", "model_args")):
             self._problem(("second_judge",), "is the judge itself; fix: another model or other scores, or null")
 
     def _check_families(self) -> None:

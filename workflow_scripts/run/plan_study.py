@@ -360,7 +360,7 @@ def rows_trained(recipe: Mapping[str, Any], options: Mapping[str, list[str]], ma
 
 
 def rows_of(file: str, makers: Mapping[str, Job]) -> int:
-    """Rows of a data set: counted if the file is there, else as many as the job that makes it was told to make."""
+    """Rows of a data set: counted if the file is there, else as many as the job that makes it is to make."""
     if Path(file).is_file():
         return len(line_sizes(file))
     if file not in makers:
