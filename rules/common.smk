@@ -17,8 +17,9 @@ from snakemake.common.configfile import load_configfile
 from snakemake.logging import logger
 from snakemake.utils import update_config
 
-
-gc.set_threshold(100_000, 50, 50)  # as in the programs: a fifth of a plan was looks for garbage
+gc.set_threshold(
+    100_000, 50, 50
+)  # as in the programs: a fifth of a plan was looks for garbage
 
 
 def checkout_of(basedir):
