@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# As seldom as in the programs: looking for garbage is a third of collecting tests, and most of running a small model.
+gc.set_threshold(100_000, 50, 50)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,9 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 
 def pytest_collection_finish():
-    """Look for garbage as seldom as the programs do, and not among what was imported: half the time of a small model."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    gc.freeze()  # what tests import stays
 
 
 @pytest.fixture(scope="session")
