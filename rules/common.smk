@@ -426,6 +426,10 @@ def check_own_inputs():
         try_config(check_there, Path(file), made, key=f"{key}.path")
     if config["alignment_questions"]:
         questions_contents(None)
+    if config["study"] in ("reanalysis", "verify_published"):
+        refuse(
+            f"the config has errors:\nstudy: {config['study']} is a folder of other results; fix: another name"
+        )
     base = config["base"]
     for repo, pins in SOURCES["base"].items():
         if (

@@ -247,7 +247,6 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"judge__model": "none", "second_judge": {"model": "openai/x"}}, "second_judge: has nobody to agree with"),
         ({"judge__model_args": {"api_key": "sk-1"}}, "judge.model_args: api_key: keys do not belong here; fix: export it"),
         ({"judge__base_url": "localhost"}, "judge.base_url: 'localhost' cannot be; fix: write an address, such as http://"),
-        ({"study": "reanalysis"}, "study: reanalysis is a folder of other results; fix: another name"),
         ({"cells__C2__sources": ["vilain"]}, "cells.C2.sources.0: no persona vilain in the study; fix: villain, or add it"),
         ({"stages__graft__adapter": "couple-{source}.s{seed}"}, "stages.graft.adapter: unknown placeholder {source}; fix: {persona} or {seed}"),
         ({"stages__relearn__data__of": "couple-{source}.s42"}, "stages.relearn.data.of: unknown placeholder {source}"),

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: replies
 ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
-RESERVED = ("reanalysis", "verify_published")  # folders under results/ that are no study of this config
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
@@ -745,8 +744,6 @@ class Study:
         times = Counter(cell.key for cell in self.cells)
         for key in sorted(key for key, count in times.items() if count > 1):
             self._problem(("cells",), f"{key} comes out twice; fix: rename one of the rows")
-        if self.config["study"] in RESERVED:
-            self._problem(("study",), f"{self.config['study']} is a folder of other results; fix: another name")
         self._check_paths()
         self._check_toy()
         template = self.config["base"].get("template", {})
