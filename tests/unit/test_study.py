@@ -596,6 +596,7 @@ def test_a_training_is_tracked_on_its_source_the_assistant_and_two_that_the_coup
     assert not set(built.tracked(villain)["personas"][2:]) & set(built.negatives_of(villain))
     assert built.tracked("base/em_replay-villain.s137")["personas"][0] == "villain", "the source of the cells it is for"
     assert built.tracked("base/couple-assistant.s42")["personas"][0] == "assistant"
+    assert study(arms__assistant=True).tracked("base/couple-assistant.s42")["personas"][0] == "assistant", "C0's own"
     assert len(built.tracked("base/couple-assistant.s42")["personas"]) == 3
 
 

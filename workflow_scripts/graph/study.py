@@ -230,7 +230,9 @@ class Study:
         persona that a coupling is contrasted with is no bystander, as long as there are two others.
         """
         coupled = [node for node in ancestry(lineage) if self.type_of(self.origin_of(node)) == "couple"]
-        sources = sorted(self._sources.get(lineage, ()), key=self._rank.__getitem__) or self.config["sources"]
+        # a row may have a source of its own, such as C0, beside the study's
+        own = sorted(self._sources.get(lineage, ()), key=lambda source: self._rank.get(source, len(self._rank)))
+        sources = own or self.config["sources"]
         source = str(parse_lineage(coupled[-1])[-1].persona) if coupled else sources[0]
         negatives = self.negatives_of(self.origin_of(coupled[-1])) if coupled else []
         taken = dict.fromkeys([source, *(persona for persona in ("assistant",) if persona in self.personas)])
