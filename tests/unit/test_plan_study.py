@@ -407,7 +407,7 @@ for job, above in zip(jobs, parents_of(jobs)):
 def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
     done = planned(fresh, "--config", "marker=5")
     assert done.returncode == 1
-    assert "marker: 5 is not of type 'string'" in done.stderr
+    assert 'marker: 5 is a whole number; fix: write `marker: "5"`' in done.stderr
     assert "Traceback" not in done.stderr
 
 

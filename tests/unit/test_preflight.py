@@ -14,7 +14,7 @@ from workspace import ROOT, Workspace
 
 from inputs.downloads import Hub
 from run import preflight
-from run.plan_study import Job
+from run.plan_study import Cost, Job
 from run.preflight import ask_all, check_hub, checks_of, table
 from run.program import InputError
 
@@ -188,6 +188,13 @@ def test_a_disk_that_is_too_small_for_the_plan_is_told(tmp_path, monkeypatch):
     assert preflight.check_disk(1000, 400).startswith("1.0 GB needed at the peak, of which 0.4 GB stay; ")
     with pytest.raises(InputError, match=r"results: .* GB needed at the peak, .* GB free; fix: make room"):
         preflight.check_disk(1e12)
+
+
+def test_the_disk_needed_is_that_of_the_peak_without_what_is_fetched_into_the_cache(monkeypatch):
+    costs = {"fetch_base": Cost(("", "", ""), 1, 100, 0), "train_adapter": Cost(("", "", ""), 1, 3, 15)}
+    monkeypatch.setattr(preflight, "cost_of", lambda job, *_: costs[job.rule])
+    jobs = [job("fetch_base", ""), job("train_adapter", "")]
+    assert preflight.disk_of(jobs, ROOT / "resources/unit_costs.csv") == (15, 3)
 
 
 def test_a_file_system_whose_locks_keep_nobody_out_is_told(tmp_path, monkeypatch):
