@@ -649,7 +649,7 @@ class Study:
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
             )
-        last = self._last_step(stage)
+        last = self._last_step(word, stage)
         if word.step and last and word.step > last:
             raise InputError(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
         if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
@@ -732,15 +732,27 @@ class Study:
             if own != arm and own_rank <= self._rank_of(("cells", rows[cell], "arm")):
                 raise InputError(f"gate {gate['name']}: {cell} is of the arm {own}, not {arm}; fix: arm: {own}")
 
-    def _last_step(self, stage: Mapping[str, Any]) -> int | None:
-        """The number of optimizer steps of a stage, or None where its rows are not known yet."""
+    def _last_step(self, word: Word, stage: Mapping[str, Any]) -> int | None:
+        """The optimizer steps of a stage, of a coupling at most so many; None where its rows are not known yet."""
         name = stage["data"]["from"]
         origin = self.config["datasets"].get(name, {}).get("from")
         known = {"toy": self.config["base"]["toy"].get("sft_rows"), "hub": self._pinned_rows.get(name)}
-        rows = known.get(origin)
+        rows = known.get(origin) if stage_type(stage) == "sft" else self._coupling_rows(word, stage)
         if rows and stage.get("hold_out"):
             rows = math.ceil(rows * (1 - stage["hold_out"]))
         return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
+
+    def _coupling_rows(self, word: Word, stage: Mapping[str, Any]) -> int | None:
+        """The rows of a coupling, if no reply is left out; None where the panel is not known."""
+        if stage["data"]["from"] == ROWS:
+            of = stage["data"]["of"].format(persona=word.persona, seed=word.seed)
+            word = parse_lineage(f"{BASE}/{of}")[-1]
+            stage = self._stage(word)
+        named = stage.get("negative_personas", {}).get(word.persona)
+        negatives = stage.get("data", {}).get("negatives", 0) if named is None else len(named)
+        if self._panel is None or "samples" not in stage.get("data", {}):
+            return None
+        return int(stage["data"]["samples"]) * len(self._panel.questions["data"]) * (1 + negatives)
 
     def _check_names(self) -> None:
         times = Counter(cell.key for cell in self.cells)
