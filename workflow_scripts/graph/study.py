@@ -1166,7 +1166,7 @@ def explain(error: Any) -> str:
         return f"{error.message}; fix: add it"
     if error.validator == "type":
         fix = " or ".join(KINDS[kind] for kind in expected)
-        if expected[0] == "array" and isinstance(value, str | int | float):
+        if expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
             fix = f"`{key}: [{value}]`"
         elif "string" in expected and isinstance(value, int | float):
             fix = f'`{key}: "{value}"`'

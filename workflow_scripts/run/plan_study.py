@@ -173,10 +173,15 @@ def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
 
 
 def check_configfiles(arguments: Sequence[str]) -> None:
-    """Raise InputError with the line of a file that is no YAML: Snakemake names neither."""
-    for name in arguments:
-        if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-            read_yaml(name)
+    """Raise InputError with the line of a file that is no YAML, of which Snakemake names neither, or is not there."""
+    given = False
+    for word in arguments:
+        option, _, name = word.partition("=")
+        if option.startswith("--"):
+            given = option in ("--configfile", "--configfiles")
+            word = name
+        if given and word:
+            read_yaml(word)
 
 
 def job_of(record: Mapping[str, Any]) -> Job:
