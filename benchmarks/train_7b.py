@@ -374,6 +374,7 @@ def check(shape: dict[str, Any]) -> dict[str, Any]:
 
     from model.loss import packed_loss
     from model.packing import collate, moved, set_attention
+    from model.trainer import compile_layers
 
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
@@ -426,8 +427,7 @@ def check(shape: dict[str, Any]) -> dict[str, Any]:
         if way == "ours_compiled":
             torch.compiler.reset()
             model.enable_input_require_grads()
-            for layer in base.model.layers:
-                layer.compile(dynamic=True)
+            compile_layers(base.model.layers)
         loss, found = gradients(run, True)
         result[f"loss_{way}"] = loss
         result[f"gradient_error_{way}"] = float(f"{((found - exact).norm() / exact.norm()).item():.3g}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.dropout import hash_dropout
+from model.trainer import compile_layers
 
 
 def dropped(seed: int, module: int = 0, p: float = 0.05, shape: tuple[int, ...] = (1, 300, 512)) -> torch.Tensor:
@@ -46,3 +47,23 @@ def test_nothing_falls_in_evaluation_and_nothing_is_saved():
     model = torch.nn.Sequential(torch.nn.Dropout(0.3)).eval()
     hash_dropout(model)
     assert torch.equal(model(torch.ones(3, 4)), torch.ones(3, 4)) and not model.state_dict()
+
+
+def test_floats_of_a_compiled_layer_are_constants_so_that_a_gpus_graph_has_nothing_on_the_cpu(monkeypatch):
+    layer = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.LayerNorm(4, eps=1e-5))
+    hash_dropout(layer)
+    graphs = []
+
+    def compiled(self, dynamic):
+        self._compiled_call_impl = torch.compile(self._call_impl, dynamic=dynamic, backend=backend)
+
+    def backend(graph, inputs):
+        graphs.append(graph.graph)
+        return graph
+
+    monkeypatch.setattr(torch._dynamo.config, "specialize_float", False)
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    compile_layers([layer])
+    layer(torch.ones(3, 4))
+    given = [node.meta["example_value"] for node in graphs[0].nodes if node.op == "placeholder"]
+    assert not [value for value in given if getattr(value, "dtype", None) == torch.float64]

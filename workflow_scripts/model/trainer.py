@@ -12,7 +12,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from run.status import Status
 if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from probe.track import Track
@@ -108,6 +109,20 @@ def mask_seed(seed: int, place: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4], "big", signed=True)
 
 
+def compile_layers(layers: "Iterable[Module]") -> None:
+    """Compile the decoder layers, for any number of tokens.
+
+    Their floats (LoRA's scaling, what dropout keeps, epsilons) are constants of the code. By default they would be
+    scalars on the CPU, with C++ kernels of their own in a GPU's graph: before the first, the compiler builds and loads a
+    program for each of the CPU's instruction sets (benchmarks/README.md).
+    """
+    import torch
+
+    torch._dynamo.config.specialize_float = True
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
 @functools.cache
 def step_trainer() -> type:
     """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
@@ -150,8 +165,7 @@ def step_trainer() -> type:
                 self.masks = hash_dropout(wrapped)
                 # without it the first layer, whose input needs no gradient, would be compiled a second time
                 wrapped.enable_input_require_grads()
-                for layer in self.causal.model.layers:
-                    layer.compile(dynamic=True)
+                compile_layers(self.causal.model.layers)
 
         def get_train_dataloader(self) -> Any:
             rows: Any = self.train_dataset
