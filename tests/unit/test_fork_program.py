@@ -167,20 +167,29 @@ def test_without_snakemake_or_for_a_small_program_nothing_is_forked(snakemake, p
         assert start(environment, tmp_path, name).communicate()[0] == "False\n"
 
 
-def test_a_program_that_computes_is_forked_where_a_server_is_and_starts_none(snakemake, program, tmp_path):
+@pytest.fixture
+def another(tmp_path):
+    """The file of another Snakemake that lives: without one, its programs would end."""
+    with (tmp_path / "another-node.7").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.name
+
+
+def test_a_program_that_computes_is_forked_where_a_server_is_and_starts_none(snakemake, another, program, tmp_path):
     start(snakemake, tmp_path, program("")).communicate()
     (tmp_path / "plot_figures.py").write_text("print('fork_program' in open('/proc/self/cmdline').read())")
-    alone = snakemake | {"SNAKEMAKE_ALIVE": f"{tmp_path}/another"}
-    for environment, forked in ((snakemake, True), (alone, False)):
+    for environment, forked in ((snakemake, True), (snakemake | {"SNAKEMAKE_ALIVE": another}, False)):
         assert start(environment, tmp_path, "plot_figures.py").communicate()[0] == f"{forked}\n"
-    assert not server_pids(alone["SNAKEMAKE_ALIVE"])
+    assert not server_pids(another)
 
 
-def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(snakemake, program, tmp_path):
+def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(
+    snakemake, another, program, tmp_path
+):
     name = program(
         "import os\nprint('fork_program' in open('/proc/self/cmdline').read(), os.environ['CUDA_VISIBLE_DEVICES'])"
     )
-    for elsewhere in ({"SLURM_JOB_ID": "7"}, {"SNAKEMAKE_ALIVE": f"{tmp_path}/another-node.7"}):
+    for elsewhere in ({"SLURM_JOB_ID": "7"}, {"SNAKEMAKE_ALIVE": another}):
         environment = snakemake | {"CUDA_VISIBLE_DEVICES": "3"} | elsewhere
         command = [*FORK[:2], "--gpu", "--", "python", name]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
