@@ -396,7 +396,8 @@ from run.plan_study import dry_run, parents_of
 jobs = dry_run(["forward"], 8)
 for job, above in zip(jobs, parents_of(jobs)):
     for parent in above:
-        print(jobs[parent].rule, job.rule)
+        if set(jobs[parent].outputs) & set(job.inputs):  # and not only one whose engine draws its replies as well
+            print(jobs[parent].rule, job.rule)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=fresh.folder, capture_output=True, text=True, check=True)
     ours = Counter(tuple(line.split()) for line in done.stdout.splitlines())
