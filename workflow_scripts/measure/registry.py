@@ -324,7 +324,12 @@ MEASUREMENTS = (
         },
         measures=tuple(Measure(f"{what}_{of}", "strength" if what.endswith("beta") else "nats") for what, of in TAKEN),
         costs=(
-            UnitCost("161 passes of 96 rows at the probe's speed on an H100 (assumed)", "", 300, model="7B"),
+            UnitCost(
+                "H200 (benchmarks/results_h200.json): 258 s, patches 22 s; load 25 s (assumed)",
+                "2026-11-26",
+                305,
+                model="7B",
+            ),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
         ),
     ),
@@ -358,9 +363,7 @@ MEASUREMENTS = (
         measures=(Measure("readout", "AUROC"), Measure("margin", "margin")),
         table=False,
         costs=(
-            UnitCost(
-                "H100: 30 s (planned from the probe's passes); load and merge 25 s (assumed)", start_s=55, model="7B"
-            ),
+            UnitCost("H200 (benchmarks/results_h200.json): 38 s; load 25 s (assumed)", "2026-11-26", 63, model="7B"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=4, model="toy"),
         ),
     ),

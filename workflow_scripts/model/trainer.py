@@ -113,8 +113,8 @@ def compile_layers(layers: "Iterable[Module]") -> None:
     """Compile the decoder layers, for any number of tokens.
 
     Their floats (LoRA's scaling, what dropout keeps, epsilons) are constants of the code. By default they would be
-    scalars on the CPU, with C++ kernels of their own in a GPU's graph: before the first, the compiler builds and loads a
-    program for each of the CPU's instruction sets (benchmarks/README.md).
+    scalars on the CPU, with C++ kernels of their own in a GPU's graph: before the first, the compiler builds and loads
+    a program for each of the CPU's instruction sets (benchmarks/README.md).
     """
     import torch
 
