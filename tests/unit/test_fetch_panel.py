@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_hub import LocalHub, offered
 
+from inputs.panel import load_panel
 from run.program import InputError
 
 # Stand-ins with the names and the habits of the published modules: annotations, joined strings, other assignments.
@@ -207,3 +208,11 @@ def test_the_committed_pins_are_complete() -> None:
         pins |= {(name, pin["sha256"]) for name, pin in files.items()}  # bases of a family share a tokenizer
     hashes = [each for _, each in pins]
     assert all(len(each) == 64 for each in hashes) and len(set(hashes)) == len(hashes)
+
+
+def test_the_published_panel_is_known_before_it_is_fetched_by_the_names_and_counts_of_ours():
+    ours = load_panel(Path(__file__).parents[2] / "resources/panel.yaml")
+    assert {*fetch_panel.CORE_PERSONAS, "assistant", "evil_ai", "sarcastic"} == set(ours.personas)
+    assert {name: count for name, (_, _, count) in fetch_panel.QUESTIONS.items()} == {
+        name: len(group) for name, group in ours.questions.items()
+    }
