@@ -1159,7 +1159,8 @@ def explain(error: Any) -> str:
     if error.validator == "enum":
         choices = [str(choice) for choice in error.validator_value]
         close_choices = difflib.get_close_matches(str(value), choices, 1) or choices
-        return f"{value!r} is not one of {', '.join(choices)}; fix: write `{key}: {close_choices[0]}`"
+        more = f" ({error.schema['fix']})" if "fix" in error.schema else ""
+        return f"{value!r} is not one of {', '.join(choices)}; fix: write `{key}: {close_choices[0]}`{more}"
     if error.validator in LIMITS:
         return f"{error.message}; fix: {LIMITS[error.validator].format(error.validator_value)}"
     if error.validator == "required":
@@ -1168,11 +1169,13 @@ def explain(error: Any) -> str:
         fix = " or ".join(KINDS[kind] for kind in expected)
         if expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
             fix = f"`{key}: [{value}]`"
+        elif "fix" in error.schema and "pattern" not in error.schema:
+            fix = error.schema["fix"]
         elif "string" in expected and isinstance(value, int | float):
             fix = f'`{key}: "{value}"`'
         return f"{reprlib.repr(value)} is {KINDS[kind_of(value)]}; fix: write {fix}"
     if error.validator == "pattern":
-        return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('description', NAMED)}"
+        return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('fix', NAMED)}"
     number = error.validator_value
     return f"{reprlib.repr(value)} {SIZES[error.validator].format(number)}"
 
