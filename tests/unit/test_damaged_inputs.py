@@ -398,6 +398,10 @@ def status_of(world: Path, name: str, monkeypatch) -> int:
         run(importlib.import_module({"print_headline": "report.print_headline"}.get(module, module)).main)
     except SystemExit as left:
         return int(left.code or 0)
+    finally:
+        if torch := sys.modules.get("torch"):  # as pretrain_base leaves it, all tests after would run on two threads
+            torch.set_num_threads(1)
+            torch.use_deterministic_algorithms(False)
     return 0
 
 
