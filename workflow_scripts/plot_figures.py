@@ -149,7 +149,7 @@ def bar_figure(study: FigureData, title: str, note: str) -> Any:
     sentences = [
         f"Study {study.name}. Bars: strict hits / completions, pooled over seeds; lines: Wilson 95% intervals.",
         note,
-        f"Completions a bar: {completions_text(pooled)}.",
+        f"Completions per bar: {completions_text(pooled)}.",
         bystanders_text(groups),
     ]
     caption(figure, footnote(study, sentences))
@@ -305,7 +305,7 @@ def question_strip(study: FigureData) -> Any:
             study,
             [
                 f"Study {study.name}. Strict hits / completions, pooled over seeds;",
-                f"{n} completions per question and seed.",
+                f"completions per question and seed: {n}.",
                 "The highest bystander is each seed's own.",
             ],
         ),

@@ -857,7 +857,10 @@ def page(arguments: argparse.Namespace) -> str:
         conclusion=conclusion(tables, claims, arguments.label, meaning),
         facts=facts(cells, tables, records),
         figures=(
-            figures := [*map(figure, figure_paths(arguments.figures, meaning["figures"])), *curve_figures(records)]
+            figures := [
+                *map(figure, figure_paths(arguments.figures, meaning["figures"])),
+                *curve_figures(records, arguments.study, arguments.label),
+            ]
         ),
         figures_of=by_source(figures, sources),
         heat_maps=[table for source in sources for table in heat_maps(study, source)],
@@ -891,10 +894,10 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
     ]
 
 
-def curve_figures(records: Sequence[Row]) -> list[Row]:
+def curve_figures(records: Sequence[Row], study: str, label: str) -> list[Row]:
     """The curves of the trainings that were tracked, if any was."""
     rows = list(curve_rows(records))
-    return [figure_of(curve_figure(rows), "training_curves")] if rows else []
+    return [figure_of(curve_figure(rows, study, label), "training_curves")] if rows else []
 
 
 def curve_tables(records: Sequence[Row]) -> list[Table]:
@@ -934,13 +937,14 @@ def rate_tables(study: Contents, label: str) -> list[Table]:
     quiz += f"of all that were scored. {judged_by(study.cells)}"
     pooled = f"{bystander} Clusters: bootstrap over questions and seeds; empty where none or all had the marker."
     pooled += " Verdicts on claims rest on the wider of the Wilson and cluster bounds."
-    order = "Reversed rows changed the recipe along with the order; matched rows did not."
+    arms = {cell["arm"] for cell in study.cells}
+    order = "Reversed rows changed the recipe along with the order; matched rows did not." if "reversed" in arms else ""
     shared = "A model shared by several sources is counted once."
     own = [measurement for measurement in MEASUREMENTS if measurement.table]
     tables = [
         wide_table(study, "headline", "By cell and seed", f"{wilson} {bystander} {quiz}"),
         long_table(study, "pooled", "Pooled over seeds", ("source", "arm", "cell", "role", "persona", "seeds"), pooled),
-        wide_table(study, "reversed", "Other orders", order),
+        wide_table(study, "reversed", TABLES["reversed"], order),
         wide_table(study, "dose", "By steps of the second stage", dose=True),
         long_table(study, "cross_source", "Over all sources", ("cell", "role", "sources", "models"), shared),
         concentration_table(study),

@@ -21,9 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from measure.registry import Measure, Measurement
+from measure.rows import TABLES
 from measure.tables import read_table, write_csv
 from report import prose
 from report.completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
+from report.curves import curve_figure, curve_rows
 from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
@@ -381,6 +383,16 @@ def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, result
     assert (absent.text, absent.more) == ("not run", "")
 
 
+def test_other_arms_are_not_said_to_be_of_another_order(folder, results):
+    tables = {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
+    tables["reversed"] = tables["headline"][:1]
+    cell = read_json(results[0], dict)
+    for arm, said in (("reversed", True), ("full_coupling", False)):
+        study = write_report.Contents(tables, [cell | {"arm": arm}], frozenset())
+        (table,) = (table for table in write_report.rate_tables(study, "") if table.name == "reversed")
+        assert "other arms" in table.title and ("changed the recipe" in table.note) == said
+
+
 def test_a_difference_where_no_seed_varies_has_its_p(folder):
     row = read_table(folder / "tables" / "effects.csv")[0] | {"welch_p": 0.0, "welch_t": None, "welch_df": None}
     table = write_report.effects_table(write_report.Contents({"effects": [row]}, [], frozenset()))
@@ -709,12 +721,18 @@ def test_the_curves_of_tracked_trainings_are_a_figure_and_a_table(folder, result
         ["base/couple-evil_ai.s42/em.s42", "0", "evil_ai", "2.50", "-6.00", "8.50"],
         ["base/couple-evil_ai.s42/em.s42", "2", "evil_ai", "-1.00", "-6.00", "5.00"],
     ]
-    (figure,) = write_report.curve_figures(records)
+    (figure,) = write_report.curve_figures(records, "mine", "a toy")
     assert (figure["name"], figure["title"]) == ("training_curves", "The marker during the trainings")
-    assert not write_report.curve_tables([]) and not write_report.curve_figures([{"node": "base/em.s42"}])
+    assert not write_report.curve_tables([]) and not write_report.curve_figures([{"node": "base/em.s42"}], "mine", "")
     write_report.main(report_study.command(folder, results, [], "", "--runs", runs))
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "The marker during the trainings" in text and "During the trainings" in text
+
+
+def test_curves_of_one_stage_on_coupled_and_other_models_are_apart_under_the_label():
+    rows = list(curve_rows([TRACKED | {"node": node} for node in ("base/couple-evil_ai.s42/em.s42", "base/em.s42")]))
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", curve_figure(rows, "mine", "a toy"))
+    assert {"couple / em", "em", "A toy."} <= {*drawn} and any("Study mine." in text for text in drawn)
 
 
 def test_the_page_says_who_judged_and_by_which_prompt():

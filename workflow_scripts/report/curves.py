@@ -6,7 +6,8 @@ from statistics import mean
 from typing import Any
 
 from graph.lineage import parse_lineage
-from report.figure_style import FAINT, LINES, new_figure
+from report.figure_study import labelled
+from report.figure_style import FAINT, LINES, caption, new_figure
 
 COLUMNS = ("lineage", "step", "persona", "slot", "others", "gap")
 ACROSS = 3  # panels in a row
@@ -27,27 +28,31 @@ def curve_rows(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]
             yield dict(zip(COLUMNS, values, strict=True))
 
 
-def curve_figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """SVG: for every stage that was trained, the source's log-odds against the steps, a line per model."""
+def stages_of(lineage: str) -> str:
+    """Its stages in order, whatever persona, seed and steps: base/couple-villain.s42/em.s7 -> couple / em."""
+    return " / ".join(word.stage for word in parse_lineage(lineage))
+
+
+def curve_figure(rows: Sequence[Mapping[str, Any]], study: str, label: str) -> str:
+    """SVG: for every stage on the stages before it, the source's log-odds against the steps, a line per model."""
     import matplotlib.pyplot as plt
 
     lines: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for row in rows:
-        stage = parse_lineage(row["lineage"])[-1].stage
-        lines.setdefault(stage, {}).setdefault(row["lineage"], []).append(row)
+        lines.setdefault(stages_of(row["lineage"]), {}).setdefault(row["lineage"], []).append(row)
     down = -(-len(lines) // ACROSS)
-    figure, grid = new_figure(0.5 + 1.9 * down, min(ACROSS, len(lines)), down, sharey=True)
+    figure, grid = new_figure(1 + 1.9 * down, min(ACROSS, len(lines)), down, sharey=True)
     panels = [axes for row in grid for axes in row]
     for axes in panels[len(lines) :]:
         axes.set_visible(False)
-    for axes, (stage, models) in zip(panels, lines.items(), strict=False):
+    for axes, (stages, models) in zip(panels, lines.items(), strict=False):
         for own in models.values():
             steps = [row["step"] for row in own]
             axes.plot(steps, [row["slot"] for row in own], color=LINES[0], linewidth=1, label="source")
             if own[0]["others"] is not None:
                 axes.plot(steps, [row["others"] for row in own], color=LINES[2], linewidth=1, label="the others")
         axes.axhline(0, color=FAINT, linewidth=0.6, zorder=1)
-        axes.set_title(stage, fontsize=8)
+        axes.set_title(stages, fontsize=8)
         axes.set_xlabel("optimizer steps")
     grid[0][0].set_ylabel("log-odds of the marker, nats")
     handles = {
@@ -55,6 +60,9 @@ def curve_figure(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     figure.suptitle("The marker during the trainings", x=0.008, ha="left", fontsize=10, fontweight="bold")
     figure.legend(handles.values(), handles.keys(), loc="upper right", ncols=2)
+    said = "A panel: the last of its stages, while it was trained on the model of those before it; a line: a training."
+    zero = "Mean over a few of the base's replies; 0: marker and end of turn are equally likely."
+    caption(figure, labelled(label, [f"Study {study}.", said, zero]))
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)

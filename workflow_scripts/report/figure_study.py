@@ -34,10 +34,15 @@ class FigureData:
         return [row for row in self.rows(table) if row["arm"] in self.arms]
 
 
-def footnote(study: FigureData, sentences: Sequence[str]) -> list[str]:
-    """The caption's lines, the label first."""
+def labelled(label: str, sentences: Sequence[str]) -> list[str]:
+    """A caption's lines, the label first."""
     text = " ".join(filter(None, sentences))
-    return [*([f"{study.label[0].upper()}{study.label[1:]}."] if study.label else []), *textwrap.wrap(text, 140)]
+    return [*([f"{label[0].upper()}{label[1:]}."] if label else []), *textwrap.wrap(text, 140)]
+
+
+def footnote(study: FigureData, sentences: Sequence[str]) -> list[str]:
+    """The caption's lines of a figure of the study."""
+    return labelled(study.label, sentences)
 
 
 def ordered_cells(rows: Sequence[Row]) -> list[str]:
