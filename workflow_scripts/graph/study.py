@@ -43,6 +43,10 @@ COMMAND_LINE = "--config"  # or a workflow that imports this one
 SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of", "cut")]
 
 
+class LateStep(InputError):
+    """A cell stops at a step after its stage's last."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One result: a row of the config with source, seed and step filled in."""
@@ -516,7 +520,9 @@ class Study:
                     )
                     meant = self._meant(row["lineage"])
                     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
-                    self._problem(("cells", name, "lineage"), f"{said}{line}")
+                    stepped = step and isinstance(error, LateStep)
+                    place = ("steps", row["steps"].index(step)) if stepped else ("lineage",)
+                    self._problem(("cells", name, *place), f"{said}{line}")
                     break
                 meaning = {key: row[key] for key in ("note", "caption", "second_stage", "claim") if key in row}
                 yield Cell(named(name, step), row["arm"], source, seed, lineage, evaluation, **meaning)
@@ -651,7 +657,7 @@ class Study:
             )
         last = self._last_step(word, stage)
         if word.step and last and word.step > last:
-            raise InputError(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
+            raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
         if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
         try:
