@@ -52,7 +52,8 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.study import YAML, Study, closest, compose
+from graph.profiles import check_profiles
+from graph.study import YAML, Study, closest, compose, yaml_of
 from inputs.outside import (
     check_there,
     contents,
@@ -94,6 +95,10 @@ else:
         try_config(compose, layer)
 
         configfile: layer
+
+    # A study of another name is whole in its files, and may leave out the profile's.
+    if config["study"] == yaml_of(CHECKOUT / "config.yaml")["study"]:
+        try_config(check_profiles, sys.argv[1:], workflow.overwrite_configfiles)
 
 
 # Rows stand in the order of config.yaml, those added to it after them: Snakemake reads a file of the command line first.

@@ -339,6 +339,13 @@ def test_the_published_claims_are_checked_without_a_model(fresh):
     assert "| " in (fresh.folder / "results/verify_published/claims.md").read_text()
 
 
+def test_a_study_meant_for_the_offline_one_is_not_laid_over_the_published_one(published, tmp_path):
+    (tmp_path / "mine.yaml").write_text("seeds: [42]\n")
+    over = ("--profile", "profiles/tiny", "--configfile", str(tmp_path / "mine.yaml"))
+    done = published.workspace.snakemake("-n", *over, check=False)
+    assert "fix: --configfile profiles/tiny/study.yaml" in done.stdout + done.stderr
+
+
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(published):
     done = published.workspace.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
     assert done.returncode != 0

@@ -1,0 +1,28 @@
+import pytest
+
+from graph.profiles import check_profiles
+from run.program import InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "refused"),
+    [
+        (["--profile", "toy", "--configfile", "mine.yaml"], ["mine.yaml"], True),
+        (["-n", "--profile=toy"], ["mine.yaml"], True),
+        (["--profile", "toy"], ["toy/study.yaml", "mine.yaml"], False),
+        (["--profile", "bare"], ["mine.yaml"], False),
+        (["--profile", "elsewhere"], ["mine.yaml"], False),
+        (["-n"], ["mine.yaml"], False),
+    ],
+)
+def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, arguments, given, refused):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    for name, says in (("toy", "configfile: study.yaml\n"), ("bare", "cores: 1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(says)
+    (tmp_path / "toy/study.yaml").write_text("study: toy\n")
+    if not refused:
+        return check_profiles(arguments, given)
+    with pytest.raises(InputError, match=r"of toy/study\.yaml, .* fix: --configfile toy/study\.yaml mine\.yaml$"):
+        check_profiles(arguments, given)

@@ -1,0 +1,35 @@
+"""Which config a profile names, and whether the command line put another in its place."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from run.program import InputError
+from run.readers import read_yaml
+
+
+def profiles_of(arguments: Sequence[str]) -> list[Path]:
+    """The folders that Snakemake's arguments, or its environment variable, name as profiles."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--profile", nargs="+", action="extend")
+    named = parser.parse_known_args(arguments)[0].profile or os.environ.get("SNAKEMAKE_PROFILE", "").split()
+    return [Path(name) for name in named if Path(name, "config.yaml").is_file()]
+
+
+def check_profiles(arguments: Sequence[str], given: Sequence[str | Path]) -> None:
+    """Raise InputError if `given`, the files of --configfile, took the place of a file that a profile names.
+
+    Snakemake takes either. A study that was to be laid over the offline one would be laid over the published one.
+    """
+    read = {Path(file).resolve() for file in given}
+    for profile in profiles_of(arguments):
+        named = read_yaml(profile / "config.yaml").get("configfile") or []
+        for name in [named] if isinstance(named, str) else named:
+            file = profile / name
+            if file.is_file() and file.resolve() not in read:
+                own = " ".join(map(str, given))
+                raise InputError(
+                    f"--configfile takes the place of {file}, which the profile {profile} names; "
+                    f"fix: --configfile {file} {own}"
+                )
