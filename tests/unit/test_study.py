@@ -489,6 +489,7 @@ def test_the_schema_and_the_program_know_the_same_figures():
         ({"arms": CONFIG["arms"] | {"typo": True}}, "arms.typo: no cell belongs to it; fix: one of forward, reversed"),
         ({"arms__forward": False, "arms__reversed": False}, "arms: no cell is left; fix: switch one on"),
         ({"arms__relearn": True, "cells__relearn_C2__steps": [1, 761]}, "cells.relearn_C2.steps.1: relearn-evil_ai@761.s42: relearn ends after step 760; fix: steps of at most 760"),
+        ({"cells__C1__lineage": "base/couple-{source}.s42/em.s{seed}"}, 'or write `lineage: "couple-{source}.s42/em.s{seed}"`'),
         ({"arms__dose": True, "cells__dose_em__steps": [1, 376]}, "cells.dose_em.steps.1: em@376.s42: em ends after step 375; fix: steps of at most 375"),
     ],
     ids=lambda value: value.split(":")[0] if isinstance(value, str) else "",

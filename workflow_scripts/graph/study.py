@@ -544,13 +544,13 @@ class Study:
         return product(sources, seeds, row.get("steps", [None]))
 
     def _meant(self, lineage: str) -> str:
-        """A row's lineage with every stage that is not there replaced by the one it looks most like."""
+        """A row's lineage without `base/`, every stage that is not there replaced by the one it looks most like."""
         known = self._stage_names()
 
         def alike(name: re.Match[str]) -> str:
             return next(iter(difflib.get_close_matches(name[0], known, 1)), name[0])
 
-        return re.sub(rf"(?:^|(?<=/)){NAME}", alike, lineage)
+        return re.sub(rf"(?:^|(?<=/)){NAME}", alike, lineage.removeprefix(f"{BASE}/"))
 
     def _check_lineage(self, lineage: str) -> None:
         """Raise InputError unless every stage exists, its persona is one, and its adapter is trained somewhere."""
