@@ -90,6 +90,7 @@ def test_the_layers_show_where_damage_was_planted_and_say_what_was_not_run(table
     patched = next(line for line in panel.lines if line.get_label() == "state of before")
     assert patched.get_ydata().tolist() == pytest.approx([0.75, 0.75, 1, 1], abs=1e-3)
     assert panel.get_ylim()[0] == -1, "the base's state does not set the scale"
+    assert any(line.get_label().startswith("state of base (down to -") for line in panel.lines), "but is told"
     found = texts(figure)
     assert any("Not run: read_layers." in text for text in found), "and there is no empty panel of it"
     assert not any("lens" in axes.get_ylabel() for axes in figure.axes)

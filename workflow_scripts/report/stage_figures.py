@@ -223,7 +223,9 @@ def patch_panel(axes: Any, rows: Sequence[Row]) -> None:
     for donor, style in (("before", MODELS["before"]), ("base", MODELS["base"])):
         some = sorted((row for row in own if row["mode"] == donor), key=lambda row: int(row["part"]))
         places = [int(row["part"]) for row in some]
-        axes.plot(places, [row["share"] for row in some], linewidth=1.2, label=f"state of {donor}", **style)
+        shares = [row["share"] for row in some]
+        below = f" (down to {min(shares):.1f})" if min(shares, default=0) < LEAST else ""
+        axes.plot(places, shares, linewidth=1.2, label=f"state of {donor}{below}", **style)
         bounds = ([row[f"share_{side}"] for row in some] for side in ("low", "high"))
         axes.fill_between(places, *bounds, color=style["color"], alpha=0.15, linewidth=0)
     for level in (0, 1):
