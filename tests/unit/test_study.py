@@ -180,7 +180,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"hardware__gpus": 2}, "2 is not one of 1, 0; fix: write `gpus: 1` (of a model job; the number of cards is --resources gpu=8)"),
         ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
         ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
-        ({"cells__C1__lineage": "couple-pirate.s42/em.s{seed}"}, "unknown persona; fix: add it to `personas`, or couple-<one of"),
+        ({"cells__C1__lineage": "couple-comedain.s42/em.s{seed}"}, "unknown persona; fix: comedian, or add it to `personas`"),
         ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona; fix: em.s42"),
         ({"cells__C2__arm": "foward"}, "unknown arm"),
         ({"cells__A_scratch__evaluation": "revers"}, "unknown; fix: one of main, reversed"),

@@ -625,8 +625,7 @@ class Study:
                 )
         elif word.persona not in self.personas:
             raise InputError(
-                f"{word}: unknown persona; fix: add it to `personas`, or {word.stage}-<one of "
-                f"{', '.join(self.personas)}>.s{word.seed}"
+                f"{word}: unknown persona; fix: {closest(word.persona or '', self.personas)}, or add it to `personas`"
             )
         if stage_type(stage) == "graft":
             if word.step:
