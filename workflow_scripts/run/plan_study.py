@@ -224,11 +224,10 @@ def drawers(jobs: Iterable[Job]) -> dict[tuple[str, ...], tuple[str, ...]]:
     """
     first: dict[tuple[str, ...], tuple[str, ...]] = {}
     found = {}
-    for job in sorted(jobs, key=lambda job: job.name):
-        if job.rule == REPLIES:
-            options = options_of(job.command)
-            asked = tuple(" ".join(options.get(name, [])) for name in DRAWN_BY)
-            found[job.name] = first.setdefault(asked, job.name)
+    for job in sorted((job for job in jobs if job.rule == REPLIES), key=lambda job: job.name):
+        options = options_of(job.command)
+        asked = tuple(" ".join(options.get(name, [])) for name in DRAWN_BY)
+        found[job.name] = first.setdefault(asked, job.name)
     return found
 
 
