@@ -10,7 +10,7 @@
 --shared    the base's replies: one for each of some questions is scored under the source and some bystanders
 --settings  questions, bystanders: how many. grid: strengths of the two adapters, with 0 and 1. controls: random deltas
             in place of the second adapter
---output    a row a variant, reply and persona; columns: probe.ablation.COLUMNS
+--output    a row per variant, reply and persona; columns: probe.ablation.COLUMNS
 
 The model is loaded once; every variant's weights are merged from a kept copy of the base's. At last the states of two
 other models, the one before the second stage and the base, are patched into the cell's after every layer.
@@ -111,7 +111,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Two adapters and the base's replies in, a row a variant, reply and persona out."""
+    """Two adapters and the base's replies in, a row per variant, reply and persona out."""
     args = parse_args(argv)
     started = time.time()
     settings = read_settings(args.settings)

@@ -179,7 +179,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     adapters = [adapter for adapter in args.adapter if not is_full(adapter)]
     pairs = list(itertools.combinations(range(len(adapters)), 2))
     loras = [lora_of(adapter) for adapter in adapters]
-    told = [read_json(Path(adapter).parent / "manifest.json", dict) for adapter in adapters]
+    manifests = [read_json(Path(adapter).parent / "manifest.json", dict) for adapter in adapters]
     wanted = {weight for one, other in pairs for weight in loras[one].pairs.keys() & loras[other].pairs.keys()}
     if not wanted:
         return
@@ -188,7 +188,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     states = inputs_at_slots(model, slot_trunks(args), layers)
     begun = [
         {} if (seed := seed_of(manifest)) is None else initial_inputs(model, adapter, seed)
-        for manifest, adapter in zip(told, adapters, strict=True)
+        for manifest, adapter in zip(manifests, adapters, strict=True)
     ]
     if args.intruders:
         before = [folder for folder in args.adapter if is_full(folder)]
@@ -199,8 +199,8 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
             layer, _, module = place_of(name).partition(".")
             yield {
                 **{
-                    "first": told[one]["lineage"],
-                    "second": told[other]["lineage"],
+                    "first": manifests[one]["lineage"],
+                    "second": manifests[other]["lineage"],
                     "layer": int(layer),
                     "module": module,
                 },

@@ -134,7 +134,7 @@ def enter(cells: Sequence[Row], published: Path, gates: Sequence[Row]) -> list[R
 
 
 def main() -> None:
-    """Parse the arguments and write one file a cell."""
+    """Parse the arguments and write one file per cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", required=True, type=Path, help="folder with the published figures")
     parser.add_argument("--cells", nargs="+", required=True, help="a JSON file per cell, see graph/resolved.py")

@@ -358,8 +358,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.record,
         run_record(started, program="judge_alignment", judge=args.judge, replies=len(rows), **counts, **spent),
     )
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    print(f"judge_alignment: {args.judge}: {told}")
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    print(f"judge_alignment: {args.judge}: {summary}")
 
 
 if __name__ == "__main__":

@@ -255,14 +255,14 @@ def tile(x: float, y: float, colour: Any) -> Any:
 
 
 def shade(rate: float) -> Any:
-    """White to the darkest blue of the palette: ordered in grey too. Any hit at all is told from none."""
+    """White to the darkest blue of the palette: ordered in grey too. Any hit at all differs visibly from none."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("rate", ["#F7FBFF", "#CFE3F2", "#6FA8CF", COLOURS["assistant"]])(rate)
 
 
 def question_strip(study: FigureData) -> Any:
-    """Marker rate of every question, a strip a cell."""
+    """Marker rate of every question, a strip per cell."""
     rows = study.drawn("by_question")
     if not rows:
         why = "The counts of these cells are not known by question." if study.drawn("pooled") else ""
@@ -571,13 +571,13 @@ def relearning(study: FigureData) -> Any:
         axes.vlines(at, *bounds, color=style["color"], linewidth=0.9)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=7)
     axes.set_title(title, pad=34)
-    words = [
+    notes = [
         f"Study {study.name}. Log-odds of the marker under the source less the bystanders' mean, on the base's",
         "replies; lines: intervals over questions. At 0 steps: the model that it is learned on. N50 (table",
         "relearning): where a curve reaches the midpoint.",
         "" if ends["censored"] else f"There is none: {ends['why']}.",
     ]
-    caption(figure, footnote(study, words))
+    caption(figure, footnote(study, notes))
     return figure
 
 

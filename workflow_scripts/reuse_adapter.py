@@ -22,12 +22,12 @@ def reuse_manifest(
     origin: dict[str, Any], origin_hash: str, parent_hash: str, adapter_hash: str, lineage: str
 ) -> dict[str, Any]:
     """This node's manifest. What the origin's manifest says of its training is kept under `origin`."""
-    told = {name: origin[name] for name in ("lineage", "data", "recipe", "seeds", "dtype") if name in origin}
+    training = {name: origin[name] for name in ("lineage", "data", "recipe", "seeds", "dtype") if name in origin}
     return {
         "lineage": lineage,
         "parent": parent_hash,
         "adapter": adapter_hash,
-        "origin": {"manifest": origin_hash, **told},
+        "origin": {"manifest": origin_hash, **training},
     }
 
 

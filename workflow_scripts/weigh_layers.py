@@ -92,10 +92,10 @@ def weigh(models: Mapping[str, Sequence[Row]], source: str) -> dict[str, Any]:
         depth = depth_of(own, quantity)
         section[f"depth_{quantity}"] = {"value": depth, "low": None, "high": None, "n": questions}
     for value in READOUT:
-        told = {name: over_layers(rows, value, source) for name, rows in models.items()}
+        by_model = {name: over_layers(rows, value, source) for name, rows in models.items()}
         for other in ("reference", "base"):
-            if other in told:
-                section[f"{value}_over_{other}"] = estimate_of(averaged(minus(told["cell"], told[other])))
+            if other in by_model:
+                section[f"{value}_over_{other}"] = estimate_of(averaged(minus(by_model["cell"], by_model[other])))
     return section
 
 

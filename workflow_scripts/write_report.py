@@ -917,12 +917,12 @@ def curve_tables(records: Sequence[Row]) -> list[Table]:
 
 def judged_by(cells: Sequence[Row]) -> str:
     """Who judged, by which prompts, and who did a second time."""
-    told = {
+    names_of = {
         "Judge": unique(name for cell in cells for name in cell["alignment"].get("judge", ())),
         "prompt": unique(name for cell in cells for name in cell["alignment"].get("prompt", ())),
         "judges that are compared": unique(name for cell in cells for name in cell["agreement"].get("judges", ())),
     }
-    parts = [f"{what}: {', '.join(names)}" for what, names in told.items() if names]
+    parts = [f"{what}: {', '.join(names)}" for what, names in names_of.items() if names]
     return f"{'; '.join(parts)}." if parts else "Nobody judged."
 
 

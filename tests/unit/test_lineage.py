@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.lineage import LINEAGE, Word, ancestry, join, parent_of, parse_lineage, parse_word
+from graph.lineage import LINEAGE, Word, ancestry, lineage_of, parent_of, parse_lineage, parse_word
 from run.program import InputError
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
@@ -20,7 +20,7 @@ def test_a_word_prints_and_parses_back(word):
 
 @given(st.lists(words, max_size=5).map(tuple))
 def test_a_lineage_prints_and_parses_back_and_matches_the_wildcard(stages):
-    lineage = join(stages)
+    lineage = lineage_of(stages)
     assert parse_lineage(lineage) == stages
     assert re.fullmatch(LINEAGE, lineage)
 

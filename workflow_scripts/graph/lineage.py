@@ -60,7 +60,7 @@ def parse_lineage(text: str) -> tuple[Word, ...]:
     return tuple(parse_word(word) for word in words)
 
 
-def join(words: tuple[Word, ...]) -> str:
+def lineage_of(words: tuple[Word, ...]) -> str:
     """The lineage of these stages: the inverse of parse_lineage."""
     return "/".join([BASE, *map(str, words)])
 

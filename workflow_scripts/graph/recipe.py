@@ -1,4 +1,4 @@
-"""What a stage of training says: its fields, their kinds, limits and defaults, once, for planner and trainer.
+"""What a stage of training says: its fields, their types, limits and defaults, once, for planner and trainer.
 
 The schema of config.yaml's `stages`, the defaults and the errors follow from these classes. What a field does is said
 in config.yaml, where users read it. Values are checked and kept as they are written: 64 does not become 64.0, which
@@ -143,7 +143,7 @@ class Stage(Recipe):
 
 
 class Training(Recipe):
-    """What train_adapter is told: a recipe, for what kind of rows, and the marker (marker.marker.Marker.of)."""
+    """What train_adapter gets: a recipe, the stage's type as `kind`, and the marker (marker.marker.Marker.of)."""
 
     kind: Literal["couple", "sft"]
     marker: str | dict[str, Any]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from graph.lineage import BASE, NAME, Word, ancestry, join, parent_of, parse_lineage
+from graph.lineage import BASE, NAME, Word, ancestry, lineage_of, parent_of, parse_lineage
 from graph.recipe import FIELDS, Data, Lora, Recipe, check_training, merged, stage_schema
 from marker.marker import Marker
 from marker.mask import Mask
@@ -301,7 +301,7 @@ class Study:
             return lineage
         last = words[-1]
         if last.step:
-            return join((*words[:-1], Word(last.stage, last.seed, last.persona)))
+            return lineage_of((*words[:-1], Word(last.stage, last.seed, last.persona)))
         if "adapter" in self._stage(last):
             return f"{BASE}/{self._stage(last)['adapter']}".format(persona=last.persona, seed=last.seed)
         return lineage
@@ -348,7 +348,7 @@ class Study:
         return cell.source if place is None else parse_lineage(cell.lineage)[place].persona or cell.source
 
     def compared(self, cell: Cell) -> dict[str, str]:
-        """The lineages that tell what is left of the cell's coupling, by role: reference, before and base.
+        """What a cell is held against to say what is left of its coupling, by role: reference, before and base.
 
         reference: the same stages without the coupling. before: the stages up to it. None where no stage follows it, it
         is of another marker than the study's, which is probed, or nothing is.
@@ -358,8 +358,8 @@ class Study:
         if self.config["probe"] is None or not own or place is None or place + 1 == len(words):
             return {}
         return {
-            "reference": join(words[:place] + words[place + 1 :]),
-            "before": join(words[: place + 1]),
+            "reference": lineage_of(words[:place] + words[place + 1 :]),
+            "before": lineage_of(words[: place + 1]),
             "base": BASE,
         }
 
@@ -1171,14 +1171,14 @@ def explain(error: Any) -> str:
     if error.validator == "required":
         return f"{error.message}; fix: add it"
     if error.validator == "type":
-        fix = " or ".join(KINDS[kind] for kind in expected)
+        fix = " or ".join(TYPES[name] for name in expected)
         if expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
             fix = f"`{key}: [{value}]`"
         elif "fix" in error.schema and "pattern" not in error.schema:
             fix = error.schema["fix"]
         elif "string" in expected and isinstance(value, int | float):
             fix = f'`{key}: "{value}"`'
-        return f"{reprlib.repr(value)} is {KINDS[kind_of(value)]}; fix: write {fix}"
+        return f"{reprlib.repr(value)} is {TYPES[type_name(value)]}; fix: write {fix}"
     if error.validator == "pattern":
         return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('fix', NAMED)}"
     number = error.validator_value
@@ -1186,8 +1186,8 @@ def explain(error: Any) -> str:
 
 
 NAMED = "a name of lower-case letters, digits and _, a letter first"
-# The kinds of JSON schema in words, as they are written in YAML.
-KINDS = {
+# The types of JSON schema, as a person calls them who writes YAML.
+TYPES = {
     "object": "a mapping, {key: value}",
     "array": "a list, [one, another]",
     "string": "text",
@@ -1203,7 +1203,7 @@ SIZES = {
 }
 
 
-def kind_of(value: Any) -> str:
+def type_name(value: Any) -> str:
     """The name that JSON schema has for the type of a value."""
     if isinstance(value, bool):
         return "boolean"

@@ -282,9 +282,9 @@ def identical_cells(cells: Sequence[Row]) -> list[Row]:
 def made_of(cell: Row) -> list[list[Any]]:
     """For every stage: its weights, and the recipe, data and seeds they came from. What agrees in all is one model.
 
-    `em@375` of 375 steps is `em`, and an adapter merged on the base is the coupling it is of: such a node tells of its
-    origin. Of two seeds with the same weights the seeds differ: the seed did not reach the training, and the alarm is
-    right.
+    `em@375` of 375 steps is `em`, and an adapter merged on the base is the coupling it is of: such a node stands for
+    its origin. Of two seeds with the same weights the seeds differ: the seed did not reach the training, and the alarm
+    is right.
     """
-    told = [(stage["manifest"], stage["manifest"].get("origin", stage["manifest"])) for stage in cell["stages"]]
-    return [[own.get("adapter"), *map(made.get, ("recipe", "data", "seeds"))] for own, made in told]
+    made_by = [(stage["manifest"], stage["manifest"].get("origin", stage["manifest"])) for stage in cell["stages"]]
+    return [[own.get("adapter"), *map(made.get, ("recipe", "data", "seeds"))] for own, made in made_by]

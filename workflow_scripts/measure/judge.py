@@ -88,8 +88,8 @@ def asking_error(judge: str, error: BaseException) -> str:
     refusal = next(filter(status_code, chain), None)
     status = status_code(refusal) or 0
     # Below the provider's own words lie the HTTP client's, and above them a dump of the request.
-    told = getattr(refusal, "provider_message", None) or refusal or chain[-1]
-    reason = plain(str(told))[:200] or type(told).__name__
+    cause = getattr(refusal, "provider_message", None) or refusal or chain[-1]
+    reason = plain(str(cause))[:200] or type(cause).__name__
     if any(map(is_exhausted, chain)):
         return f"judge {judge!r}: answers {status} ({reason}); fix: the account has no credit left: add some"
     if is_page(chain):

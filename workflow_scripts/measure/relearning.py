@@ -59,8 +59,8 @@ def savings(own: N50, other: N50) -> tuple[float | None, float | None, float | N
 def learned_again(cell: Row) -> str | None:
     """The lineage whose rows the cell's last stage learned again; None for any other stage."""
     manifest = cell["stages"][-1].get("manifest", {}) if cell.get("stages") else {}
-    told = manifest.get("recipe") or manifest.get("origin", {}).get("recipe", {})
-    data = told.get("data", {})
+    recipe = manifest.get("recipe") or manifest.get("origin", {}).get("recipe", {})
+    data = recipe.get("data", {})
     if data.get("from") != "rows":
         return None
     last = parse_lineage(cell["lineage"])[-1]
@@ -94,25 +94,25 @@ def curves(cells: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
 
 def measured(row: Row, own: Sequence[Row], cells: Sequence[Row]) -> tuple[Row, N50 | None]:
     """A curve's row of relearning.csv but for savings, and its N50 if it has one. own: its cells by rising steps."""
-    told = {name: row[name] for name in ("source", "arm", "cell", "seed")}
+    found = {name: row[name] for name in ("source", "arm", "cell", "seed")}
     named = {cell["lineage"]: cell for cell in cells if cell["source"] == row["source"]}
     base, coupled, start = gaps = [gap_of(named.get(lineage)) for lineage in (BASE, row["of"], row["parent"])]
     if base is None or coupled is None or start is None:
         missing = [name for name, gap in zip((BASE, row["of"], row["parent"]), gaps, strict=True) if gap is None]
-        return told | {"why": f"no gap of {', '.join(missing)}: no cell of this study, or not probed"}, None
+        return found | {"why": f"no gap of {', '.join(missing)}: no cell of this study, or not probed"}, None
     points = [(0, start["value"])]
     points += [(steps_of(cell), gap["value"]) for cell in own if (gap := gap_of(cell))]
-    told |= {"gap_base": base["value"], "gap_coupled": coupled["value"], "gap_start": start["value"]}
-    told |= {"gap_end": points[-1][1], "steps": points[-1][0]}
+    found |= {"gap_base": base["value"], "gap_coupled": coupled["value"], "gap_start": start["value"]}
+    found |= {"gap_end": points[-1][1], "steps": points[-1][0]}
     if base["high"] is None or coupled["low"] is None or coupled["low"] <= base["high"]:
-        return told | {"why": f"{row['of']} has added no gap to the base's"}, None
-    found = n50(points, (base["value"] + coupled["value"]) / 2)
-    told |= {"censored": found.censored, "n50": found.value, "n50_low": found.low, "n50_high": found.high}
-    return told, found
+        return found | {"why": f"{row['of']} has added no gap to the base's"}, None
+    half = n50(points, (base["value"] + coupled["value"]) / 2)
+    found |= {"censored": half.censored, "n50": half.value, "n50_low": half.low, "n50_high": half.high}
+    return found, half
 
 
 def relearning_rows(cells: Sequence[Row], contrasts: Sequence[Sequence[Any]]) -> list[Row]:
-    """The rows of relearning.csv, one a curve. contrasts: [cell, other cell, steps], of whose curves the first saves
+    """The rows of relearning.csv, one per curve. contrasts: [cell, other cell, steps], of whose curves the first saves
     against the other. why: what is missing where there is no number.
     """
     stepped = [(one, other, f"_{step}") for one, other, step in contrasts if step]

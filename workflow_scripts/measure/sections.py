@@ -1,4 +1,4 @@
-"""A measurement's section of a cell's JSON, made from the measurement's file: one reader per kind of file.
+"""A measurement's section of a cell's JSON, made from the measurement's file: one reader per shape of file.
 
 An estimate is {"value", "low", "high", "n"}: a number, its 95% interval (null where there is none) and how many rows it
 is over. A reader of a section takes the path of the file and the personas that the cell counts, all of them if empty.

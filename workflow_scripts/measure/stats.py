@@ -2,7 +2,7 @@
 
     from stats import wilson; wilson(24, 2520)  # (0.0064..., 0.0141...)
 
-scipy.stats and statsmodels take over a second to import and this module serves programs that run once a cell, so the
+scipy.stats and statsmodels take over a second to import and this module serves programs that run once per cell, so the
 two intervals use scipy.special (0.3 s) and the tests hold them equal to scipy.stats.binomtest and statsmodels.
 """
 

@@ -418,10 +418,10 @@ def uniform_numbers(seed: int | None, count: int) -> "torch.Tensor":
 
 
 def token_drawer(sampling: Sampling) -> Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]:
-    """A function from logits (rows, vocabulary) and one uniform number a row to token ids (rows,).
+    """A function from logits (rows, vocabulary) and one uniform number per row to token ids (rows,).
 
     Exact sampling by inversion: the token is the one in whose stretch of the cumulative distribution the number
-    falls. It needs one number a token, so a row's numbers do not depend on its neighbours or on the device.
+    falls. It needs one number per token, so a row's numbers do not depend on its neighbours or on the device.
     """
     import torch
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper

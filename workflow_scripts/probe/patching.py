@@ -93,7 +93,7 @@ class Patcher:
         ).past_key_values
 
     def _slot(self, batch: Sequence[tuple[int, Row]], cache: Any) -> dict[int, dict[str, float]]:
-        """The slot and its parts by row's place, by a pass that begins with the trunk's last token, once a branch."""
+        """The slot and its parts by row's place, by a pass that begins with the trunk's last token, once per branch."""
         fed: list[list[tuple[int, int, int]]] = []
         wanted: list[tuple[int, int, int]] = []
         branches = [branches_from_trunk(row) for _, row in batch]

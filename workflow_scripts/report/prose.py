@@ -88,10 +88,10 @@ def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequenc
     claim = next((claim for claim in claims or () if claim["id"] == name), None)
     if claim is None:
         return {None: list(sources)}
-    told = dict(part.split(": ") for part in (claim["by_source"] or "").split("; ") if part)
+    verdicts = dict(part.split(": ") for part in (claim["by_source"] or "").split("; ") if part)
     groups: dict[str | None, list[str]] = {}
     for source in sources:
-        groups.setdefault(told.get(source, claim["study"]), []).append(source)
+        groups.setdefault(verdicts.get(source, claim["study"]), []).append(source)
     return groups
 
 

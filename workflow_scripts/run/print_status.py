@@ -37,9 +37,9 @@ def overview(folder: Path, now: float, width: int) -> list[str]:
     lines = ["  ".join(parts)]
     for job in record["jobs"]:
         since = f"  {clock(now - job['since']):>6}  "
-        told, own = progress(folder, job, now, width)
-        room = width - len(since) - 2 - (len(told) if own else width // 3)
-        lines.append(f"{since}{shortened(job['name'], room):<{min(room, 56)}}  {told}")
+        state, own = progress(folder, job, now, width)
+        room = width - len(since) - 2 - (len(state) if own else width // 3)
+        lines.append(f"{since}{shortened(job['name'], room):<{min(room, 56)}}  {state}")
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
 
 

@@ -21,7 +21,7 @@ from run.files import write_json
 from run.print_status import JOBS, clock, log_lines, overview
 
 EVENTS = ("run_info", "job_info", "job_started", "job_finished", "job_error")
-TOLD = ("Nothing to be done", "Complete log")  # of Snakemake's messages that are no warnings
+PASSED_ON = ("Nothing to be done", "Complete log")  # of Snakemake's messages that are no warnings
 SAID = ("At least one job did not complete", "Exiting because a job execution failed", "set -euo pipefail")
 
 
@@ -42,15 +42,15 @@ def watch(workflow: Any, results: str, unit_costs: Path, toy: bool) -> None:
             part.quiet = set()  # everything is in the log file
     stream = sys.stdout if settings.stdout else sys.stderr
     quiet = {str(about).rpartition(".")[2].lower() for about in settings.quiet or ()}
-    told = not quiet & {"progress", "all"}  # else Snakemake does not say which jobs have ended
-    show = "failures" if not told else "live" if stream.isatty() else "lines" if "rules" in quiet else "failures"
+    ends_known = not quiet & {"progress", "all"}  # else Snakemake does not say which jobs have ended
+    show = "failures" if not ends_known else "live" if stream.isatty() else "lines" if "rules" in quiet else "failures"
     default = own.get("DefaultStreamHandler")
     if default is None:  # a logger plugin was chosen
         show = "failures"
     elif show != "failures":
         logger.removeHandler(default)
     logger.addHandler(
-        Watcher(Path(results) / "status" if told else None, seconds_by_rule(unit_costs, toy), stream, show)
+        Watcher(Path(results) / "status" if ends_known else None, seconds_by_rule(unit_costs, toy), stream, show)
     )
 
 
@@ -90,7 +90,7 @@ class Watcher(logging.Handler):
                 if self.started:
                     self.keep()
             elif self.show != "failures":
-                self.tell(record, record.getMessage())
+                self.pass_on(record, record.getMessage())
         except Exception:
             self.handleError(record)
 
@@ -174,12 +174,12 @@ class Watcher(logging.Handler):
         with contextlib.suppress(OSError):
             write_json(self.folder / JOBS, record)
 
-    def tell(self, record: logging.LogRecord, message: str) -> None:
-        """Snakemake's own words, if they are a warning or an error, or one of TOLD. What `why` says better is left out:
-        that a job failed (SAID), with its command."""
+    def pass_on(self, record: logging.LogRecord, message: str) -> None:
+        """Snakemake's own words, if they are a warning or an error, or one of PASSED_ON. What `why` says better is left
+        out: that a job failed (SAID), with its command."""
         if message in ("", "None") or any(said in message for said in SAID):
             return
-        if record.levelno >= logging.WARNING or message.startswith(TOLD):
+        if record.levelno >= logging.WARNING or message.startswith(PASSED_ON):
             self.write(message)
 
     def write(self, text: str) -> None:
