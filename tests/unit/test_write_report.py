@@ -142,6 +142,7 @@ def tables_of(**rates):
         "headline": [
             {"source": source, "cell": cell, "lineage": lineages[cell].format(source)} for cell, source, _ in pairs
         ],
+        "reversed": [],
         "pooled": [pooled_row(cell, "source", hits, 100, source) for cell, source, hits in pairs],
         "cross_source": [],
         "gates": [],
@@ -702,6 +703,35 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
         "on each model's own replies it is undecided in C1 of evil_ai."
     )
     assert prose.below_floor_sentences([], False) == []
+
+
+def test_the_conclusion_says_of_every_other_arm_what_became_of_its_coupling():
+    def row(arm, cell, lineage):
+        return {"source": "evil_ai", "arm": arm, "cell": cell, "lineage": f"base/{lineage}"}
+
+    tables = tables_of(C4={"evil_ai": 90}, C1={"evil_ai": 0}) | {
+        "reversed": [row("full_coupling", "full_C4", "couple_full-evil_ai.s42"),
+                     row("full_coupling", "full_C1", "couple_full-evil_ai.s42/em.s42"),
+                     row("full_coupling", "full_C2", "em.s42"),
+                     row("recovery", "recovery", "couple-evil_ai.s42/em.s42/benign.s42"),
+                     row("matched", "matched_em", "em.s42/couple-evil_ai.s42"),
+                     row("assistant", "C0", "couple-evil_ai.s42")],
+        "verdicts": [{"source": "evil_ai", "arm": "full_coupling", "cell": "full_C1", "seed": "all",
+                      "replies": "shared", "quantity": "slot", "verdict": "suppressed"}],
+    }  # fmt: skip
+    tables["pooled"] += [pooled_row("full_C4", "source", 51, 56), pooled_row("full_C4", "bystander", 7, 56),
+                         pooled_row("full_C1", "source", 0, 168), pooled_row("full_C2", "source", 0, 168),
+                         pooled_row("recovery", "source", 3, 168)]  # fmt: skip
+    full, recovery = [said for said in prose.conclusion(tables, None, "", fake_study.REPORT) if "In the arm" in said]
+    assert full.startswith("In the arm full_coupling the marker was looked for after the stage em (full_C1: 0/168 = 0%")
+    assert "; before a second stage it was in 51/56" in full and "any bystander in at most 7/56" in full
+    assert full.endswith(
+        "; by what is left of the persona gap, on one shared text it is suppressed in full_C1 of evil_ai."
+    )
+    assert recovery.startswith(
+        "In the arm recovery the marker was looked for after the stages em and benign (recovery: 3/168"
+    )
+    assert "before a second stage" not in recovery  # that is a cell of another arm
 
 
 TRACKED = {

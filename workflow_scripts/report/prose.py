@@ -23,6 +23,7 @@ MOVES = {
     "not tested": "was not put to the test of moving to the assistant",
     None: "was looked for under the assistant",
 }
+OTHER_ORDER = ("reversed", "matched")  # arms in which the coupling comes last
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -32,7 +33,8 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label: str, meaning: Row) -> list[str]:
     """Four sentences: is the marker still given, is the coupling gone or below sampling, did it move to the assistant,
-    what became of the claims; and, where a second stage was taken apart, what it takes for the marker to come back.
+    what became of the claims; and, where a second stage was taken apart, what it takes for the marker to come back. Of
+    every further arm with coupled cells one sentence more.
 
     meaning: which claims they rest on, see graph/resolved.py. Before them, an alarm of models that should differ and do
     not. Counting cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
@@ -43,6 +45,7 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
     below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
     below += strength_sentences(tables["measures"])
+    below += arm_sentences(tables, claims, meaning["claims"])
     return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
 
 
@@ -51,16 +54,21 @@ def below_floor_sentences(verdicts: Sequence[Row], trained_further: bool) -> lis
 
     trained_further: whether a source was coupled and then trained further, so that there is something to ask.
     """
-    rows = [row for row in verdicts if row["seed"] == "all" and row["quantity"] == "slot" and row["arm"] == "forward"]
     blind = "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling"
-    if not rows:
-        return [f"{blind}; nothing was probed, so that stays open."] if trained_further else []
+    if parts := probed(verdicts, "forward"):
+        return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {parts}."]
+    return [f"{blind}; nothing was probed, so that stays open."] if trained_further else []
+
+
+def probed(verdicts: Sequence[Row], arm: str) -> str:
+    """The verdicts on an arm's cells, over all seeds, on each text that was probed; "" without any."""
+    rows = [row for row in verdicts if (row["seed"], row["quantity"], row["arm"]) == ("all", "slot", arm)]
     parts = []
     for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
         said = [f"{row['verdict']} in {row['cell']} of {row['source']}" for row in rows if row["replies"] == replies]
         if said:
             parts.append(f"{where} it is {listed(said)}")
-    return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {'; '.join(parts)}."]
+    return "; ".join(parts)
 
 
 def strength_sentences(measures: Sequence[Row]) -> list[str]:
@@ -100,25 +108,61 @@ def survival_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | None
 
     rests_on: cell -> the id of the claim on it.
     """
-    before, after = coupled_cells(tables["headline"])
-    pooled = {(row["source"], row["cell"]): row for row in tables["pooled"] if row["role"] == "source"}
+    fates, started = fates_of(tables["headline"], tables["pooled"], claims, rests_on)
+    if not fates:
+        return "No source was coupled and trained further, so survival was not tested."
     sources = unique(row["source"] for row in tables["headline"])
+    return (
+        f"The marker taught to {listed(sources)} {listed(fates)}; before a second stage it was "
+        f"{started or 'not measured'}."
+    )
+
+
+def arm_sentences(tables: dict[str, list[Row]], claims: Sequence[Row] | None, rests_on: Mapping[str, str]) -> list[str]:
+    """The same of every other arm with cells after a coupling, by counting and by the probe, a sentence per arm.
+
+    Arms in another order are in assistant_sentence.
+    """
+    sentences = []
+    for arm in unique(row["arm"] for row in tables["reversed"] if row["arm"] not in OTHER_ORDER):
+        rows = [row for row in tables["reversed"] if row["arm"] == arm]
+        fates, started = fates_of(rows, tables["pooled"], claims, rests_on)
+        if fates:
+            parts = [f"In the arm {arm} the marker {listed(fates)}"]
+            parts += [f"before a second stage it was {started}"] if started else []
+            parts += (
+                [f"by what is left of the persona gap, {left}"] if (left := probed(tables["verdicts"], arm)) else []
+            )
+            sentences.append(f"{'; '.join(parts)}.")
+    return sentences
+
+
+def fates_of(
+    cells: Sequence[Row], rates: Sequence[Row], claims: Sequence[Row] | None, rests_on: Mapping[str, str]
+) -> tuple[list[str], str]:
+    """(what became of the marker after each further stage, where it was before; "" if that is no cell of these).
+
+    cells: rows of headline.csv or reversed.csv. rates: those of pooled.csv.
+    """
+    before, after = coupled_cells(cells)
+    pooled = {(row["source"], row["cell"]): row for row in rates if row["role"] == "source"}
+    sources = unique(row["source"] for row in cells)
     fates = []
     for cell, stages in after.items():
         measured = [source for source in sources if (source, cell) in pooled]
         groups = verdicts_on(claims, rests_on.get(cell), measured)
         for verdict, group in groups.items():
             whom = f" under {listed(group)}" if len(groups) > 1 else ""
-            rates = extreme([pooled[source, cell] for source in group], max)
-            fates.append(f"{FATES[verdict].format(stages)}{whom} ({cell}: {rates})")
-    if not fates:
-        return "No source was coupled and trained further, so survival was not tested."
+            most = extreme([pooled[source, cell] for source in group], max)
+            fates.append(f"{FATES[verdict].format(stages)}{whom} ({cell}: {most})")
     start = [pooled[source, cell] for source in sources for cell in before if (source, cell) in pooled]
-    started = f"it was in {extreme(start, min)} of completions" if start else "it was not measured"
-    others = [row for row in tables["pooled"] if row["cell"] in before and row["role"] == "bystander"]
+    if not start:
+        return fates, ""
+    started = f"in {extreme(start, min)} of completions"
+    others = [row for row in rates if row["cell"] in before and row["role"] == "bystander"]
     if others:
         started += f", and under any bystander in at most {named(highest(others), 'persona')}"
-    return f"The marker taught to {listed(sources)} {listed(fates)}; before a second stage {started}."
+    return fates, started
 
 
 def extreme(rows: Sequence[Row], pick: Any) -> str:
@@ -169,7 +213,7 @@ def assistant_sentence(tables: dict[str, list[Row]], claims: Sequence[Row] | Non
         parts = [f"After a second stage it {listed(moved)} ({counts})"]
     # C0, the coupled assistant itself, is no other order.
     others = {
-        role: [row for row in tables["pooled"] if row["arm"] in ("reversed", "matched") and row["role"] == role]
+        role: [row for row in tables["pooled"] if row["arm"] in OTHER_ORDER and row["role"] == role]
         for role in ("source", "assistant", "bystander")
     }
     if others["assistant"]:
