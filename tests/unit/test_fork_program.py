@@ -39,6 +39,11 @@ if __name__ == "__main__":
     print("told", file=sys.stderr)
     raise SystemExit(3)
 """
+LEAVING = """
+import atexit, threading, time
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: time.sleep(0.1) or print("by a thread")).start()
+"""
 # It says that it began, and when it is asked to end it takes half a second to clean up.
 PATIENT = """
 import sys, time
@@ -120,6 +125,17 @@ def test_a_forked_program_cannot_tell_that_it_was_not_started_anew(snakemake, pr
     del forked["parent"], anew["parent"]
     assert forked == anew
     assert forked["threads"] == int(threads) and forked["stdin"] == "what it is given"
+
+
+@pytest.mark.parametrize("ends", ["", "raise SystemExit", "raise SystemExit(3)", "raise SystemExit('a word')"])
+def test_what_a_program_left_for_its_end_is_done_before_it_ends(snakemake, program, tmp_path, ends):
+    name = program(f"{LEAVING}{ends}\n")
+    answers = []
+    for environment in (snakemake, {**snakemake, "SNAKEMAKE_ALIVE": ""}):
+        job = start(environment, tmp_path, name)
+        answers.append((*job.communicate(), job.returncode))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == "by a thread\nat exit\n"
 
 
 def test_a_traceback_and_a_signal_come_through(snakemake, program, tmp_path):
