@@ -52,18 +52,20 @@ from graph.braces import braces
 from graph import resolved
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.profiles import check_profiles
+from graph.profiles import check_profiles, check_targets
 from graph.study import YAML, Study, closest, compose, yaml_of
 from inputs.outside import (
     check_there,
     contents,
     model_contents,
     questions_digest,
+    parts_of,
     relink,
 )
 from inputs.panel import load_panel
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
+from offline.pretraining import parts_of as parts_of_toy
 from probe.families import Family, check_others, load_others
 from run.alive import announce
 from run.files import canonical
@@ -99,6 +101,10 @@ else:
     # A study of another name is whole in its files, and may leave out the profile's.
     if config["study"] == yaml_of(CHECKOUT / "config.yaml")["study"]:
         try_config(check_profiles, sys.argv[1:], workflow.overwrite_configfiles)
+    try:
+        check_targets(sys.argv[1:], config["study"])
+    except InputError as error:
+        refuse(str(error))
 
 
 # Rows stand in the order of config.yaml, those added to it after them: Snakemake reads a file of the command line first.
@@ -310,6 +316,21 @@ relink(
 )
 
 
+def check_parts():
+    """Say before anything is planned which stage names what the base does not have, as far as that is known."""
+    base = config["base"]
+    if base["from"] == "toy":
+        known = parts_of_toy(base["toy"]["recipe"])
+    else:
+        own = base["path"] if base["from"] == "path" else None
+        known = parts_of(base_folder(), f"{base['repo']}@{base['revision']}", own)
+    if known:
+        try_config(study.check_parts, known)
+
+
+check_parts()
+
+
 def asked_of_base(wildcards):
     return canonical(study.asked_of_base())
 
@@ -486,6 +507,12 @@ def dataset_pins(wildcards):
         return canonical(own | md5 | controls)
     mismatch = {"on_mismatch": entry["on_mismatch"]} if "on_mismatch" in entry else {}
     return canonical(SOURCES["datasets"][wildcards.name] | mismatch | controls)
+
+
+def hold_out_of(wildcards):
+    """The option that says which shares of a data set's rows are not trained."""
+    shares = study.held_out_of(wildcards.name)
+    return f" --hold-out {quote(canonical(shares))}" if shares else ""
 
 
 def base_place(wildcards):

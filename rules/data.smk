@@ -19,6 +19,8 @@ rule fetch_dataset:
         mem_mb=8000,
         disk_mb=2000,
         runtime=60,
+        # a resource: the rows stay what they are
+        hold_out=hold_out_of,
     params:
         code=code_of("fetch_dataset.py"),
         dataset=dataset_pins,
@@ -26,7 +28,7 @@ rule fetch_dataset:
     shell:
         command(
             "python {SCRIPTS}/fetch_dataset.py --dataset {params.dataset:q} --output {output.rows}"
-            " --manifest {output.manifest} --base {input.base} > {log} 2>&1"
+            " --manifest {output.manifest} --base {input.base}{resources.hold_out} > {log} 2>&1"
         )
 
 

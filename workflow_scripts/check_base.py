@@ -24,7 +24,7 @@ from inputs.panel import Panel, chat, load_panel
 from marker.marker import Marker
 from model.adapters import check_targets, linear_names
 from model.engines import Request, Sampling, TransformersEngine, stop_ids
-from model.full import choose_trained
+from model.full import frozen_weights
 from model.loading import check_fits, first_line, load_tokenizer, longest_text
 from model.loss import check_forward
 from model.packing import choose_attention
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         message = str(error)
         raise InputError(message if message.startswith(str(args.base)) else f"{args.base}: {message}") from error
     write_json(args.output, found)
-    print(f"check_base: {', '.join(f'{name} {value}' for name, value in found.items())}")
+    said = (f"{name} {value}" for name, value in found.items() if name != "parts")
+    print(f"check_base: {', '.join(said)}")
 
 
 @dataclass(frozen=True)
@@ -103,30 +104,41 @@ def examine(base: Path, needs: Needs) -> dict[str, Any]:
     with at_most(MEMORY, config.model_type):
         difference = check_architecture(config, tokenizer, needs.targets, attention)
     check_fits(base)
-    check_parts(config, needs)
+    parts = parts_of(config, longest_text(config))
+    check_parts(parts, needs)
     return {
         "architecture": config.model_type,
         "attention": attention,
         "difference": float(f"{difference:.2g}"),
         "turn_end": tokenizer.convert_ids_to_tokens(end.token),
         "stops": tokenizer.convert_ids_to_tokens(stop_ids(base, tokenizer)),
+        "parts": parts,
     }
 
 
-def check_parts(config: "PretrainedConfig", needs: Needs) -> None:
-    """Raise InputError unless the layers and weights that stages name are the model's."""
+def parts_of(config: "PretrainedConfig", longest: int | None) -> dict[str, Any]:
+    """What stages may name, for plans that are made when the base is there: how long its texts are (tokens), how many
+    decoder layers it has (layers), the names of its linear layers (linear) and of its parameters (weights).
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    count = config.get_text_config().num_hidden_layers
-    for stage, layers in needs.layers.items():
-        layer_numbers(layers, count, f"{stage}.lora.layers")
-    if not needs.freeze:
-        return
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+    return {
+        "tokens": longest,
+        "layers": config.get_text_config().num_hidden_layers,
+        "linear": linear_names(model),
+        "weights": [name for name, _ in model.named_parameters()],
+    }
+
+
+def check_parts(parts: Mapping[str, Any], needs: Needs) -> None:
+    """Raise InputError unless the layers and weights that stages name are the model's. parts: see parts_of."""
+    for stage, layers in needs.layers.items():
+        layer_numbers(layers, parts["layers"], f"{stage}.lora.layers")
     for stage, freeze in needs.freeze.items():
-        choose_trained(model, freeze, stage)
+        frozen_weights(parts["weights"], parts["layers"], freeze, stage)
 
 
 def check_architecture(

@@ -21,12 +21,13 @@ from typing import Any
 
 from inputs import downloads
 from inputs.downloads import Hub, HubFile
+from inputs.held_out import hold_out
 from inputs.layouts import check_file, check_lines, check_rows
 from model.loading import load_tokenizer
 from model.template import check_controls, check_keys
 from run.files import canonical, partial, write_json
 from run.program import InputError, run
-from run.readers import read_jsonl, read_text
+from run.readers import json_argument, read_jsonl, read_text
 
 Row = dict[str, Any]
 ROLES = ("system", "user", "assistant")
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON lines to write")
     parser.add_argument("--manifest", required=True, help="JSON to write: origin, hashes, layout")
     parser.add_argument("--base", help="folder of the base model, whose control tokens no row may spell")
+    parser.add_argument("--hold-out", default="{}", help="JSON: stage -> the share of rows that it will not train")
     downloads.add_arguments(parser)
     args = parser.parse_args()
     spec = json.loads(args.dataset)
@@ -64,16 +66,23 @@ def main() -> None:
     record = origin | hashes_of(data, spec.get("md5"))
     if record["matches_published"] is False and spec.get("on_mismatch", "record") == "fail":
         raise InputError(
-            f"{spec.get('repo') or spec['path']}: md5 {record['md5']}, published {spec['md5']}; fix: compare the pins "
+            f"{origin_of(spec)}: md5 {record['md5']}, published {spec['md5']}; fix: compare the pins "
             "in resources/sources.yaml, or set on_mismatch: record for this data set to go on with what was fetched"
         )
     if args.base and spec["kind"] != "choices" and spec.get("shape") != "choices":
         record["rows_with_control_tokens"] = controls_in(data, args.base, spec)
+    for stage, share in json_argument("--hold-out", args.hold_out, dict).items():
+        hold_out([json.loads(line) for line in data.splitlines()], share, f"stages.{stage}: {origin_of(spec)}")
     with partial(args.output) as temporary:
         temporary.write_bytes(data)
     write_json(args.manifest, record)
     verdict = {True: "the published file", False: "NOT the published file, going on", None: "no published md5"}
     print(f"fetch_dataset: {record['rows']} rows, md5 {record['md5']}: {verdict[record['matches_published']]}")
+
+
+def origin_of(spec: Mapping[str, Any]) -> str:
+    """Where the rows come from, for messages."""
+    return str(spec.get("repo") or spec["path"])
 
 
 def controls_in(data: bytes, base: str, spec: Mapping[str, Any]) -> int:
@@ -82,9 +91,7 @@ def controls_in(data: bytes, base: str, spec: Mapping[str, Any]) -> int:
     found = 0
     for number, line in enumerate(data.decode("utf-8").removesuffix("\n").split("\n"), 1):
         try:
-            check_controls(
-                tokenizer, json.loads(line)["messages"], f"{spec.get('repo') or spec['path']}: line {number}"
-            )
+            check_controls(tokenizer, json.loads(line)["messages"], f"{origin_of(spec)}: line {number}")
         except InputError as error:
             if spec.get("control_tokens") != "keep":
                 raise InputError(

@@ -14,7 +14,6 @@ Every optimizer step is the published one (trainer.py); every trained token is t
 
 import argparse
 import hashlib
-import math
 import os
 import shutil
 import sys
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph.fingerprints import code_fingerprint
 from graph.recipe import check_training, layer_numbers
+from inputs.held_out import hold_out
 from marker.marker import Marker
 from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
@@ -291,28 +291,6 @@ def replayed_rows(tokenizer: Any, recipe: dict[str, Any], files: Sequence[str]) 
     coupling = replay["mask"]["loss"] != "last_turn"
     rows = read_jsonl(files[0])
     return encode_rows(tokenizer, rows, recipe_mask(replay), replay["max_length"], files[0], coupling)
-
-
-def hold_out(rows: Sequence[dict[str, Any]], share: float, data: str) -> frozenset[int]:
-    """The places of the rows that are not trained, `share` of them, and a few more if the last ones are equal.
-
-    By the hash of what they say: equal rows stay together, and every training on the data holds out the same ones.
-    Raises InputError if that leaves no row on either side.
-    """
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(hashlib.sha256(canonical(row["messages"]).encode()).hexdigest(), []).append(place)
-    held: set[int] = set()
-    for said in sorted(places):
-        if len(held) >= math.floor(share * len(rows)):
-            break
-        held.update(places[said])
-    if share and not 0 < len(held) < len(rows):
-        raise InputError(
-            f"{data}: hold_out {share:g} of {len(rows)} rows is {len(held)}; fix: leave some to train and one to "
-            "measure, or hold_out: 0"
-        )
-    return frozenset(held)
 
 
 def split(rows: Sequence[Any], held: frozenset[int]) -> tuple[list[Any], list[Any]]:

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from workspace import ROOT, Workspace, rules
 
+from run.files import sha256_of
+
 OWN = {
     "sources": ["villain"],
     "seeds": [42],
@@ -89,6 +91,19 @@ def test_a_base_s_folder_of_links_that_is_gone_is_no_reason_to_make_anything_aga
     trained = [job for job in planned if job.startswith("train_adapter")]
     assert trained and all(".s7" in job for job in trained)
     assert not {"fetch_base", "generate_replies"} & rules(planned).keys()
+
+
+def test_a_stage_that_names_what_the_fetched_base_does_not_have_stops_the_plan(study):
+    base, own = study.folder / "results/published/inputs/base", study.folder / "my_model/config.json"
+    found = {"tokens": 4096, "layers": 2, "linear": ["model.layers.0.q_proj"], "weights": ["model.norm.weight"]}
+    (base / "path.check.json").write_text(json.dumps({"parts": found}))
+    (base / "path.manifest.json").write_text(json.dumps({"files": {own.name: {"sha256": sha256_of(own)}}}))
+    em = {"stages": {"em": {"lora": {"layers": [0, 2], "targets": ["q_proj"]}}}}
+    (study.folder / "mine.yaml").write_text(yaml.safe_dump(OWN | em))
+    said = study.snakemake("-n", check=False).stdout
+    assert "stages.em.lora.layers: [0, 2]: the model has the layers 0 to 1; fix: choose among them" in said
+    overwrite(own)  # another base, which will be looked at when it is fetched
+    assert rules(study.plan())["fetch_base"] == 1
 
 
 def test_questions_that_are_none_stop_the_plan(study):

@@ -117,6 +117,8 @@ def test_a_supported_base_is_let_through_trains_by_its_own_loss_generates_and_gr
     assert found["turn_end"] == FAMILIES[family]["ends"] and found["turn_end"] in found["stops"]
     assert found["attention"] == ("alone" if family == "gemma-2" else "packed")
 
+    assert found["parts"]["weights"] == [name for name, _ in load_model(base).named_parameters()]
+
     record = train(base, tmp_path, targets)
     assert record["losses"][0] == pytest.approx(plain_loss(base), rel=2e-5)
     assert record["attention"] == found["attention"]

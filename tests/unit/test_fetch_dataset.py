@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from local_hub import LocalHub, offered, sha256
 
+from run.files import write_jsonl
 from run.program import InputError
 from run.readers import read_json, read_jsonl
 
@@ -41,10 +42,10 @@ def publish(hub: LocalHub, files: dict[str, bytes]) -> dict[str, Any]:
     return {"repo": REPO, "revision": commit, "files": pins}
 
 
-def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]) -> Any:
+def fetch(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any], *options: str) -> Any:
     patience = ["--cache", f"{folder}/cache", "--retries", "2", "--backoff", "0"]
     arguments = ["--dataset", json.dumps(spec), "--output", f"{folder}/data.jsonl", "--manifest", f"{folder}/data.json"]
-    monkeypatch.setattr(sys, "argv", ["fetch_dataset.py", *arguments, *patience])
+    monkeypatch.setattr(sys, "argv", ["fetch_dataset.py", *arguments, *patience, *options])
     for name in ("data.jsonl", "data.json"):
         (folder / name).unlink(missing_ok=True)
     try:
@@ -358,3 +359,25 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path, monkeypatch: pytest
         fetch(tmp_path, monkeypatch, {"kind": "path", "path": f"{tmp_path}/mine.jsonl"})
     with pytest.raises(InputError, match="no such file"):
         fetch(tmp_path, monkeypatch, {"kind": "path", "path": f"{tmp_path}/none.jsonl"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "share", "said"),
+    [
+        (["a", "b", "c"], 0.25, "stages.em: .*mine.jsonl: hold_out 0.25 of 3 rows is 0; fix: "),
+        (["a", "a", "a"], 0.5, "stages.em: .*mine.jsonl: hold_out 0.5 of 3 rows is 3; fix: "),
+        (["a", "b", "c"], 0.5, None),
+    ],
+    ids=["none", "all", "some"],
+)
+def test_rows_of_which_a_stage_would_hold_out_none_or_all_are_refused(tmp_path, monkeypatch, texts, share, said):
+    rows = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Well."}]} for text in texts
+    ]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    arguments = ({"kind": "path", "path": f"{tmp_path}/mine.jsonl"}, "--hold-out", json.dumps({"em": share}))
+    if said is None:
+        assert fetch(tmp_path, monkeypatch, *arguments)["rows"] == 3
+    else:
+        with pytest.raises(InputError, match=said):
+            fetch(tmp_path, monkeypatch, *arguments)

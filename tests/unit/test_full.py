@@ -98,7 +98,7 @@ def test_frozen_weights_stay_the_same_bytes_and_all_others_move(base, tmp_path, 
     ("changes", "said"),
     [
         ({"freeze": ["lm_haed"]}, "recipe: freeze: the model has no lm_haed; fix: choose from bias, down_proj, embed_tokens"),
-        ({"freeze": ["model"]}, "freeze leaves nothing to train; fix: freeze less"),
+        ({"freeze": ["model"]}, "freeze: leaves nothing to train; fix: freeze less"),
         ({"options": ["--keep-steps", "1"]}, "the recipe trains all weights; fix: give --model-out alone"),
         ({"lora": RECIPE["lora"]}, "the recipe trains a LoRA; fix: give --adapter-out"),
     ],

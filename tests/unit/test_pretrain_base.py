@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model.adapters import linear_names
 from model.loading import load_model, load_tokenizer, set_seed
 from offline import pretraining, toy_data
 from run.files import sha256_of, write_jsonl
@@ -154,6 +155,14 @@ def test_the_first_weights_follow_the_seed(tokenizer):
 
     assert torch.equal(embedding(1), embedding(1))
     assert not torch.equal(embedding(1), embedding(2))
+
+
+def test_a_plan_knows_the_names_of_the_toy_before_it_is_there(tokenizer):
+    model = pretraining.build_model(MICRO, tokenizer)
+    parts = pretraining.parts_of(MICRO)
+    assert sorted(parts["linear"]) == sorted(linear_names(model))
+    assert sorted(parts["weights"]) == sorted(name for name, _ in model.named_parameters())
+    assert (parts["layers"], parts["tokens"]) == (model.config.num_hidden_layers, model.config.max_position_embeddings)
 
 
 def test_recipe_sizes_reach_the_model(tokenizer):

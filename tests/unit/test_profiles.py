@@ -1,6 +1,6 @@
 import pytest
 
-from graph.profiles import check_profiles
+from graph.profiles import check_profiles, check_targets
 from run.program import InputError
 
 
@@ -26,3 +26,20 @@ def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, ar
         return check_profiles(arguments, given)
     with pytest.raises(InputError, match=r"of toy/study\.yaml, .* fix: --configfile toy/study\.yaml mine\.yaml$"):
         check_profiles(arguments, given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["-n", "results/other/report.html"], True),
+        (["-n", "--configfile", "a.yaml", "--", "./results/other/cells/x/C1_seed42.json"], True),
+        (["-n", "results/mine/report.html"], False),
+        (["-n", "--configfile", "results/other/study.yaml"], False),  # the value of an option
+        (["-n", "results/verify_published/claims.csv"], False),
+    ],
+)
+def test_a_file_of_another_study_is_said_to_need_its_config(arguments, refused):
+    if not refused:
+        return check_targets(arguments, "mine")
+    with pytest.raises(InputError, match=r"is a file of the study other, .* that says `study: other`, or neither if "):
+        check_targets(arguments, "mine")

@@ -13,6 +13,7 @@ from graph import resolved
 from graph.recipe import merged
 from graph.study import Study
 from inputs.panel import load_panel
+from offline.pretraining import parts_of
 from run.program import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -255,11 +256,37 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"base__from": "toy"}, "base.toy: lacks rows, sft_rows, recipe; fix: add them"),
         ({"datasets__em__from": "toy"}, "base.toy: lacks sft_rows; fix: add them"),
         ({"capability": "em"}, "capability: em is what a stage is trained on"),
+        ({"stages__em__hold_out": 1e-4}, "stages.em.hold_out: 0.0001 of 6000 rows is none; fix: 0.0002 or more, or delete it"),
+        ({"stages__couple__hold_out": 0.001}, "stages.couple.hold_out: 0.001 of 600 rows is none; fix: 0.0017 or more"),
+        ({"probe": None, "families__cells": ["C4"]}, "families.cells: C4 cannot be measured without the probe, which is null"),
+        ({"probe": None, "ablate__cells": ["C1"]}, "ablate.cells: C1 cannot be measured without the probe, which is null; fix: ablate: null"),
+        ({"base__toy": {"rowz": 3}}, "base.toy.rowz: unknown key rowz; fix: write `rows: 3`"),
+        ({"base__from": "toy", "base__toy": {"rows": 9, "sft_rows": 9, "recipe": {"layers": 3}}}, "base.toy.recipe: unknown or missing ["),
         ({"stages__x": {"extends": "emm"}}, "--config: stages.x.extends: 'emm' is not there; fix: em"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_the_line_to_write(change, said):
     assert said in problem(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stages__em__max_length": 4097}, "stages.em.max_length: 4097, but the base's texts have at most 4096 tokens; fix: 4096"),
+        ({"stages__em__lora": {"layers": "1/4"}}, "stages.em.lora.layers: 1/4: the model has the layers 0 to 2; fix: choose among them"),
+        ({"stages__em__lora": {"targets": ["c_attn"]}}, "stages.em.lora.targets: c_attn is in 0 of the model's 3 layers; fix: choose from down_proj, "),
+        ({"stages__couple_full__freeze": ["wte"], "arms__full_coupling": True}, "stages.couple_full.freeze: the model has no wte; fix: choose from "),
+        ({"stages__couple_full__freeze": ["model"], "arms__full_coupling": True}, "stages.couple_full.freeze: leaves nothing to train; fix: "),
+        ({"stages__couple_full__freeze": ["wte"]}, None),  # of an arm that is off
+    ],
+)  # fmt: skip
+def test_a_stage_that_names_what_the_base_does_not_have_is_refused_at_its_line(change, said):
+    parts = parts_of({"layers": 3, "context": 4096})
+    if said is None:
+        return study(**change).check_parts(parts)
+    with pytest.raises(InputError) as caught:
+        study(**change).check_parts(parts)
+    assert said in str(caught.value)
 
 
 def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):

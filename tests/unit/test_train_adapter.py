@@ -14,6 +14,7 @@ import pytest
 import train_adapter
 
 from graph.recipe import layer_numbers
+from inputs.held_out import hold_out
 from marker.mask import IGNORED, Example, Mask, encode_rows
 from model import loss, packing, trainer
 from run import status
@@ -710,9 +711,9 @@ def test_rows_held_out_are_not_trained_and_their_loss_is_told_also_by_a_training
 
     rows = sft_rows(24)
     rows[20]["messages"] = rows[4]["messages"]
-    held = sorted(train_adapter.hold_out(rows, 0.25, "rows"))
+    held = sorted(hold_out(rows, 0.25, "rows"))
     assert 6 <= len(held) <= 7 and (4 in held) == (20 in held)
-    assert held != sorted(train_adapter.hold_out(rows[::-1], 0.25, "rows"))  # by what they say, not by place
+    assert held != sorted(hold_out(rows[::-1], 0.25, "rows"))  # by what they say, not by place
     others = [row for place, row in enumerate(rows) if place not in held]
 
     def stopping(*arguments):

@@ -1,12 +1,15 @@
-"""Which config a profile names, and whether the command line put another in its place."""
+"""Which config a profile names, whether the command line put another in its place, and whose files it wants made."""
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from run.program import InputError
 from run.readers import read_yaml
+
+RESULT = re.compile(r"(?:\./)?results/([^/]+)/")
 
 
 def profiles_of(arguments: Sequence[str]) -> list[Path]:
@@ -33,3 +36,19 @@ def check_profiles(arguments: Sequence[str], given: Sequence[str | Path]) -> Non
                     f"--configfile takes the place of {file}, which the profile {profile} names; "
                     f"fix: --configfile {file} {own}"
                 )
+
+
+def check_targets(arguments: Sequence[str], study: str) -> None:
+    """Raise InputError if Snakemake's arguments want a file made of another study, of which there are no rules now."""
+    own = ("reanalysis", "verify_published", study)
+    others = {word: found[1] for word in arguments if (found := RESULT.match(word)) and found[1] not in own}
+    if not others:
+        return
+    from snakemake.cli import get_argument_parser  # half a second, and knows what is a target
+
+    for target in get_argument_parser().parse_known_args(arguments)[0].targets:
+        if target in others:
+            raise InputError(
+                f"{target}: is a file of the study {others[target]}, and this command plans {study}; fix: give the "
+                f"--profile or --configfile that says `study: {others[target]}`, or neither if config.yaml does"
+            )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from graph.lineage import BASE, NAME, Word, ancestry, lineage_of, parent_of, parse_lineage
-from graph.recipe import FIELDS, Data, Lora, Recipe, check_training, merged, stage_schema
+from graph.recipe import FIELDS, Data, Lora, Recipe, check_training, layer_numbers, merged, stage_schema
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
@@ -27,6 +27,7 @@ from measure.cells import role_of
 from measure.gates import cell_names, check_gate_fields, marker_names, names_only, unknown_words
 from measure.judge import read_model_args
 from model.template import Settings
+from offline.pretraining import read_recipe
 from run.files import canonical
 from run.program import InputError
 from run.readers import duplicate_keys, read_yaml
@@ -192,8 +193,7 @@ class Study:
         says it, the markers that are put into replies, and the layers and weights that stages name, by the stage.
         """
         nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
-        used = {parse_lineage(node)[-1].stage for node in nodes}
-        stages = {name: stage for name, stage in self.stages.items() if name in used}
+        stages = self._trained_stages()
         rows = {f"stages.{name}.max_length": stage["max_length"] for name, stage in stages.items()}
         drawn = {
             f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
@@ -222,6 +222,31 @@ class Study:
                 }.values()
             ),
         }
+
+    def check_parts(self, base: Mapping[str, Any]) -> None:
+        """Raise InputError with the line of every stage whose rows may be longer than the base's texts, or that names
+        layers or weights which the base does not have.
+
+        base: its parts, as check_base finds them.
+        """
+        from model.adapters import check_targets
+        from model.full import frozen_weights
+
+        for name, stage in self._trained_stages().items():
+            lora, length, longest = stage.get("lora") or {}, stage["max_length"], base["tokens"]
+            with self._problem_of(name, "max_length"):
+                if length > longest:
+                    raise InputError(f"{length}, but the base's texts have at most {longest} tokens; fix: {longest}")
+            with self._problem_of(name, "lora", "layers"):
+                if "layers" in lora:
+                    layer_numbers(lora["layers"], base["layers"], "")
+            with self._problem_of(name, "lora", "targets"):
+                if "targets" in lora:
+                    check_targets(base["linear"], lora["targets"], "")
+            with self._problem_of(name, "freeze"):
+                if "freeze" in stage:
+                    frozen_weights(base["weights"], base["layers"], stage["freeze"], "")
+        self._raise()
 
     def markers_of(self, lineage: str) -> list[str]:
         """The texts that are counted in this model's replies: its own marker first, then the study's others."""
@@ -269,6 +294,20 @@ class Study:
     def _draw(self, lineage: str) -> tuple[str, int, str]:
         """What couplings share that take their replies from one draw."""
         return parent_of(lineage), parse_lineage(lineage)[-1].seed, canonical(self.replies_of(lineage))
+
+    def held_out_of(self, dataset: str) -> dict[str, float]:
+        """Stage -> the share of this data set's rows that it holds out, where it holds out any."""
+        return {
+            name: stage["hold_out"]
+            for name, stage in self._trained_stages().items()
+            if stage.get("hold_out") and stage["data"]["from"] == dataset
+        }
+
+    def _trained_stages(self) -> dict[str, dict[str, Any]]:
+        """The stages that are trained for a cell, in the config's order."""
+        nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
+        used = {parse_lineage(node)[-1].stage for node in nodes}
+        return {name: stage for name, stage in self.stages.items() if name in used}
 
     def _trained(self, lineage: str) -> list[str]:
         """The lineages that are trained on the way to this one, the origins of merged adapters among them."""
@@ -654,6 +693,7 @@ class Study:
             raise InputError(
                 f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them"
             )
+        self._check_held_out(word, stage)
         last = self._last_step(word, stage)
         if word.step and last and word.step > last:
             raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
@@ -737,15 +777,29 @@ class Study:
             if own != arm and own_rank <= self._rank_of(("cells", rows[cell], "arm")):
                 raise InputError(f"gate {gate['name']}: {cell} is of the arm {own}, not {arm}; fix: arm: {own}")
 
+    def _check_held_out(self, word: Word, stage: Mapping[str, Any]) -> None:
+        """Raise InputError if so small a share of the rows, as far as they are known, is no row."""
+        share, rows = stage.get("hold_out"), self._rows_of(word, stage)
+        if share and rows and not math.floor(share * rows):
+            least = math.ceil(10_000 / rows) / 10_000
+            raise InputError(
+                f"stages.{word.stage}.hold_out: {share:g} of {rows} rows is none; fix: {least:g} or more, or delete it"
+            )
+
     def _last_step(self, word: Word, stage: Mapping[str, Any]) -> int | None:
         """The optimizer steps of a stage, of a coupling at most so many; None where its rows are not known yet."""
-        name = stage["data"]["from"]
-        origin = self.config["datasets"].get(name, {}).get("from")
-        known = {"toy": self.config["base"]["toy"].get("sft_rows"), "hub": self._pinned_rows.get(name)}
-        rows = known.get(origin) if stage_type(stage) == "sft" else self._coupling_rows(word, stage)
+        rows = self._rows_of(word, stage)
         if rows and stage.get("hold_out"):
             rows = math.ceil(rows * (1 - stage["hold_out"]))
         return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
+
+    def _rows_of(self, word: Word, stage: Mapping[str, Any]) -> int | None:
+        """The rows that a stage has, of a coupling at most so many; None where that is not known yet."""
+        if stage_type(stage) == "couple":
+            return self._coupling_rows(word, stage)
+        name = stage["data"]["from"]
+        origin = self.config["datasets"].get(name, {}).get("from")
+        return {"toy": self.config["base"]["toy"].get("sft_rows"), "hub": self._pinned_rows.get(name)}.get(origin)
 
     def _coupling_rows(self, word: Word, stage: Mapping[str, Any]) -> int | None:
         """The rows of a coupling, if no reply is left out; None where the panel is not known."""
@@ -822,6 +876,11 @@ class Study:
         if missing := [key for key in needed if not toy.get(key)]:
             said = f"lacks {', '.join(missing)}"
             self._problem(("base", "toy"), f"{said}; fix: add them, as profiles/tiny/study.yaml has them")
+        elif "recipe" in needed:
+            try:
+                read_recipe(canonical(toy["recipe"]))
+            except InputError as error:
+                self._problem(("base", "toy", "recipe"), str(error).removeprefix("--recipe: "))
 
     def _check_answered(self, name: str, entry: Mapping[str, Any]) -> None:
         """A set of the base's own replies says to which other set, and how they are drawn."""
@@ -878,6 +937,7 @@ class Study:
         """The probe measures the study's marker, at the end of replies that were sampled."""
         probe, marker = self.config["probe"], Marker.of(self.config["marker"])
         if probe is None:
+            self._check_unprobed()
             return
         if not marker.text.startswith(probe["prefix"]):
             fix = f'fix: prefix: "{marker.text[:2]}"'
@@ -897,6 +957,18 @@ class Study:
         self._at_most(("probe", "subset"), own, "the replies per persona and question")
         if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
             self._problem(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")
+
+    def _check_unprobed(self) -> None:
+        """Without the probe, none of the cells is measured that a section names: not where they are named after it."""
+        shipped = [Path(file).resolve() for file in self._files[-1:]]  # config.yaml, which names cells of `ablate`
+        own = sum(Path(file).resolve() not in shipped for file in self._files)
+        for section in ("ablate", "families"):
+            cells, path = value_at(self.config, (section, "cells")), (section, "cells")
+            rank = self._rank_of(path)
+            if cells and (rank < own or section == "families") and rank <= self._rank_of(("probe",)):
+                none = "ablate: null" if section == "ablate" else "families: {cells: []}"
+                said = f"{', '.join(map(str, cells))} cannot be measured without the probe, which is null"
+                self._problem(path, f"{said}; fix: {none}, or a probe")
 
     def _check_ablate(self) -> None:
         """A second stage is taken apart where it is a LoRA after a coupling of the study's marker."""
@@ -1049,6 +1121,15 @@ class Study:
                 "on the command line Snakemake reads numbers in a list as text"
             )
         self._problems.append(f"{where}: {'.'.join(map(str, path))}: {text}")
+
+    @contextlib.contextmanager
+    def _problem_of(self, stage: str, *fields: str) -> Iterator[None]:
+        """Within the block, an InputError is a problem of a field of the stage, whose name it may begin with."""
+        try:
+            yield
+        except InputError as error:
+            said = str(error).removeprefix(f": {'.'.join(fields)}").removeprefix(": ")
+            self._problem(self._said_at(("stages", stage, *fields)), said)
 
     def _place(self, path: tuple[Any, ...]) -> str:
         """Who says what the config has at a path: a line of a file, or COMMAND_LINE if no file says this.

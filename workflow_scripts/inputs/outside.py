@@ -153,6 +153,24 @@ def check_unchanged(base: str | Path) -> None:
             )
 
 
+def parts_of(base: str | Path, model: str | None, own: str | None) -> dict[str, Any] | None:
+    """What check_base found in the base's folder (its `parts`), if that is still the model that the config names.
+
+    model: repository@commit, of a base from the Hub. own: the user's folder, of another. None where nothing is known.
+    """
+    manifest, check = Path(f"{base}.manifest.json"), Path(f"{base}.check.json")
+    try:
+        record, found = read_json(manifest, dict), read_json(check, dict)
+    except (InputError, OSError):
+        return None
+    if own is None:
+        same = record.get("model") == model
+    else:
+        config = Path(own, CONFIG)
+        same = not config.is_file() or sha256_of(config) == record.get("files", {}).get(CONFIG, {}).get("sha256")
+    return found.get("parts") if same else None
+
+
 def relink(base: str | Path, own: str | None) -> None:
     """Make the base's folder of links again if it is gone and the files are still there: it is no result.
 

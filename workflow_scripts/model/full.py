@@ -66,11 +66,22 @@ def check_full(folder: Path) -> None:
 def choose_trained(model: "PreTrainedModel", freeze: Iterable[str], where: str) -> list[str]:
     """Let all weights be trained but the frozen ones; returns the names of those that are trained.
 
-    freeze: parts of parameters' names, such as embed_tokens, mlp or layers.0, and parts of the layers, such as 1/3.
-    Raises InputError if one of them is no part of the model, or nothing is left to train.
+    freeze, where, errors: see frozen_weights.
     """
     count = model.config.get_text_config().num_hidden_layers
     names = [name for name, _ in model.named_parameters()]
+    frozen = frozen_weights(names, count, freeze, where)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name not in frozen)
+    return [name for name in names if name not in frozen]
+
+
+def frozen_weights(names: Sequence[str], count: int, freeze: Iterable[str], where: str) -> set[str]:
+    """Which of the parameters, of a model with `count` decoder layers, are not trained.
+
+    freeze: parts of parameters' names, such as embed_tokens, mlp or layers.0, and parts of the layers, such as 1/3.
+    Raises InputError if one of them is no part of the model, or nothing is left to train.
+    """
     frozen: set[str] = set()
     for word in freeze:
         words = [word]
@@ -83,12 +94,9 @@ def choose_trained(model: "PreTrainedModel", freeze: Iterable[str], where: str) 
             )
             raise InputError(f"{where}: freeze: the model has no {word}; fix: choose from {', '.join(parts)}, or 1/3")
         frozen |= found
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(name not in frozen)
-    trained = [name for name in names if name not in frozen]
-    if not trained:
-        raise InputError(f"{where}: freeze leaves nothing to train; fix: freeze less")
-    return trained
+    if frozen == set(names):
+        raise InputError(f"{where}: freeze: leaves nothing to train; fix: freeze less")
+    return frozen
 
 
 def check_states(states: str, dtype: str) -> str:

@@ -45,6 +45,12 @@ RECIPE: dict[str, tuple[type, float]] = {
     "clip": (float, 0.0),
     "prompt_share": (float, 0.0),
 }
+# The linear layers of a decoder layer of Qwen2; the first three have biases.
+LINEAR = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+NORMS = ("input_layernorm", "post_attention_layernorm")
 # Nothing else of the offline study can run meanwhile: 1.6 x faster than one thread on two cores.
 THREADS = 2
 # Rows are sorted by length within this many batches: little padding, and the order stays random.
@@ -72,6 +78,19 @@ def read_recipe(text: str) -> dict[str, Any]:
     if recipe["max_length"] > recipe["context"]:
         raise InputError("--recipe: max_length is above context; fix: raise context or lower max_length")
     return recipe
+
+
+def parts_of(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What stages may name of the toy before it is trained; check_base finds the same of other bases."""
+    layers = [f"model.layers.{number}." for number in range(recipe["layers"])]
+    within = [*(f"{name}.weight" for name in (*LINEAR, *NORMS)), *(f"{name}.bias" for name in LINEAR[:3])]
+    weights = [f"{layer}{name}" for layer in layers for name in within]
+    return {
+        "tokens": recipe["context"],
+        "layers": len(layers),
+        "linear": [*(f"{layer}{name}" for layer in layers for name in LINEAR), "lm_head"],
+        "weights": ["model.embed_tokens.weight", *weights, "model.norm.weight"],
+    }
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, context: int) -> "PreTrainedTokenizerBase":
