@@ -40,9 +40,8 @@ NEAR = 0.15
 
 def costs_of(jobs: Iterable[Job], everything: Sequence[Job]) -> list[Cost]:
     """What the jobs take by the table. everything: the jobs of the whole study, which say how large they are."""
-    makers = {file: job for job in everything for file in job.outputs}
     table = read_table(plan_study.RESOURCES / "unit_costs.csv", plan_study.COLUMNS) + unit_costs()
-    return [plan_study.cost_of(job, makers, table) for job in jobs]
+    return plan_study.costs_of(list(jobs), everything, table)
 
 
 def beside(planned: float, measured: float) -> dict[str, float | None]:

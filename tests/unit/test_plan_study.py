@@ -17,7 +17,7 @@ from run.plan_study import (
     Job,
     clock,
     corrections,
-    cost_of,
+    costs_of,
     find_row,
     first_starts,
     longest_chain,
@@ -74,13 +74,13 @@ def generation(personas="a,b", samples=10, adapters="x/adapter", rule="generate_
 
 
 def cost(planned, *makers):
-    return cost_of(planned, PARTS | {file: maker for maker in makers for file in maker.outputs}, TABLE)
+    return costs_of([planned], [*PARTS.values(), *makers], TABLE)[0]
 
 
 def spent(planned, *makers):
     """Seconds beyond the start of the program."""
     taken = cost(planned, *makers)
-    return taken.seconds - find_row(TABLE, *taken.kind)["start_s"]
+    return taken.seconds - find_row(TABLE, *taken.group)["start_s"]
 
 
 # What a job takes
@@ -150,8 +150,8 @@ def test_a_data_set_that_nobody_makes_is_an_error_that_names_it():
 
 
 def test_the_offline_study_s_base_has_unit_costs_of_its_own():
-    assert cost(training(base="inputs/base/toy"), fetch()).kind == ("train_adapter", "toy", "em")
-    assert cost(training(base="inputs/base/path"), fetch()).kind == ("train_adapter", "7B", "em")
+    assert cost(training(base="inputs/base/toy"), fetch()).group == ("train_adapter", "toy", "em")
+    assert cost(training(base="inputs/base/path"), fetch()).group == ("train_adapter", "7B", "em")
 
 
 def test_a_generation_costs_its_completions_and_its_longest_reply():
@@ -440,6 +440,6 @@ def test_a_training_of_all_weights_is_planned_with_its_disk():
     lora = training()
     whole = training(lora=None)
     made = cost(job("train_model", outputs=["model"], command=whole.command, benchmark="model.tsv"), fetch())
-    assert made.kind == ("train_model", "7B", "em") and made.known
+    assert made.group == ("train_model", "7B", "em") and made.known
     assert made.disk == pytest.approx(15231) and made.scratch > 4 * made.disk
     assert made.seconds > cost(lora, fetch()).seconds

@@ -192,7 +192,7 @@ def test_a_disk_that_is_too_small_for_the_plan_is_told(tmp_path, monkeypatch):
 
 def test_the_disk_needed_is_that_of_the_peak_without_what_is_fetched_into_the_cache(monkeypatch):
     costs = {"fetch_base": Cost(("", "", ""), 1, 100, 0), "train_adapter": Cost(("", "", ""), 1, 3, 15)}
-    monkeypatch.setattr(preflight, "cost_of", lambda job, *_: costs[job.rule])
+    monkeypatch.setattr(preflight, "costs_of", lambda jobs, *_: [costs[job.rule] for job in jobs])
     jobs = [job("fetch_base", ""), job("train_adapter", "")]
     assert preflight.disk_of(jobs, ROOT / "resources/unit_costs.csv") == (15, 3)
 

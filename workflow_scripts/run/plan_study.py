@@ -75,9 +75,9 @@ FINGERPRINT = re.compile(r"'([\w./-]+):[0-9a-f]{16}'")
 # A part of the resolved study among a job's inputs (rules/common.smk: part_file).
 PART = re.compile(r"results/[^/ ]+/study/[^,; ]+\.json")
 # Rule, base model, and data set or backend: what jobs of one unit cost share.
-Kind = tuple[str, str, str]
-# Measured / expected seconds of a kind, and the number of benchmark files behind it.
-Factors = Mapping[Kind, tuple[float, int]]
+Group = tuple[str, str, str]
+# Measured / expected seconds of a group, and the number of benchmark files behind it.
+Factors = Mapping[Group, tuple[float, int]]
 COLUMNS = ["rule", "model", "key", "start_s", "first_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb"]
 
 
@@ -109,7 +109,7 @@ class Cost:
     first: seconds more on a node where nothing was compiled yet, in no sum: the jobs after it find what it compiled.
     """
 
-    kind: Kind
+    group: Group
     seconds: float
     disk: float
     scratch: float
@@ -310,14 +310,27 @@ def dataset_of(options: Mapping[str, list[str]]) -> str:
     return "couple" if file.name == "training.jsonl" else file.stem
 
 
-def cost_of(job: Job, makers: Mapping[str, Job], table: Sequence[Row]) -> Cost:
-    """Seconds and disk of a job by the table. makers: file -> the job that makes it, of the whole study."""
+def costs_of(jobs: Sequence[Job], everything: Iterable[Job], table: Sequence[Row]) -> list[Cost]:
+    """What each of the jobs takes by the table. everything: the whole study's jobs, which say how large these are."""
+    study = {job.name: job for job in (*everything, *jobs)}.values()
+    makers = {file: job for job in study for file in job.outputs}
+    drawn_by = drawers(study)
+    return [cost_of(job, makers, drawn_by, table) for job in jobs]
+
+
+def cost_of(
+    job: Job,
+    makers: Mapping[str, Job],
+    drawn_by: Mapping[tuple[str, ...], tuple[str, ...]],
+    table: Sequence[Row],
+) -> Cost:
+    """Seconds and disk of a job. makers: file -> the job that makes it. drawn_by: see drawers."""
     options = options_of(job.command)
     model, key, tokens_k, disk_share = model_of(options), "*", 0.0, 1.0
     if job.rule in TRAININGS:
         key = dataset_of(options)
     elif job.rule in QUESTIONS:
-        drawn = job.rule != REPLIES or drawers([job, *makers.values()])[job.name] == job.name
+        drawn = drawn_by.get(job.name, job.name) == job.name
         key = options["--backend"][0] if drawn else STORED
     elif job.rule in FETCHES:
         key = job.wildcards["origin"]
@@ -422,16 +435,16 @@ def completions(rule: str, options: Mapping[str, list[str]], makers: Mapping[str
 def corrections(
     jobs: Iterable[Job], costs: Mapping[tuple[str, ...], Cost], changed: Container[tuple[str, ...]]
 ) -> Factors:
-    """Median of measured / expected seconds of every kind of job that has benchmark files.
+    """Median of measured / expected seconds of every group of jobs that has benchmark files.
 
     changed: names of jobs that ran with other parameters than they now have; theirs say nothing.
     """
-    ratios: dict[Kind, list[float]] = {}
+    ratios: dict[Group, list[float]] = {}
     for job in jobs:
         cost = costs[job.name]
         if job.benchmark and cost.seconds and job.name not in changed and Path(job.benchmark).is_file():
-            ratios.setdefault(cost.kind, []).append(measured_seconds(job.benchmark) / cost.seconds)
-    return {kind: (median(values), len(values)) for kind, values in ratios.items()}
+            ratios.setdefault(cost.group, []).append(measured_seconds(job.benchmark) / cost.seconds)
+    return {group: (median(values), len(values)) for group, values in ratios.items()}
 
 
 def measured_seconds(benchmark: str) -> float:
@@ -536,8 +549,7 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
     if not any(job.gpus for job in everything):
         cores = cores or os.cpu_count() or 1
     cores = cores or asked
-    makers = {file: job for job in everything for file in job.outputs}
-    by_table = {job.name: cost_of(job, makers, table) for job in everything}
+    by_table = dict(zip((job.name for job in everything), costs_of(everything, [], table), strict=True))
     changed = {job.name for job in jobs if why(job.reason) == "parameters changed"}
     factors = corrections(everything, by_table, changed)
     costs = {name: corrected(cost, factors) for name, cost in by_table.items()}
@@ -552,9 +564,9 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
 
 def corrected(cost: Cost, factors: Factors) -> Cost:
     """The cost by this study's own benchmark files, if it has some; a rule that nothing is known of takes no time."""
-    if cost.kind in factors:
-        return replace(cost, seconds=cost.seconds * factors[cost.kind][0], known=True)
-    return cost if cost.known else Cost(cost.kind, 0.0, 0.0, 0.0, known=False)
+    if cost.group in factors:
+        return replace(cost, seconds=cost.seconds * factors[cost.group][0], known=True)
+    return cost if cost.known else Cost(cost.group, 0.0, 0.0, 0.0, known=False)
 
 
 def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: int, cores: int) -> list[str]:
@@ -592,7 +604,7 @@ def first_starts(costs: Iterable[Cost]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for cost in costs:
-        what = "vLLM" if cost.kind[2] == "vllm" else cost.kind[0]
+        what = "vLLM" if cost.group[2] == "vllm" else cost.group[0]
         if cost.first:
             found[what] = max(found.get(what, 0.0), cost.first)
     return found
@@ -601,17 +613,17 @@ def first_starts(costs: Iterable[Cost]) -> dict[str, float]:
 def by_rule(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors) -> str:
     """A row for each rule and data set, the most expensive first."""
     unit, weights = weights_of(jobs)
-    groups: dict[Kind, list[int]] = {}
+    groups: dict[Group, list[int]] = {}
     for place, job in enumerate(jobs):
         if job.command:
-            groups.setdefault(costs[place].kind, []).append(place)
+            groups.setdefault(costs[place].group, []).append(place)
     rows = []
-    for kind, places in groups.items():
-        count = factors[kind][1] if kind in factors else 0
+    for group, places in groups.items():
+        count = factors[group][1] if group in factors else 0
         seconds = sum(costs[place].seconds for place in places)
         row = [
-            kind[0],
-            "" if kind[2] == "*" else kind[2],
+            group[0],
+            "" if group[2] == "*" else group[2],
             len(places),
             f"{hours(places, weights, costs):.2f}",
             clock(seconds / len(places)),
@@ -663,7 +675,7 @@ def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, core
     known = {row["source"]: row for row in read_table(published, ["source", "cells", "gpu_hours"])}
     counts = {row["cells"] for row in known.values()}
     sources = {source: cells for source, cells in sources.items() if len(cells) in counts}
-    if not sources or "toy" in {cost.kind[1] for cost in costs}:
+    if not sources or "toy" in {cost.group[1] for cost in costs}:
         return []
     rows = []
     for source, cells in sorted(sources.items()):

@@ -34,7 +34,7 @@ from run.plan_study import (
     COLUMNS,
     RESOURCES,
     Job,
-    cost_of,
+    costs_of,
     dry_run,
     gigabytes,
     options_of,
@@ -409,11 +409,9 @@ def disk_of(jobs: Sequence[Job], table: str | Path) -> tuple[float, float]:
     from measure.tables import read_table
 
     rows = read_table(table, COLUMNS) + unit_costs()
-    makers = {file: job for job in jobs for file in job.outputs}
-    costs = [cost_of(job, makers, rows) for job in jobs]
     costs = [
         replace(cost, disk=0.0) if job.rule.startswith("fetch_") else cost
-        for job, cost in zip(jobs, costs, strict=True)
+        for job, cost in zip(jobs, costs_of(jobs, [], rows), strict=True)
     ]
     gpus = max((job.gpus for job in jobs), default=0)
     with contextlib.suppress(InputError):  # where there are no cards, check_gpus says so
