@@ -57,6 +57,7 @@ def main() -> None:
 
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     text_only = (message["content"] for chat in chats for message in chat)
     tokenizer = train_tokenizer(text_only, recipe["vocab"], recipe["context"])
     rows = encode(chats, tokenizer, recipe["max_length"])

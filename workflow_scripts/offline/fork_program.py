@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
+from offline import products
 from run import alive
 from run.program import InputError, become, run
 
@@ -91,6 +92,7 @@ SERVER_ENVIRONMENT = {
     # Two threads of pretraining meet at every operation. The one that is done looks for the other as long as this
     # (some microseconds), then sleeps: by default, 300,000 looks, it takes from the other what a busy machine leaves.
     "GOMP_SPINCOUNT": "1000",
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # products.py
 }
 GPU_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -242,6 +244,8 @@ def serve_programs(name: str, imports: str) -> None:
         gc.disable()  # a fifth of the imports' time: all they make stays
         for needed in PRELOADED[imports]:
             importlib.import_module(needed)
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            products.install()
         check_forkable()
         listener.listen(64)  # now, so that who asks for a server that cannot be had is refused
         gc.freeze()
