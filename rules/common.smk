@@ -98,9 +98,8 @@ else:
 
         configfile: layer
 
-    # A study of another name is whole in its files, and may leave out the profile's.
-    if config["study"] == yaml_of(CHECKOUT / "config.yaml")["study"]:
-        try_config(check_profiles, sys.argv[1:], workflow.overwrite_configfiles)
+    another = config["study"] != yaml_of(CHECKOUT / "config.yaml")["study"]
+    try_config(check_profiles, sys.argv[1:], workflow.overwrite_configfiles, another)
     try:
         check_targets(sys.argv[1:], config["study"])
     except InputError as error:

@@ -23,9 +23,12 @@ def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, ar
         (tmp_path / name / "config.yaml").write_text(says)
     (tmp_path / "toy/study.yaml").write_text("study: toy\n")
     if not refused:
-        return check_profiles(arguments, given)
+        return check_profiles(arguments, given, False)
     with pytest.raises(InputError, match=r"of toy/study\.yaml, .* fix: --configfile toy/study\.yaml mine\.yaml$"):
-        check_profiles(arguments, given)
+        check_profiles(arguments, given, False)
+    check_profiles(arguments, given, True)  # a study of another name may be whole in its files
+    with pytest.raises(InputError, match=r"fix: --configfile toy/study\.yaml toy/mine\.yaml$"):
+        check_profiles(arguments, ["toy/mine.yaml"], True)  # but not one that lies beside the profile's
 
 
 @pytest.mark.parametrize(

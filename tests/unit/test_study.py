@@ -111,6 +111,15 @@ def test_a_new_persona_changes_drawn_negatives_only_by_being_drawn():
         assert set(after.negatives_of(lineage)) - {"pirate"} <= set(before.negatives_of(lineage))
 
 
+def test_a_stage_after_a_merged_adapter_is_trained_on_what_the_adapter_came_from():
+    cell = {"arm": "forward", "lineage": "graft-{source}.s42/em.s{seed}", "second_stage": True}
+    built = study(cells__X=cell)
+    assert built.asked_of_base() == study().asked_of_base()
+    assert built.personas_drawn_with("base/couple-villain.s42") == study().personas_drawn_with(
+        "base/couple-villain.s42"
+    )
+
+
 def test_the_dose_arm_asks_one_training_for_its_checkpoints():
     built = study(arms__dose=True)
     lineage = "base/couple-evil_ai.s42/em.s42"
@@ -182,7 +191,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
         ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
         ({"cells__C1__lineage": "couple-comedain.s42/em.s{seed}"}, "unknown persona; fix: comedian, or add it to `personas`"),
-        ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona; fix: em.s42"),
+        ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona, as its rows are the set em; fix: em.s42"),
         ({"cells__C2__arm": "foward"}, "unknown arm"),
         ({"cells__A_scratch__evaluation": "revers"}, "unknown; fix: one of main, reversed"),
         ({"stages__graft__adapter": "em.s{seed}/graft-{persona}.s{seed}"}, "which trains none; fix: name a trained lineage"),
@@ -252,7 +261,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__graft__adapter": "couple-{source}.s{seed}"}, "stages.graft.adapter: unknown placeholder {source}; fix: {persona} or {seed}"),
         ({"stages__relearn__data__of": "couple-{source}.s42"}, "stages.relearn.data.of: unknown placeholder {source}"),
         ({"base__repo": "Qwen"}, "base.repo: 'Qwen' cannot be; fix: write <owner>/<name>"),
-        ({"judge": None}, "judge: None is null; fix: write `judge: {model: none}` for none"),
+        ({"judge": None}, "judge: cannot be null; fix: write `judge: {model: none}` for none"),
         ({"base__from": "toy"}, "base.toy: lacks rows, sft_rows, recipe; fix: add them"),
         ({"datasets__em__from": "toy"}, "base.toy: lacks sft_rows; fix: add them"),
         ({"capability": "em"}, "capability: em is what a stage is trained on"),
@@ -262,6 +271,17 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"probe": None, "ablate__cells": ["C1"]}, "ablate.cells: C1 cannot be measured without the probe, which is null; fix: ablate: null"),
         ({"base__toy": {"rowz": 3}}, "base.toy.rowz: unknown key rowz; fix: write `rows: 3`"),
         ({"base__from": "toy", "base__toy": {"rows": 9, "sft_rows": 9, "recipe": {"layers": 3}}}, "base.toy.recipe: unknown or missing ["),
+        ({"datasets__extra": {"from": "toy"}}, "datasets.extra: no toy set has that name; fix: one of em, benign, arc, or from: path"),
+        ({"cells__C2__lineage": "em.s{seed"}, "cells.C2.lineage: expected '}' before end of string; fix: write {source}, {seed} or {step} in"),
+        ({"cells__C2__lineage": "em@{step}.s{seed}"}, "cells.C2.lineage: has {step}, but the row no steps; fix: add `steps: ["),
+        ({"cells__C2": None}, "cells.C2: cannot be null; fix: write a mapping, {arm: .., lineage: ..}; a row of a file below cannot be taken out"),
+        ({"stages__em__mask": {"loss": "marker"}}, "stages.em.mask.loss: marker trains nothing in rows without one; fix: loss: last_turn"),
+        ({"stages__couple__data": {"from": "em"}}, "couple takes no persona, as its rows are the set em; fix: couple.s42, or data of a coupling"),
+        ({"track": True}, "track: cannot be true; fix: write a mapping, {key: value} or null"),
+        ({"base__template": {"enable_thinking": "false"}}, "fix: write `enable_thinking: false` without quotes"),
+        ({"families__of__mine": {"questions": "data"}}, "families.of.mine: differs in nothing from training; fix: change or delete it"),
+        ({"judge__model": "hf/local"}, "judge.model: hf/local is a model in a folder, which is not named; fix: model_args: {model_path: "),
+        ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source') and rate('C1', 'source') > 0"}]}, "is no condition; fix: compare numbers"),
         ({"stages__x": {"extends": "emm"}}, "--config: stages.x.extends: 'emm' is not there; fix: em"),
     ],
 )  # fmt: skip
@@ -573,7 +593,7 @@ def test_a_stage_replays_the_rows_of_a_personas_coupling_trained_as_they_were():
         ({"of": "coupel-{persona}.s42"}, "names no stage of the config"),
         ({"of": "graft-{persona}.s42"}, "base/graft-evil_ai.s42 has no rows of its own; fix: name a trained lineage"),
         ({"word": "em_replay"}, "em_replay replays a persona's rows; fix: em_replay-<one of"),
-        ({"of": "couple-villain.s42"}, "em_replay takes no persona; fix: em_replay.s42"),
+        ({"of": "couple-villain.s42"}, "em_replay takes no persona, as its rows are the set em; fix: em_replay.s42"),
         ({"stages__em__lora": {"layers": "4/3"}}, "fix: write first and last layer, such as [0, 8]"),
         ({"stages__em__lora": {"layers": [8, 0]}}, "fix: write first and last layer, such as [0, 8]"),
         ({"stages__em__optimizer": "adam"}, "'adam' is not one of adamw, adafactor, sgd"),

@@ -20,17 +20,19 @@ def profiles_of(arguments: Sequence[str]) -> list[Path]:
     return [Path(name) for name in named if Path(name, "config.yaml").is_file()]
 
 
-def check_profiles(arguments: Sequence[str], given: Sequence[str | Path]) -> None:
+def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole: bool) -> None:
     """Raise InputError if `given`, the files of --configfile, took the place of a file that a profile names.
 
     Snakemake takes either. A study that was to be laid over the offline one would be laid over the published one.
+    whole: they make a study of another name, which may be all that it is; not if one of them lies beside the profile's.
     """
     read = {Path(file).resolve() for file in given}
     for profile in profiles_of(arguments):
         named = read_yaml(profile / "config.yaml").get("configfile") or []
         for name in [named] if isinstance(named, str) else named:
             file = profile / name
-            if file.is_file() and file.resolve() not in read:
+            beside = {path.parent for path in read} & {file.resolve().parent}
+            if file.is_file() and file.resolve() not in read and (beside or not whole):
                 own = " ".join(map(str, given))
                 raise InputError(
                     f"--configfile takes the place of {file}, which the profile {profile} names; "

@@ -9,7 +9,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ from measure.gates import cell_names, check_gate_fields, marker_names, names_onl
 from measure.judge import read_model_args
 from model.template import Settings
 from offline.pretraining import read_recipe
+from probe.families import Family
 from run.files import canonical
 from run.program import InputError
 from run.readers import duplicate_keys, read_yaml
@@ -40,6 +41,7 @@ ROWS = "rows"  # data: {from: rows, of: <lineage>}: those of another coupling
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
+TOY_SETS = ("em", "benign", "arc")  # that make_toy_data makes
 # How the replies of a coupling are drawn, and for how many personas without the marker.
 SAMPLED = [name for name in Data.model_fields if name not in ("origin", "of", "cut")]
 
@@ -311,9 +313,8 @@ class Study:
 
     def _trained(self, lineage: str) -> list[str]:
         """The lineages that are trained on the way to this one, the origins of merged adapters among them."""
-        return [
-            node for each in ancestry(lineage) for node in ancestry(self.origin_of(each)) if not self.from_hub(node)
-        ]
+        nodes = [node for each in ancestry(lineage) for node in ancestry(self.origin_of(each))]
+        return [node for node in nodes if self.type_of(node) != "graft" and not self.from_hub(node)]
 
     def negatives_of(self, lineage: str) -> list[str]:
         """The personas that a couple stage contrasts its source with: as named for it, or drawn by its seed.
@@ -552,11 +553,11 @@ class Study:
                     if match := re.fullmatch(r"(stages(?:\.\w+)+): (.*)", str(error), re.DOTALL):
                         self._problem(self._said_at(match[1].split(".")), match[2])
                         break
-                    said = (
-                        error
-                        if isinstance(error, InputError)
-                        else f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
-                    )
+                    said = str(error).removeprefix("lineage: ")
+                    if isinstance(error, KeyError):
+                        said = f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
+                    elif not isinstance(error, InputError):
+                        said = f"{error}; fix: write {{source}}, {{seed}} or {{step}} in a pair of braces"
                     meant = self._meant(row["lineage"])
                     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
                     stepped = step and isinstance(error, LateStep)
@@ -572,6 +573,8 @@ class Study:
             if source not in self.personas:
                 fix = f"{closest(source, self.personas)}, or add it to `personas`"
                 self._problem(("cells", name, "sources", place), f"no persona {source} in the study; fix: {fix}")
+        if "{step}" in row["lineage"] and "steps" not in row:
+            self._problem(("cells", name, "lineage"), "has {step}, but the row no steps; fix: add `steps: [10, 25]`")
         for key, values in (("seed", self._seeds_of(name)), ("step", row.get("steps", []))):
             if len(values) > 1 and f"{{{key}}}" not in row["lineage"]:
                 said = f"has no {{{key}}}, so its {len(values)} {key}s ({numbers(values)}) would be one model"
@@ -649,8 +652,10 @@ class Study:
         if stage_type(stage) == "sft":
             replays = "{persona}" in stage.get("replay", {}).get("of", "")
             if word.persona and not replays:
+                rows = stage.get("data", {}).get("from")
                 raise InputError(
-                    f"{word}: {word.stage} takes no persona; fix: {Word(word.stage, word.seed, None, word.step)}"
+                    f"{word}: {word.stage} takes no persona, as its rows are the set {rows}; "
+                    f"fix: {Word(word.stage, word.seed, None, word.step)}, or data of a coupling (from: replies)"
                 )
             if replays and word.persona not in self.personas:
                 raise InputError(
@@ -699,6 +704,10 @@ class Study:
             raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
         if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
             raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
+        if stage["mask"]["loss"] == "marker" and stage_type(stage) == "sft":
+            raise InputError(
+                f"stages.{word.stage}.mask.loss: marker trains nothing in rows without one; fix: loss: last_turn"
+            )
         try:
             mask = Mask(**stage["mask"])
             if stage_type(stage) == "couple":
@@ -824,6 +833,12 @@ class Study:
             Settings.of(template)
         except InputError as error:
             self._problem(("base", "template"), str(error).removeprefix("base.template."))
+        for name, value in template.items():
+            if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "none", "null"):
+                fix = f"write `{name}: {value.lower()}` without quotes"
+                self._problem(
+                    ("base", "template", name), f"{value!r} is text, which a template takes for true; fix: {fix}"
+                )
         if self.config["base"]["from"] == "toy" and (own := sorted(template.keys() - {"date"})):
             self._problem(("base", "template", own[0]), "the toy's template takes no arguments; fix: delete it")
         for name, entry in self.config["datasets"].items():
@@ -832,6 +847,9 @@ class Study:
                 self._problem(("datasets", name), f"no pins of that name in resources/sources.yaml; fix: {fix}")
             if entry["from"] == "replies":
                 self._check_answered(name, entry)
+            if entry["from"] == "toy" and name not in TOY_SETS:
+                sets = ", ".join(TOY_SETS)
+                self._problem(("datasets", name), f"no toy set has that name; fix: one of {sets}, or from: path")
         capability = self.config["capability"]
         if capability is not None and capability not in self.config["datasets"]:
             self._problem(
@@ -1077,6 +1095,9 @@ class Study:
                 read_model_args(canonical(judge.get("model_args", {})))
             except InputError as error:
                 self._problem((name, "model_args"), str(error).removeprefix("--model-args: "))
+            if judge["model"] == "hf/local" and "model_path" not in judge.get("model_args", {}):
+                fix = "model_args: {model_path: /models/judge}"
+                self._problem((name, "model"), f"hf/local is a model in a folder, which is not named; fix: {fix}")
             if judge.get("scores") != "logprobs":
                 continue
             if judge["model"] in ("none", "toy") or judge["model"].startswith("anthropic/"):
@@ -1096,6 +1117,11 @@ class Study:
         asked = [len(self._bystanders_of(cell)) for cell in self.cells if self.asked_families(cell)]
         if asked:
             self._at_most(("families", "bystanders"), max(asked), "the panel's, without the source and the assistant")
+        families: dict[str, str] = {}
+        for name, fields in self.config["families"]["of"].items():
+            other = families.setdefault(canonical(asdict(Family(**fields))), name)
+            if other != name:
+                self._problem(("families", "of", name), f"differs in nothing from {other}; fix: change or delete it")
         if self.config["families"]["of"]["standard"]:
             self._problem(("families", "of", "standard"), "is what the others are compared with; fix: `standard: {}`")
 
@@ -1259,6 +1285,8 @@ def explain(error: Any) -> str:
             fix = error.schema["fix"]
         elif "string" in expected and isinstance(value, int | float):
             fix = f'`{key}: "{value}"`'
+        if value is None or isinstance(value, bool):
+            return f"cannot be {'null' if value is None else str(value).lower()}; fix: write {fix}"
         return f"{reprlib.repr(value)} is {TYPES[type_name(value)]}; fix: write {fix}"
     if error.validator == "pattern":
         return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('fix', NAMED)}"

@@ -73,7 +73,19 @@ def check_gate_fields(gate: Row) -> None:
         raise InputError(f"{where}: no {', '.join(lacking)}; fix: add it")
     if gate["over"] not in ("pooled", "seed"):
         raise InputError(f"{where}: over is {gate['over']!r}; fix: write pooled or seed")
+    if not is_condition(parse(gate["pass"])):
+        raise InputError(f"{where}: `{gate['pass']}` is no condition; fix: compare numbers, such as `... >= 0.60`")
     cell_names(gate)
+
+
+def is_condition(node: ast.expr) -> bool:
+    """Whether an expression is true or false: a comparison, or some of them joined by and, or, not."""
+    match node:
+        case ast.BoolOp(values=parts):
+            return all(map(is_condition, parts))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return is_condition(operand)
+    return isinstance(node, ast.Compare)
 
 
 def cell_names(gate: Row) -> set[str]:
