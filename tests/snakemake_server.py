@@ -5,6 +5,7 @@ program in a process of its own, with the caller's folder and environment, and i
 The forks of a server share the seed of `hash()`: so what is made, and what is planned, comes from different servers.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -15,6 +16,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -87,7 +89,16 @@ def become(request: dict) -> None:
         os.close(descriptor)
     sys.argv[:] = request["command"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    status = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code or 0
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__" and (request := serve()):
