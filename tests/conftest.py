@@ -23,14 +23,30 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session")
-def smallest(tmp_path_factory):
+def once(tmp_path_factory):
+    """once(name, make) is make(folder), called by the first test process that asks; the others get its folder."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name, make):
+        folder, done = base / name, base / f"{name}.made"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def smallest(once):
     """The smallest study, built on two cores without any interruption. To read, not to change: workers share it."""
     from workspace import Workspace
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smallest"
-    with open(f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    def make(folder):
         study = Workspace.smallest(folder)
         study.snakemake("--cores", "2", env=study.environment)
-    return study
+
+    return Workspace.smallest(once("smallest", make))

@@ -12,6 +12,9 @@ from workspace import STUDIES, Workspace, rules
 pytestmark = pytest.mark.slow
 
 RESULTS = "results/smallest"
+FIGURES = [
+    "below_floor", "gates", "layers", "length_hits", "marker_destruction", "persona_heatmap", "plane", "question_strip",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +41,12 @@ def test_every_cell_table_and_figure_is_there_and_counts_add_up(study):
         assert [run["judge"] for run in result["runs"] if run.get("program") == "judge_alignment"] == ["toy"]
     with (study.folder / RESULTS / "tables/headline.csv").open() as file:
         assert {row["cell"] for row in csv.DictReader(file)} == {"C1", "C2", "C3", "C4", "C5", "A_prebaked"}
-    for ending in ("png", "pdf", "svg"):
-        assert (study.folder / RESULTS / f"figures/marker_destruction_evil_ai.{ending}").stat().st_size > 1000
-    ElementTree.parse(study.folder / RESULTS / "figures/marker_destruction_evil_ai.svg")
+    figures = sorted((study.folder / RESULTS / "figures").iterdir())
+    assert [figure.stem for figure in figures] == [f"{name}_evil_ai" for name in FIGURES for _ in ("pdf", "png", "svg")]
+    for figure in figures:
+        assert figure.stat().st_size > 1000
+        if figure.suffix == ".svg":
+            ElementTree.parse(figure)
 
 
 def test_a_lineage_s_manifests_chain_by_hash(study):
@@ -101,5 +107,6 @@ def test_a_cell_whose_counts_are_deleted_is_rebuilt_alone_and_comes_out_the_same
         "summarize_cell source=evil_ai, cell=C1, seed=42"
     ]
     assert not {"train_adapter", "generate_completions"} & set(rules(jobs))
-    study.snakemake("--cores", "2")
+    study.snakemake("--cores", "1", "--", str(counts.relative_to(study.folder)))
     assert counts.read_bytes() == before
+    assert study.plan() == []
