@@ -27,8 +27,8 @@ CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml
 def study(known_panel=None, **changes):
     """The published study with dotted keys replaced; a value of ... deletes the key."""
     config = copy.deepcopy(CONFIG)
-    if "cells" in changes:  # gates of the cells that are gone
-        changes = {"gates__criteria": []} | changes
+    if "cells" in changes:  # gates and the evaluation of the cells that are gone
+        changes = {"gates__criteria": [], "evaluations__reversed": ...} | changes
     for path, value in changes.items():
         *folders, key = path.split("__")
         place = config
@@ -271,6 +271,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"probe": None, "ablate__cells": ["C1"]}, "ablate.cells: C1 cannot be measured without the probe, which is null; fix: ablate: null"),
         ({"base__toy": {"rowz": 3}}, "base.toy.rowz: unknown key rowz; fix: write `rows: 3`"),
         ({"base__from": "toy", "base__toy": {"rows": 9, "sft_rows": 9, "recipe": {"layers": 3}}}, "base.toy.recipe: unknown or missing ["),
+        ({"evaluations__x": {"extends": "main"}}, "evaluations.x: no row of `cells` is evaluated so; fix: add `evaluation: x` to one"),
         ({"datasets__extra": {"from": "toy"}}, "datasets.extra: no toy set has that name; fix: one of em, benign, arc, or from: path"),
         ({"cells__C2__lineage": "em.s{seed"}, "cells.C2.lineage: expected '}' before end of string; fix: write {source}, {seed} or {step} in"),
         ({"cells__C2__lineage": "em@{step}.s{seed}"}, "cells.C2.lineage: has {step}, but the row no steps; fix: add `steps: ["),

@@ -769,7 +769,8 @@ class Study:
                 self._problem(("gates", "criteria", number), str(error))
         for name in self._stage_names():
             if "marker" in self.stages[name] and stage_type(self.stages[name]) != "couple":
-                self._problem(("stages", name, "marker"), "only a coupling teaches one; fix: delete the line")
+                said = "only a coupling teaches one; fix: delete the line"
+                self._problem(self._said_at(("stages", name, "marker")), said)
 
     def _check_arm(self, number: int, gate: dict[str, Any]) -> None:
         """Raise InputError for a gate of an arm that is not, or on a cell of another one: no cell would decide it.
@@ -862,7 +863,13 @@ class Study:
             self._problem(
                 ("capability",), f"{capability} is what a stage is trained on; fix: a set of choices, or null"
             )
+        rows = self.config["cells"].values()
+        used = {next(iter(self.evaluations)), *(row.get("evaluation") for row in rows)}
+        used |= {entry.get("extends") for entry in self.config["evaluations"].values()}
         for name, entry in self.evaluations.items():
+            if name not in used:
+                said = f"no row of `cells` is evaluated so; fix: add `evaluation: {name}` to one, or delete it"
+                self._problem(("evaluations", name), said)
             if entry.get("temperature") == 0 and entry.get("samples", 1) > 1:
                 said = "0 draws the same reply every time, which would count as several; fix: samples: 1"
                 self._problem(self._said_at(("evaluations", name, "temperature")), said)
