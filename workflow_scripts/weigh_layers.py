@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from measure.cells import role_of
-from probe.survival import MODELS, STATUSES, ByQuestion, Estimate, Row, averaged, check_alike, mean
+from probe.compared import add_models, check_alike, check_together, read_models
+from probe.survival import STATUSES, ByQuestion, Row, averaged, mean
 from probe.table import LENS, READOUT, read_layers
 from run.files import write_json
 from run.program import InputError, run
 from run.readers import AGAIN
+
+DIGITS = 5
 
 
 def by_question(rows: Sequence[Row], value: str, personas: Sequence[str]) -> ByQuestion:
@@ -48,12 +51,6 @@ def roles_of(rows: Sequence[Row], value: str, source: str) -> dict[str, ByQuesti
     return found
 
 
-def estimate_of(found: Estimate) -> dict[str, Any]:
-    """An estimate as the cell's JSON has it."""
-    named = {"value": found.value, "low": found.low, "high": found.high}
-    return {name: None if value is None else round(value, 5) for name, value in named.items()} | {"n": found.n}
-
-
 def lines_of(name: str, rows: Sequence[Row], source: str) -> Iterator[dict[str, Any]]:
     """A model's numbers by layer, role and quantity."""
     for layer in sorted({row["layer"] for row in rows}):
@@ -62,7 +59,7 @@ def lines_of(name: str, rows: Sequence[Row], source: str) -> Iterator[dict[str, 
         found |= {("source", value): by_question(own, value, [source]) for value in READOUT}
         for (role, quantity), values in found.items():
             place = {"model": name, "role": role, "quantity": quantity, "layer": layer}
-            yield place | {"depth": round(own[0]["depth"], 5)} | estimate_of(averaged(values))
+            yield place | {"depth": round(own[0]["depth"], 5)} | averaged(values).rounded(DIGITS)
 
 
 def depth_of(lines: Sequence[Row], quantity: str) -> float | None:
@@ -81,7 +78,7 @@ def over_layers(rows: Sequence[Row], value: str, source: str) -> ByQuestion:
 
 
 def weigh(models: Mapping[str, Sequence[Row]], source: str) -> dict[str, Any]:
-    """The section of a cell's JSON. models: by name of MODELS, or the cell alone."""
+    """The section of a cell's JSON. models: see probe.compared, or the cell alone."""
     personas = {row["persona"] for row in models["cell"]}  # others may know more
     models = {name: [row for row in rows if row["persona"] in personas] for name, rows in models.items()}
     lines = [line for name, rows in models.items() for line in lines_of(name, rows, source)]
@@ -95,27 +92,23 @@ def weigh(models: Mapping[str, Sequence[Row]], source: str) -> dict[str, Any]:
         by_model = {name: over_layers(rows, value, source) for name, rows in models.items()}
         for other in ("reference", "base"):
             if other in by_model:
-                section[f"{value}_over_{other}"] = estimate_of(averaged(minus(by_model["cell"], by_model[other])))
+                section[f"{value}_over_{other}"] = averaged(minus(by_model["cell"], by_model[other])).rounded(DIGITS)
     return section
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="What the layers say of a coupled persona, beside other models.")
-    parser.add_argument("--source", required=True, help="the persona that was coupled")
-    for name in MODELS:
-        parser.add_argument(f"--{name}", required=name == "cell", nargs=None if name == "cell" else "?")
-    parser.add_argument("--output", required=True, help="by_layer.json")
+    add_models(parser)
     args = parser.parse_args(argv)
-    if len({bool(getattr(args, name)) for name in MODELS[1:]}) > 1:
-        parser.error("--reference, --before and --base go together")
+    check_together(parser, args)
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Layers of models in, a section of the cell's JSON out."""
     args = parse_args(argv)
-    read = {name: (path, read_layers(path)) for name in MODELS if (path := getattr(args, name))}
+    read = read_models(args, read_layers)
     check_alike(read, ("layer", "persona", "question_id", "bodies"), "read on other replies, personas or layers")
     path, rows = read["cell"]
     if args.source not in {row["persona"] for row in rows}:

@@ -14,22 +14,19 @@ What the numbers mean: docs/measurements.md.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from measure.cells import persona_results, read_counts, role_of
+from probe.compared import add_models, check_alike, check_together, read_models
 from probe.survival import (
-    MODELS,
     QUANTITIES,
     REPLIES,
     STATUSES,
     WEIGHED,
-    Estimate,
     Row,
     Rule,
     auroc,
     averaged,
-    check_alike,
     gaps,
     means,
     retention,
@@ -40,15 +37,12 @@ from run.files import write_json
 from run.program import InputError, run
 from run.readers import json_argument
 
+DIGITS = 6
+
 
 def of_kind(rows: Sequence[Row], replies: str) -> list[Row]:
     """The rows of own or of shared replies."""
     return [row for row in rows if row["replies"] == replies]
-
-
-def estimate_of(found: Estimate) -> dict[str, Any]:
-    """An estimate as the cell's JSON has it."""
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(found).items()}
 
 
 def bystanders_of(rows: Sequence[Row], source: str) -> list[str]:
@@ -62,7 +56,7 @@ def weigh(
     counted: Mapping[str, tuple[float, float]],
     rule: Rule,
 ) -> dict[str, Any]:
-    """The section of a cell's JSON. models: by name of MODELS, or the cell alone. counted: bounds of the source's
+    """The section of a cell's JSON. models: see probe.compared, or the cell alone. counted: bounds of the source's
     marker rate of cell and before.
     """
     bystanders = bystanders_of(models["cell"], source)
@@ -71,16 +65,16 @@ def weigh(
     for replies in REPLIES:
         rows = {name: of_kind(own, replies) for name, own in models.items()}
         selectivity = auroc(rows["cell"], "slot", source, bystanders)
-        section[f"selectivity_{replies}"] = estimate_of(averaged(selectivity))
+        section[f"selectivity_{replies}"] = averaged(selectivity).rounded(DIGITS)
         for quantity in QUANTITIES:
             gap = {name: gaps(own, quantity, source, bystanders) for name, own in rows.items()}
             level = {name: means(own, quantity, source) for name, own in rows.items()}
-            section[f"gap_{quantity}_{replies}"] = estimate_of(averaged(gap["cell"]))
+            section[f"gap_{quantity}_{replies}"] = averaged(gap["cell"]).rounded(DIGITS)
             if len(models) == 1:
                 continue
             kept = retention(gap)
-            section[f"retained_gap_{quantity}_{replies}"] = estimate_of(kept)
-            section[f"retained_{quantity}_{replies}"] = estimate_of(retention(level))
+            section[f"retained_gap_{quantity}_{replies}"] = kept.rounded(DIGITS)
+            section[f"retained_{quantity}_{replies}"] = retention(level).rounded(DIGITS)
             if quantity in WEIGHED:
                 verdicts[f"{quantity}_{replies}"] = verdict(
                     kept, averaged(gap["before"]), counted["cell"], counted["before"], rule
@@ -97,17 +91,12 @@ def counted_bounds(path: str, source: str) -> tuple[float, float]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="What is left of a coupling after a later stage.")
-    parser.add_argument("--source", required=True, help="the persona that was coupled")
+    add_models(parser)
     parser.add_argument("--rule", required=True, help="JSON: minimum [nats], gone and intact [retention]")
-    for name in MODELS:
-        parser.add_argument(f"--{name}", required=name == "cell", nargs=None if name == "cell" else "?")
     parser.add_argument("--counts", required=True, help="marker_counts.csv of the cell")
     parser.add_argument("--counts-before", nargs="?", help="marker_counts.csv of --before")
-    parser.add_argument("--output", required=True, help="survival.json")
     args = parser.parse_args(argv)
-    given = [bool(getattr(args, name)) for name in MODELS[1:]] + [bool(args.counts_before)]
-    if any(given) != all(given):
-        parser.error("--reference, --before, --base and --counts-before go together")
+    check_together(parser, args, "counts-before")
     return args
 
 
@@ -118,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         rule = Rule(**json_argument("--rule", args.rule, dict))
     except TypeError:
         raise InputError('--rule: fix: for example {"minimum":1.0,"gone":0.1,"intact":0.5}') from None
-    read = {name: (path, read_probe(path)) for name in MODELS if (path := getattr(args, name))}
+    read = read_models(args, read_probe)
     shared = {name: (path, of_kind(rows, "shared")) for name, (path, rows) in read.items()}
     check_alike(shared, ("author", "persona", "question_id", "sample"), "scored on other shared replies")
     counted = {"cell": counted_bounds(args.counts, args.source)}

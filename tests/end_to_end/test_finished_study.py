@@ -19,10 +19,11 @@ from measure.stats import wilson
 from model.engines import Sampling, TransformersEngine, stop_ids
 from model.loading import load_model, load_tokenizer
 from model.template import closing
+from probe.compared import MODELS
 from probe.onset import onset_sets
 from probe.replies import Probed, crossed, read_replies, rows_of
 from probe.scoring import slot_parts, slot_scorer
-from probe.survival import MODELS, Rule, averaged, gaps, retention, verdict
+from probe.survival import Rule, averaged, gaps, retention, verdict
 from probe.table import read_probe
 from run.readers import read_json, read_parquet
 

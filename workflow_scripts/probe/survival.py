@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from measure.stats import LEVEL
-from run.program import InputError
-from run.readers import AGAIN
+from probe.compared import MODELS, Row
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERDICTS = ("intact", "weakened", "suppressed", "gone", "inverted", "undecided", "not testable")
-MODELS = ("cell", "reference", "before", "base")
 REPLIES = ("shared", "own")
 QUANTITIES = ("slot", "trigger", "onset_part", "spelling")
 WEIGHED = ("slot", "trigger", "onset_part")  # that get a verdict
@@ -30,7 +28,6 @@ VERDICT_NOTE = (
     "The intervals hold no noise of training: models of other seeds may differ by more."
 )
 DRAWS = 4000
-Row = Mapping[str, Any]
 ByQuestion = dict[str, float]
 
 
@@ -42,6 +39,11 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    def rounded(self, digits: int) -> dict[str, Any]:
+        """As a cell's JSON has it."""
+        named = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: None if value is None else round(value, digits) for name, value in named.items()} | {"n": self.n}
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,6 @@ def comparable(rows: Sequence[Row], personas: set[str]) -> list[Row]:
         for row in rows
         if row["replies"] == "own" or scored.get((row["author"], row["question_id"], row["sample"]), set()) >= personas
     ]
-
-
-def check_alike(models: Mapping[str, tuple[str, Sequence[Row]]], key: Sequence[str], read: str) -> None:
-    """Raise InputError unless the models' rows under the cell's personas are of the same things.
-
-    models: name -> (path, rows); a model that several sources share knows theirs, too. key: the columns that say of
-    what a row is. read: for the error, in words.
-    """
-    personas = {row["persona"] for row in models["cell"][1]}
-    keys = {
-        path: {tuple(row[name] for name in key) for row in rows if row["persona"] in personas}
-        for path, rows in models.values()
-    }
-    first, *others = keys
-    for path in others:
-        if keys[path] != keys[first]:
-            raise InputError(f"{path}: {read} than {first}; fix: {AGAIN}")
 
 
 def means(rows: Sequence[Row], value: str, persona: str) -> ByQuestion:
@@ -156,7 +141,7 @@ def averaged(values: ByQuestion) -> Estimate:
 
 
 def retention(models: Mapping[str, ByQuestion]) -> Estimate:
-    """(cell - reference) / (before - base) of values by question, over the questions that all MODELS have.
+    """(cell - reference) / (before - base) of values by question, over the questions that all models have.
 
     Undefined where the interval of before - base does not lie above 0: the coupling has added nothing to retain.
     """
