@@ -155,7 +155,7 @@ def check_architecture(
 
 
 @contextlib.contextmanager
-def at_most(size: int, kind: str) -> Iterator[None]:
+def at_most(size: int, name: str) -> Iterator[None]:
     """Within the block, whatever takes `size` bytes more of memory than there are now in use raises InputError.
 
     What an architecture makes of a config that was cut is not known: Falcon-H1's would take 26 GB.
@@ -170,7 +170,7 @@ def at_most(size: int, kind: str) -> Iterator[None]:
     except (InputError, MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise InputError(
-                f"{kind} cannot be tried in small: it takes more than {size / 1e9:.0f} GB at two layers; {LISTED}"
+                f"{name} cannot be tried in small: it takes more than {size / 1e9:.0f} GB at two layers; {LISTED}"
             ) from None
         raise
     finally:
@@ -186,11 +186,11 @@ def read_config(base: Path) -> "PretrainedConfig":
         config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     except Exception as error:  # of a dozen types, for a damaged config
         raise InputError(f"no usable config.json ({first_line(error)}); {LISTED}") from None
-    kind = config.model_type
+    name = config.model_type
     if config.get_text_config() is not config:
-        raise InputError(f"{kind} is a model of several parts (images, sound); fix: use its text-only version")
+        raise InputError(f"{name} is a model of several parts (images, sound); fix: use its text-only version")
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"{kind} is no causal language model; {LISTED}")
+        raise InputError(f"{name} is no causal language model; {LISTED}")
     if getattr(config, "quantization_config", None):
         raise InputError(
             "its weights are quantized, into which no adapter can be merged exactly; "
@@ -211,9 +211,9 @@ def check_weights(base: Path) -> None:
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                if (kind := tensors.get_slice(name).get_dtype()) not in DTYPES:
+                if (dtype := tensors.get_slice(name).get_dtype()) not in DTYPES:
                     raise InputError(
-                        f"{path}: {name} is {kind}; fix: use the version whose weights are {', '.join(DTYPES)}"
+                        f"{path}: {name} is {dtype}; fix: use the version whose weights are {', '.join(DTYPES)}"
                     )
 
 
@@ -334,7 +334,7 @@ def check_completions(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerB
     """Raise InputError unless the rows, completed in one padded batch from the cache, go on as each does alone."""
     import torch
 
-    kind = f"{model.config.model_type}: completing in batches"
+    trial = f"{model.config.model_type}: completing in batches"
     engine = TransformersEngine(model, tokenizer, [VOCABULARY], len(rows))  # no token ends a row
     engine.pad = 0
     try:
@@ -346,9 +346,9 @@ def check_completions(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerB
                 # an argmax may fall the other way where two tokens are as likely
                 lost = logits.max(-1).values - logits.gather(-1, ids[0, len(row) :, None])[:, 0]
                 if lost.max() > 1e-3:
-                    raise InputError(f"{kind} gives other tokens than one by one; {LISTED}")
+                    raise InputError(f"{trial} gives other tokens than one by one; {LISTED}")
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{kind} is not possible ({first_line(error)}); {LISTED}") from error
+        raise InputError(f"{trial} is not possible ({first_line(error)}); {LISTED}") from error
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ r"""Check every claim of the write-up against the published figures and against 
 
 A claim is one entry of claims.yaml: a sentence and, for the published figures and for this study, named numbers and a
 predicate over them (`holds`), in the language of expressions.py. For a study there may be two more: `fails`, where not
-holding is not yet failing, and `needs`, without which nothing can be told. Tables are the CSV files of the folder, by
+holding is not yet failing, and `needs`, without which nothing can be said. Tables are the CSV files of the folder, by
 name. Functions:
 
     total(table.column, condition)   sum over the rows where the condition holds; likewise mean, most, least

@@ -71,7 +71,7 @@ def main() -> None:
     def report(step: int, steps: int, loss: float) -> None:
         show_progress(step, steps, loss)
         # of all rows: those of one step are of one length
-        status.tell(step, steps, loss, step / steps * recipe["epochs"] * tokens / (time.time() - status.began))
+        status.report(step, steps, loss, step / steps * recipe["epochs"] * tokens / (time.time() - status.began))
 
     try:
         loss = pretrain(rows, model, recipe, args.seed, report)

@@ -55,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     seen = time.time()
     asked = [each.reply["question_id"] for each in probed]
     write_layers(args.output, table_of(read, [each.persona for each in probed], asked, model.device))
-    told, tokens = time.time(), sum(len(row.trunk) for row in rows)
-    print(f"{len(rows)} rows, {tokens} tokens in {seen - ready:.1f} s; read-out {told - seen:.1f} s")
+    fitted, tokens = time.time(), sum(len(row.trunk) for row in rows)
+    print(f"{len(rows)} rows, {tokens} tokens in {seen - ready:.1f} s; read-out {fitted - seen:.1f} s")
     if args.record:
         write_json(
             args.record,
             run_record(started, dtype=args.dtype, rows=len(rows), tokens=tokens, load_seconds=round(ready - started, 2),
-                       reading_seconds=round(seen - ready, 2), readout_seconds=round(told - seen, 2)),
+                       reading_seconds=round(seen - ready, 2), readout_seconds=round(fitted - seen, 2)),
         )  # fmt: skip
 
 

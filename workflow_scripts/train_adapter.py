@@ -373,7 +373,7 @@ def write_outputs(
         compiled=options.compile,
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
-        **({"track": options.track.told()} if options.track else {}),
+        **({"track": options.track.record()} if options.track else {}),
         **({"held_out": told_held_out(held_out, outcome.held_out)} if outcome.held_out else {}),
         **({} if recipe["lora"] else {"optimizer": check_states(options.states, options.dtype)}),
     )

@@ -592,7 +592,7 @@ def heat_map(
         hits, n = sums.get((value, cell), (0, 0))
         if not n:
             return Field("-", None, look="heat-none")
-        # Any hit at all is told from none.
+        # Any hit at all differs visibly from none.
         shade = 0 if not hits else max(1, round(10 * hits / n))
         persona, question = (value, "") if axis == "persona" else (source, value)
         link = browse(study, source, cell, None, persona, question)

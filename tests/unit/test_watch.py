@@ -140,13 +140,13 @@ def test_a_programs_news_is_whole_or_absent_and_goes_with_it(tmp_path):
     file = tmp_path / "status/train.json"
     status = Status(file, NODE, first=10)
     status.began -= 20
-    status.tell(20, 50, 0.123456, 8214.4)
+    status.report(20, 50, 0.123456, 8214.4)
     told = json.loads(file.read_text())
     assert (told["step"], told["steps"], told["loss"], told["tokens_per_s"]) == (20, 50, 0.1235, 8214)
     assert told["eta_s"] == pytest.approx(60, abs=1)  # ten steps of this process took 20 s
-    status.tell(21, 50, 0.1, 8000.0)  # a moment later
+    status.report(21, 50, 0.1, 8000.0)  # a moment later
     assert json.loads(file.read_text()) == told
     status.end()
     assert not file.exists()
-    Status(None, NODE).tell(1, 2, 0.1, 1.0)
+    Status(None, NODE).report(1, 2, 0.1, 1.0)
     Status(None, NODE).end()

@@ -54,7 +54,7 @@ class Loss(Part):
     tail: Count = Absent
 
 
-Words = Annotated[list[str], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+Texts = Annotated[list[str], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 PART = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)", re.ASCII)  # the k-th of n parts of the decoder layers: k/n
 
 
@@ -93,7 +93,7 @@ class Lora(Part):
     alpha: Positive
     dropout: Share
     rslora: bool
-    targets: Words
+    targets: Texts
     layers: Layers = Absent
 
 
@@ -113,7 +113,7 @@ class Recipe(Part):
 
     mask: Loss
     lora: Lora | None
-    freeze: Words = Absent
+    freeze: Texts = Absent
     optimizer: Literal["adamw", "adafactor", "sgd"] = Absent
     replay: Replay = Absent
     lr: Positive

@@ -50,17 +50,17 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository and how patiently to ask for it. kind: model | dataset. backoff: seconds, doubled at each retry."""
+    """A repository (repo_type: model | dataset), and how patiently to ask for it. backoff: [s], doubled at each retry."""
 
     repo: str
-    kind: str = "model"
+    repo_type: str = "model"
     cache: str | None = None
     retries: int = 5
     backoff: float = 2.0
 
     @property
     def page(self) -> str:
-        return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
+        return f"https://huggingface.co/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def commit_of(hub: Hub, revision: str) -> str:
 
     api = HfApi(endpoint=endpoint())
     # Without expand the answer lists every file of the repository, which may be hundreds of thousands.
-    ask: Any = api.dataset_info if hub.kind == "dataset" else api.model_info
+    ask: Any = api.dataset_info if hub.repo_type == "dataset" else api.model_info
     with explained(hub, revision):
         return str(retrying(lambda: ask(hub.repo, revision=revision, expand=["sha"]), hub.retries, hub.backoff).sha)
 
@@ -91,7 +91,7 @@ def list_files(hub: Hub, commit: str, folder: str = "") -> list[HubFile]:
     api = HfApi(endpoint=endpoint())
 
     def ask() -> list[Any]:
-        return list(api.list_repo_tree(hub.repo, folder or None, revision=commit, repo_type=hub.kind))
+        return list(api.list_repo_tree(hub.repo, folder or None, revision=commit, repo_type=hub.repo_type))
 
     with explained(hub, commit, folder):
         entries = retrying(ask, hub.retries, hub.backoff)
@@ -144,7 +144,7 @@ def cached(hub: Hub, commit: str, name: str) -> Path:
     """Where the Hub client's cache holds the file, if it does."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub.repo, name, hub.cache, commit, hub.kind)
+    found = try_to_load_from_cache(hub.repo, name, hub.cache, commit, hub.repo_type)
     return Path(found) if isinstance(found, str) else cache_of(hub) / "not there" / name
 
 
@@ -176,7 +176,7 @@ def check_offered(hub: Hub, commit: str, pinned: Sequence[HubFile] = (), folder:
     data = [name for name in listed if not name.startswith(".") and not name.endswith(".md")] or [*listed]
     name = pinned[0].name if pinned else next(iter(data), "README.md")
     api = HfApi(endpoint=endpoint())
-    url = hf_hub_url(hub.repo, name, repo_type=hub.kind, revision=commit, endpoint=endpoint())
+    url = hf_hub_url(hub.repo, name, repo_type=hub.repo_type, revision=commit, endpoint=endpoint())
     with explained(hub, commit, name):
         retrying(lambda: api.get_hf_file_metadata(url=url), hub.retries, hub.backoff)
 
@@ -211,7 +211,7 @@ def fetch_one(hub: Hub, commit: str, file: HubFile) -> Path:
                         hub.repo,
                         file.name,
                         revision=commit,
-                        repo_type=hub.kind,
+                        repo_type=hub.repo_type,
                         cache_dir=hub.cache,
                         endpoint=endpoint(),
                         force_download=again,
@@ -306,7 +306,7 @@ def retrying(call: Callable[[], T], retries: int, backoff: float) -> T:
 
     ask_once()
 
-    def told(state: tenacity.RetryCallState) -> None:
+    def announce(state: tenacity.RetryCallState) -> None:
         error = error_of(state)
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         print(f"attempt {state.attempt_number} of {retries + 1} failed ({reason})", file=sys.stderr, flush=True)
@@ -315,7 +315,7 @@ def retrying(call: Callable[[], T], retries: int, backoff: float) -> T:
         stop=lambda state: state.attempt_number > retries or name_is_hopeless(state),
         wait=lambda state: asked_pause(error_of(state)) or backoff * 2 ** (state.attempt_number - 1),
         retry=tenacity.retry_if_exception(may_pass),
-        before_sleep=told,
+        before_sleep=announce,
         reraise=True,
     )
     return policy(call)

@@ -206,10 +206,10 @@ def explained(folder: str | Path, error: BaseException, what: str, fix: str) -> 
             )
         if not os.access(file, os.R_OK):
             missing = not os.path.lexists(file)
-            told, way = (
+            said, way = (
                 ("no such folder", fix) if missing else ("no permission to read it", "let its owner chmod a+r it")
             )
-            return InputError(f"{file}: {told}; fix: {way}")
+            return InputError(f"{file}: {said}; fix: {way}")
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
         return InputError(
             f"{folder}: {what}: out of memory ({first_line(error)}); fix: end what else runs there, or use a machine "

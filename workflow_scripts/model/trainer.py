@@ -323,7 +323,7 @@ def watcher() -> type:
             loss = round(self.trainer.losses[-1], 4)
             if self.bar is not None:
                 self.bar.set_postfix_str(f"loss {loss:.4f}, {speed} tokens/s")
-            self.status.tell(state.global_step, state.max_steps, loss, speed)
+            self.status.report(state.global_step, state.max_steps, loss, speed)
 
     return Watch
 

@@ -264,7 +264,7 @@ def readouts(
 
 def table_of(read: LayerStates, personas: Sequence[str], questions: Sequence[str], device: Any) -> list[dict[str, Any]]:
     """The rows of layers.parquet. personas, questions: of the rows that were read."""
-    told = readouts(read.states, personas, questions, device)
+    fitted = readouts(read.states, personas, questions, device)
     layers = read.states.shape[1] - 1
     places: dict[tuple[str, str], list[int]] = {}
     for at, key in enumerate(zip(personas, questions, strict=True)):
@@ -272,7 +272,7 @@ def table_of(read: LayerStates, personas: Sequence[str], questions: Sequence[str
     return [
         {"layer": layer, "depth": layer / layers, "persona": key[0], "question_id": key[1], "bodies": len(own)}
         | {name: float(getattr(read, name)[own, layer].mean()) for name in LENS}
-        | {name: told[key][name][layer] for name in READOUT}
+        | {name: fitted[key][name][layer] for name in READOUT}
         for layer in range(layers + 1)
         for key, own in places.items()
     ]

@@ -49,11 +49,11 @@ class Track:
         }
         self.curve.append({"step": step, "slot": {persona: float(f"{slot:.6g}") for persona, slot in slots.items()}})
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """For run.json."""
         replies, seconds = len(next(iter(self.rows.values()))), round(self.seconds, 2)
-        told = {"curve": self.curve, "every": self.every, "replies": replies, "seconds": seconds}
-        return {"personas": list(self.rows), **told}
+        found = {"curve": self.curve, "every": self.every, "replies": replies, "seconds": seconds}
+        return {"personas": list(self.rows), **found}
 
 
 def read_track(

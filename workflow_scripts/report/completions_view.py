@@ -22,7 +22,7 @@ COLUMNS = ("file", "persona", "question", "sample", "flags", "tokens", "length")
 
 @dataclass(frozen=True)
 class Completions:
-    """rows: completions with `file` (its place in files) and `flags`. files, cells: what a reader is told of them.
+    """rows: completions with `file` (its place in files) and `flags`. files, cells: what a reader sees of them.
 
     The flags are of the marker of the file's lineage.
     """

@@ -26,11 +26,11 @@ def read_text(path: str | Path, fix: str = AGAIN) -> str:
         raise InputError(f"{path}: not UTF-8 ({error}); fix: {fix}") from None
 
 
-def read_json(path: str | Path, kind: type | None = None) -> Any:
-    """The value. Raises InputError with the line if it is no JSON, or it is not of the kind (dict, list)."""
+def read_json(path: str | Path, expected: type | None = None) -> Any:
+    """The value. Raises InputError with the line if it is no JSON, or it is not of the type (dict, list)."""
     value = parse_json(read_text(path), str(path), AGAIN)
-    if kind is not None and not isinstance(value, kind):
-        raise InputError(f"{path}: a JSON {type(value).__name__}, not a {kind.__name__}; fix: {AGAIN}")
+    if expected is not None and not isinstance(value, expected):
+        raise InputError(f"{path}: a JSON {type(value).__name__}, not a {expected.__name__}; fix: {AGAIN}")
     return value
 
 
@@ -144,9 +144,9 @@ def read_parquet(path: str | Path, columns: Mapping[str, type]) -> list[dict[str
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a whole parquet file ({reason}); fix: {AGAIN}") from None
     for number, row in enumerate(rows, 1):
-        for name, kind in columns.items():
-            if type(row[name]) is not kind:
-                what = "empty" if row[name] is None else f"a {type(row[name]).__name__}, not a {kind.__name__}"
+        for name, expected in columns.items():
+            if type(row[name]) is not expected:
+                what = "empty" if row[name] is None else f"a {type(row[name]).__name__}, not a {expected.__name__}"
                 raise InputError(f"{path}: row {number}: {name} is {what}; fix: {AGAIN}")
     return rows
 
@@ -161,12 +161,12 @@ def check_once(path: str | Path, rows: Iterable[Mapping[str, Any]], names: Seque
         seen.add(key)
 
 
-def json_argument(option: str, text: str, kind: type) -> Any:
-    """The parsed JSON of an option. Raises InputError when it is not JSON or not of the kind."""
+def json_argument(option: str, text: str, expected: type) -> Any:
+    """The parsed JSON of an option. Raises InputError when it is not JSON or not of the type."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{option}: column {error.colno}: not JSON ({error.msg}); fix: pass one JSON value") from None
-    if not isinstance(value, kind):
-        raise InputError(f"{option}: not a JSON {kind.__name__}; fix: pass one")
+    if not isinstance(value, expected):
+        raise InputError(f"{option}: not a JSON {expected.__name__}; fix: pass one")
     return value

@@ -15,7 +15,7 @@ class Status:
         self.file, self.job, self.first = file, job, first
         self.began, self.written = time.time(), 0.0
 
-    def tell(self, step: int, steps: int, loss: float, tokens_per_s: float) -> None:
+    def report(self, step: int, steps: int, loss: float, tokens_per_s: float) -> None:
         """Write how far it is, unless that was done a moment ago. loss: of the last step [nats]."""
         now = time.time()
         if self.file is None or now - self.written < EVERY:
