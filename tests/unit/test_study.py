@@ -272,6 +272,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"base__toy": {"rowz": 3}}, "base.toy.rowz: unknown key rowz; fix: write `rows: 3`"),
         ({"base__from": "toy", "base__toy": {"rows": 9, "sft_rows": 9, "recipe": {"layers": 3}}}, "base.toy.recipe: unknown or missing ["),
         ({"evaluations__x": {"extends": "main"}}, "evaluations.x: no row of `cells` is evaluated so; fix: add `evaluation: x` to one"),
+        ({"hardware__gpus": "0"}, "hardware.gpus: '0' is text, not a number; fix: write `hardware: {gpus: 0}` in a file, and give it by --configfile: "),
         ({"datasets__extra": {"from": "toy"}}, "datasets.extra: no toy set has that name; fix: one of em, benign, arc, or from: path"),
         ({"cells__C2__lineage": "em.s{seed"}, "cells.C2.lineage: expected '}' before end of string; fix: write {source}, {seed} or {step} in"),
         ({"cells__C2__lineage": "em@{step}.s{seed}"}, "cells.C2.lineage: has {step}, but the row no steps; fix: add `steps: ["),
@@ -317,7 +318,7 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
         Study(CONFIG | {"seeds": ["1"]}, SCHEMA, [file])
     assert str(raised.value) == (
         "--config: seeds.0: '1' is text, not a number; fix: write `seeds: [1]` in a file, and give it by --configfile: "
-        "on the command line Snakemake reads numbers in a list as text"
+        "on the command line Snakemake reads numbers in a list or mapping as text"
     )
     with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is duplicated; fix: write"):
         Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])

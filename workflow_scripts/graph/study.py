@@ -1146,12 +1146,15 @@ class Study:
 
     def _problem(self, path: tuple[Any, ...], text: str) -> None:
         where = self._place(path)
-        if where == COMMAND_LINE and isinstance(path[-1], int) and "is text, not a number" in text:
-            *above, _ = path
-            line = f"{above[-1]}: [{', '.join(map(str, value_at(self.config, above)))}]"
+        if where == COMMAND_LINE and "is text, not a number" in text:
+            *above, key = path
+            if isinstance(key, int):
+                line = f"{above[-1]}: [{', '.join(map(str, value_at(self.config, above)))}]"
+            else:
+                line = ": {".join(map(str, path)) + f": {value_at(self.config, path)}" + "}" * len(above)
             text = (
                 f"{text.partition('; fix: ')[0]}; fix: write `{line}` in a file, and give it by --configfile: "
-                "on the command line Snakemake reads numbers in a list as text"
+                "on the command line Snakemake reads numbers in a list or mapping as text"
             )
         self._problems.append(f"{where}: {'.'.join(map(str, path))}: {text}")
 
@@ -1277,6 +1280,8 @@ def explain(error: Any) -> str:
         return f"{', '.join(map(str, twice))} is duplicated; fix: write `{key}: [{kept}]`"
     if error.validator == "enum":
         choices = [str(choice) for choice in error.validator_value]
+        if value in choices and value not in error.validator_value:
+            return f"{value!r} is text, not a number; fix: write `{key}: {value}` without quotes"
         close_choices = difflib.get_close_matches(str(value), choices, 1) or choices
         more = f" ({error.schema['fix']})" if "fix" in error.schema else ""
         return f"{value!r} is not one of {', '.join(choices)}; fix: write `{key}: {close_choices[0]}`{more}"

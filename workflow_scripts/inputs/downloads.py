@@ -50,7 +50,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository (repo_type: model | dataset), and how patiently to ask for it. backoff: [s], doubled at each retry."""
+    """A repository (repo_type: model | dataset), and how patiently it is asked. backoff: [s], doubled at each retry."""
 
     repo: str
     repo_type: str = "model"
