@@ -185,7 +185,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"dtype": "float32"}, "unknown key dtype; fix: move it to where it belongs, `hardware: {dtype: ...}`"),
         ({"sedes": [1]}, "unknown key sedes; fix: write `seeds: [1]`"),
         ({"stages__couple__lr": "5e-6"}, "YAML reads 5e-6 as text, not as a number; fix: write `lr: 5.0e-6`"),
-        ({"stages__couple__epochs": "20"}, "fix: write `epochs: 20` without quotes"),
+        ({"stages__couple__epochs": "20"}, "fix: write `stages: {couple: {epochs: 20}}` in a file, and give it by --configfile: on the command line"),
         ({"stages__couple__schedule": "cosin"}, "'cosin' is not one of linear, cosine, constant; fix: write `schedule: cosine`"),
         ({"hardware__gpus": 2}, "2 is not one of 1, 0; fix: write `gpus: 1` (of a model job; the number of cards is --resources gpu=8)"),
         ({"cells__C1__lineage": "couple-{source}.s42/emm.s{seed}"}, "names no stage of the config; fix: one of couple, couple60"),
@@ -322,6 +322,11 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
     )
     with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is duplicated; fix: write"):
         Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
+    file.write_text('probe:\n  shared: "1"\n')
+    with pytest.raises(
+        InputError, match=r"line 2: probe\.shared: '1' is text, .*; fix: write `shared: 1` without quotes$"
+    ):
+        Study(CONFIG | {"probe": CONFIG["probe"] | {"shared": "1"}}, SCHEMA, [file])
 
 
 def test_every_mistake_is_listed_at_once():
