@@ -99,7 +99,9 @@ else:
         configfile: layer
 
     another = config["study"] != yaml_of(CHECKOUT / "config.yaml")["study"]
-    try_config(check_profiles, sys.argv[1:], workflow.overwrite_configfiles, another)
+    try_config(
+        check_profiles, sys.argv[1:], workflow.overwrite_configfiles, another
+    )
     try:
         check_targets(sys.argv[1:], config["study"])
     except InputError as error:

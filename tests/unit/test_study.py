@@ -322,6 +322,7 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
     )
     with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is duplicated; fix: write"):
         Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
+    file = tmp_path / "quoted.yaml"
     file.write_text('probe:\n  shared: "1"\n')
     with pytest.raises(
         InputError, match=r"line 2: probe\.shared: '1' is text, .*; fix: write `shared: 1` without quotes$"
