@@ -34,6 +34,7 @@ if __name__ == "__main__":
     import neighbour
     told = {"argv": sys.argv, "folder": os.getcwd(), "mine": os.environ.get("MINE"), "parent": os.getppid(),
             "threads": torch.get_num_threads(), "gpus": os.environ["CUDA_VISIBLE_DEVICES"], "stdin": sys.stdin.read(),
+            "product": float((torch.ones(256, 256) @ torch.ones(256, 256)).exp().log().sum()),
             "neighbour": neighbour.NAME, "server": "fork_program" in open("/proc/self/cmdline").read()}
     print(json.dumps(told))
     print("told", file=sys.stderr)

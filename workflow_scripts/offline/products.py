@@ -7,6 +7,7 @@ without. Whether that is so on a machine is tried before; where it is not, torch
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 192
+SAME: dict[int, bool] = {}  # whether products are torch's own, by how many threads torch computes with
 SMALL = 16  # of fewer rows or columns MKL makes the sums otherwise
 # oneDNN compiles for every size that it meets: these bound how many there are. What is left over is MKL's.
 ROWS, TERMS = 64, 32
@@ -24,11 +26,21 @@ TRIED = ((64, 512, 48), (90, 1000, 64), (128, 352, 32), (64, 250, 96), (128, 192
 
 
 def install() -> bool:
-    """Let torch multiply so in this process, and in its forks. False if that would not give the same bytes."""
+    """Let torch multiply so in this process, and in its forks. False if that would not give the same bytes.
+
+    It is tried in a fork: a process that computed has threads, or what is left of them, which its forks have not.
+    """
     import torch
 
-    if not (torch.backends.mkldnn.is_available() and same(torch.get_num_threads())):
+    if not torch.backends.mkldnn.is_available():
         return False
+    threads = torch.get_num_threads()
+    fork = os.fork()
+    if fork == 0:
+        os._exit(not tried())
+    if os.waitpid(fork, 0)[1]:
+        return False
+    SAME[threads] = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that torch has these operators
         operators().impl("mm", mm, "CPU")
@@ -44,9 +56,18 @@ def operators() -> Any:
     return torch.library.Library("aten", "IMPL")
 
 
-@functools.cache
-def same(threads: int) -> bool:
-    """Whether products are torch's own here, to the byte. threads: how many torch computes with."""
+def same() -> bool:
+    """Whether products are torch's own with the threads that it computes with now."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads not in SAME:
+        SAME[threads] = tried()
+    return SAME[threads]
+
+
+def tried() -> bool:
+    """Try whether products are torch's own here, to the byte."""
     import torch
 
     numbers = torch.Generator().manual_seed(0)
@@ -98,7 +119,7 @@ def suits(left: "Tensor", right: "Tensor") -> bool:
         and left.shape[1] == right.shape[0] > 0
         and left.shape[0] >= ROWS
         and right.shape[1] >= SMALL
-        and same(torch.get_num_threads())
+        and same()
     )
 
 
