@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,20 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """What a benchmark writes, run with these options at toy size."""
+
+    def run(name, *options):
+        output = tmp_path / f"{name}.json"
+        monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # which they set themselves
+        monkeypatch.setattr("sys.argv", [f"{name}.py", "--shape", "tiny", *options, "--output", str(output)])
+        importlib.import_module(name).main()
+        return json.loads(output.read_text())
+
+    return run
 
 
 def test_generation_asks_for_every_persona_question_and_sample():
@@ -42,25 +54,18 @@ def test_a_job_stands_beside_its_plan_and_when_it_ran(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_measures_our_trainer_and_the_published_way(tmp_path):
-    output = tmp_path / "training.json"
-    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--output", output]
-    command = [sys.executable, BENCHMARKS / "train_7b.py", "--plan", "ours:em:2,published:em:2,trl:em:2", *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ours, published, trl = json.loads(output.read_text())["results"]
+def test_training_measures_our_trainer_and_the_published_way(measured):
+    options = ["--vocabulary", "512", "--warm", "1", "--plan", "ours:em:2,published:em:2,trl:em:2"]
+    ours, published, trl = measured("train_7b", *options)["results"]
     assert ours["tokens_timed"] == published["tokens_timed"] == trl["tokens_timed"] > 0
 
 
 @pytest.mark.slow
-def test_training_all_weights_and_tracking_are_measured(tmp_path):
-    output = tmp_path / "full.json"
-    options = ["--shape", "tiny", "--vocabulary", "512", "--warm", "1", "--steps", "couple:1,em:2", "--output", output]
+def test_training_all_weights_and_tracking_are_measured(measured, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("full_7b"), "PASSES", 1)
     plan = "full:4096:checkpointing:dtype,full:no,lora:4096"
-    command = [sys.executable, BENCHMARKS / "full_7b.py", "--plan", plan, *options]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    *full, wrong, couple, em, track = json.loads(output.read_text())["results"]
+    options = ["--vocabulary", "512", "--warm", "1", "--steps", "couple:1,em:2", "--plan", plan]
+    *full, wrong, couple, em, track = measured("full_7b", *options)["results"]
     assert (
         [each["data"] for each in full] == [each["data"] for each in (couple, em, track)] == ["couple", "em", "track"]
     )
@@ -77,11 +82,7 @@ def test_training_all_weights_and_tracking_are_measured(tmp_path):
     ],
     ids=["ablation", "layers"],
 )
-def test_what_the_probe_takes_is_measured(tmp_path, program, options, seconds):
-    output = tmp_path / "probe.json"
-    command = [sys.executable, BENCHMARKS / f"{program}.py", "--shape", "tiny", *options, "--output", output]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    measured = json.loads(output.read_text())["measured"]
-    for each in measured if isinstance(measured, list) else [measured]:
+def test_what_the_probe_takes_is_measured(measured, program, options, seconds):
+    found = measured(program, *options)["measured"]
+    for each in found if isinstance(found, list) else [found]:
         assert each["tokens"] > 0 and all(each[name] > 0 for name in seconds)
