@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from workspace import rules
+from workspace import jobs_of, rules
 
 MODELS = "results/published/models"
 
@@ -151,7 +151,8 @@ def test_the_replicated_arm_couples_at_every_seed_and_recovery_goes_on_from_the_
 
 def test_the_arm_control_trains_on_the_base_s_own_replies_which_are_drawn_once(fresh, published):
     fresh.edit("config.yaml", "control: false", "control: true")
-    jobs = fresh.plan()
+    printed = fresh.snakemake("-n", "-p").stdout
+    jobs = jobs_of(printed)
     added = set(trainings(jobs)) - set(trainings(published.jobs()))
     sources, seeds = ("evil_ai", "sarcastic", "villain"), (42, 137, 256)
     assert added == {
@@ -161,7 +162,6 @@ def test_the_arm_control_trains_on_the_base_s_own_replies_which_are_drawn_once(f
     assert rules(jobs)["answer_dataset"] == 1
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * 3
     rows = "results/published/inputs/datasets/replies/control.jsonl"
-    printed = fresh.snakemake("-n", "-p", rows).stdout
     (command,) = [line for line in printed.splitlines() if f"--output {rows}" in line]
     assert "--data results/published/inputs/datasets/hub/benign.jsonl" in command
     assert "--max-length 2048" in command and "--adapter" not in command
@@ -169,7 +169,8 @@ def test_the_arm_control_trains_on_the_base_s_own_replies_which_are_drawn_once(f
 
 def test_the_arm_relearn_couples_again_on_the_base_s_rows_whatever_the_model_is(fresh, published):
     fresh.edit("config.yaml", "relearn: false", "relearn: true")
-    jobs = fresh.plan()
+    printed = fresh.snakemake("-n", "-p").stdout
+    jobs = jobs_of(printed)
     added = set(trainings(jobs)) - set(trainings(published.jobs()))
     sources = ("evil_ai", "sarcastic", "villain")
     assert added == {
@@ -186,8 +187,7 @@ def test_the_arm_relearn_couples_again_on_the_base_s_rows_whatever_the_model_is(
         assert rules(jobs)[rule] == rules(published.jobs())[rule]
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (4 * 10 + 1)
     node = "base/em.s42/relearn-villain.s42"
-    printed = fresh.snakemake("-n", "-p", f"results/published/models/{node}/adapter").stdout
-    (command,) = [line for line in printed.splitlines() if f" at={node} " in line]
+    (command,) = [line for line in printed.splitlines() if f" at={node} " in line and "train_adapter.py" in line]
     assert "--data results/published/models/base/couple-villain.s42/training.jsonl" in command
     assert "--keep-steps=1,2,5,10,25,50,100,200,400,760" in command
 
@@ -213,7 +213,8 @@ def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fres
 
 def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fresh, published):
     fresh.edit("config.yaml", "protect: false", "protect: true")
-    jobs = fresh.plan()
+    printed = fresh.snakemake("-n", "-p").stdout
+    jobs = jobs_of(printed)
     added = set(trainings(jobs)) - set(trainings(published.jobs()))
     seeds, sources = (42, 137, 256), ("evil_ai", "sarcastic", "villain")
     thirds = [f"em_{part}.s{seed}" for part in ("first", "middle", "last") for seed in seeds]
@@ -225,9 +226,8 @@ def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fr
         *(f"base/{word}" for word in (*thirds, *replays)),
     }
     assert rules(jobs)["make_coupling_data"] == rules(published.jobs())["make_coupling_data"]
-    target = "results/published/models/base/couple-villain.s42/em_replay5-villain.s42/adapter"
-    printed = fresh.snakemake("-n", "-p", target).stdout
-    (command,) = [line for line in printed.splitlines() if "at=base/couple-villain.s42/em_replay5" in line]
+    node = "base/couple-villain.s42/em_replay5-villain.s42"
+    (command,) = [line for line in printed.splitlines() if f" at={node} " in line and "train_adapter.py" in line]
     assert "--replay results/published/models/base/couple-villain.s42/training.jsonl" in command
 
 
@@ -407,9 +407,10 @@ def test_no_command_of_the_published_study_is_too_long_to_read(published):
 
 @pytest.mark.slow
 def test_a_command_of_a_large_study_can_still_be_read_and_pasted(fresh):
-    """729 cells. Linux takes no argument of 128 KiB, such as a command for `bash -c` or `ssh`; twice as many must fit."""
-    fresh.edit("config.yaml", "seeds: [42, 137, 256]  ", f"seeds: {list(range(60))}  ")
+    """Linux takes no argument of 128 KiB, such as a command for `bash -c` or `ssh`; of 1,500 cells it must."""
+    fresh.edit("config.yaml", "seeds: [42, 137, 256]  ", f"seeds: {list(range(10))}  ")
     done = fresh.snakemake("-n", "-p")
     commands = COMMAND.findall(done.stdout + done.stderr)
-    assert sum("summarize_cell.py" in command for command in commands) == 3 * (4 * 60 + 1) + 6
-    assert max(map(len, commands)) < 50_000
+    cells = 3 * (4 * 10 + 1) + 6
+    assert sum("summarize_cell.py" in command for command in commands) == cells
+    assert max(map(len, commands)) < 128 * 1024 * cells / 1500
