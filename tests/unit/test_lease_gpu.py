@@ -200,6 +200,24 @@ def test_a_stranger_on_the_card_keeps_the_first_that_would_share_it_out(room: Pa
     assert job.communicate(timeout=300)[0].split()[0] == "0"
 
 
+def test_a_place_is_free_once_those_who_share_the_card_leave_its_share_of_the_memory(
+    room: Path, reaper: list[subprocess.Popen[str]]
+) -> None:
+    def leave(share: float) -> None:
+        file = Path(pool(room, 1))
+        file.with_suffix(".new").write_text(json.dumps({"gpus": ["GPU-a"], "room": {"GPU-a": share}}))
+        file.with_suffix(".new").replace(file)
+
+    leave(0.2)
+    reaper.append(start(room, 1, 1, *SLEEP, share=4))
+    granted(reaper[0])
+    second = start(room, 1, 1, *SHOW, share=4)
+    time.sleep(0.5)
+    assert second.poll() is None
+    leave(0.25)
+    assert second.communicate(timeout=300)[0]
+
+
 def test_a_part_of_several_cards_is_an_error_with_a_fix(room: Path) -> None:
     out, err = start(room, 4, 2, *SHOW, share=2).communicate(timeout=300)
     assert not out and "fix: a part of one card, or --share 1" in err
@@ -282,7 +300,7 @@ def test_lock_files_can_be_used_by_every_user_of_the_node(room: Path) -> None:
 
 SMI = """#!/bin/sh
 case "$1" in
-  --query-gpu=*) printf '0, GPU-a, 3\\n1, GPU-b, 40000\\n2, GPU-c, 5\\n3, GPU-d, 31\\n4, GPU-e, [N/A]\\n' ;;
+  --query-gpu=*) printf '%s, %s, 80000, %s\\n' 0 GPU-a 3 1 GPU-b 40000 2 GPU-c 5 3 GPU-d 31 4 GPU-e '[N/A]' ;;
   *) printf 'GPU-c, 4242, /usr/bin/python, with comma\\nGPU-d, 99, nvidia-cuda-mps-server\\n' ;;
 esac
 """
@@ -299,7 +317,8 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_card_in_use_is_seen_by_its_processes_or_by_its_memory(smi: Path) -> None:
     # In a container nvidia-smi lists no foreign processes, but it does show their memory.
-    busy = {gpu.uuid: gpu.busy for gpu in lease_gpu.cards(1024, None)}
+    gpus = lease_gpu.cards(1024, None)
+    busy = {gpu.uuid: gpu.busy for gpu in gpus}
     assert busy == {
         "GPU-a": "",
         "GPU-b": "40000 MiB used by a process that is not visible here",
@@ -307,6 +326,7 @@ def test_a_card_in_use_is_seen_by_its_processes_or_by_its_memory(smi: Path) -> N
         "GPU-d": "",  # the MPS server sits on every card
         "GPU-e": "",  # no memory figure
     }
+    assert [round(gpu.room, 2) for gpu in gpus] == [1.0, 0.5, 1.0, 1.0, 1.0]
 
 
 def test_a_failing_driver_is_an_error_with_a_fix(smi: Path) -> None:

@@ -211,7 +211,7 @@ def with_cards(folder, monkeypatch, memory, busy=0):
     program = folder / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\ncase $1 in\n"
-        f"  *memory.used) echo '0, GPU-a, {busy}' ;;\n  *memory.total) echo 'GPU-a, {memory}' ;;\n"
+        f"  *memory.used) echo '0, GPU-a, {memory}, {busy}' ;;\n  *memory.total) echo 'GPU-a, {memory}' ;;\n"
         "  *compute_cap*) echo '9.0, GPU-a' ;;\nesac\n"
     )
     program.chmod(0o755)

@@ -38,11 +38,14 @@ REPORT_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A card, or one MIG slice: what CUDA_VISIBLE_DEVICES calls it, its UUID, and why it is not free (or "")."""
+    """A card, or one MIG slice: what CUDA_VISIBLE_DEVICES calls it, its UUID, why it is not free (or ""), and the share
+    of its memory that nobody uses.
+    """
 
     name: str
     uuid: str
     busy: str = ""
+    room: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +121,15 @@ def lease(count: int, lock_dir: str, idle_mib: int, pool: str | None, share: int
         if time.monotonic() - reported >= REPORT_SECONDS:
             reported = time.monotonic()
             waited = round(reported - started)
-            reasons = "; ".join(f"GPU {gpu.name}: {gpu.busy or 'leased'}" for gpu in gpus)
+            reasons = "; ".join(f"GPU {gpu.name}: {reason(gpu, share)}" for gpu in gpus)
             say(f"pid {os.getpid()} has waited {waited} s for {count} of {len(gpus)} GPUs ({reasons})")
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.0))
+
+
+def reason(gpu: Gpu, share: int) -> str:
+    """Why nobody gets the card, or a place on it."""
+    full = share > 1 and gpu.room < 1 / share
+    return f"{gpu.room:.0%} of its memory free, 1 of {share} places needs more" if full else gpu.busy or "leased"
 
 
 def lock_idle(gpus: Sequence[Gpu], count: int, folder: Path) -> dict[str, Place]:
@@ -138,7 +147,8 @@ def lock_place(gpus: Sequence[Gpu], share: int, folder: Path) -> dict[str, Place
     """Lock one of the `share` places of a card without waiting, on the card with the fewest taken; by uuid.
 
     Who shares a card holds its lock together with the others, so that nobody gets it whole. Only the first of them can
-    tell whether the card is idle: later, the processes on it are taken to be theirs.
+    tell whether the card is idle: later, the processes on it are taken to be theirs, and a place is free only once they
+    leave a place's share of the memory: twelve that fit while they train do not all fit while they start.
     """
     for number in range(share):
         for gpu in gpus:
@@ -148,8 +158,9 @@ def lock_place(gpus: Sequence[Gpu], share: int, folder: Path) -> dict[str, Place
             own = try_lock(lock_file(folder, gpu, number))
             others = [try_lock(lock_file(folder, gpu, other)) for other in range(share) if other != number]
             release([lock for lock in others if lock is not None])
-            if own is not None and (None in others or not gpu.busy):
-                return {gpu.uuid: Place((card, own), shared=None in others)}
+            shared = None in others
+            if own is not None and (gpu.room >= 1 / share if shared else not gpu.busy):
+                return {gpu.uuid: Place((card, own), shared)}
             release([lock for lock in (card, own) if lock is not None])
     return {}
 
@@ -252,19 +263,20 @@ def cards(idle_mib: int, pool: str | None) -> list[Gpu]:
     """The node's cards now, in bus order, each with the reason why it is not free, if there is one."""
     if pool is not None:
         return pretend_cards(pool)
-    memory = nvidia_smi("--query-gpu=index,uuid,memory.used")
+    memory = nvidia_smi("--query-gpu=index,uuid,memory.total,memory.used")
     processes: dict[str, list[str]] = {}
     for uuid, pid, name in nvidia_smi("--query-compute-apps=gpu_uuid,pid,process_name"):
         if not name.endswith(SHARED_SERVICES):
             processes.setdefault(uuid, []).append(pid)
     gpus = []
-    for index, uuid, used in memory:
+    for index, uuid, total, used in memory:
         busy = ""
         if uuid in processes:
             busy = "used by pid " + " ".join(processes[uuid])
         elif used.isdigit() and int(used) > idle_mib:
             busy = f"{used} MiB used by a process that is not visible here"
-        gpus.append(Gpu(index, uuid, busy))
+        known = used.isdigit() and total.isdigit()
+        gpus.append(Gpu(index, uuid, busy, 1 - int(used) / int(total) if known else 1.0))
     return gpus
 
 
@@ -291,12 +303,13 @@ def nvidia_smi(query: str) -> list[list[str]]:
 def pretend_cards(pool: str) -> list[Gpu]:
     """Cards that need no driver, for tests and rehearsals; read anew at every look.
 
-    pool: JSON or a JSON file, {"gpus": ["GPU-a", "GPU-b"], "users": "<folder>"}; a card is busy while the
-    process whose id stands in <folder>/<uuid> lives. "users" may be left out.
+    pool: JSON or a JSON file, {"gpus": ["GPU-a", "GPU-b"], "users": "<folder>", "room": {"GPU-a": 0.1}}; a card is busy
+    while the process whose id stands in <folder>/<uuid> lives; room: the share of its memory that is free. Both may be
+    left out.
     """
     try:
         value = json.loads(pool if pool.lstrip().startswith("{") else Path(pool).read_text(encoding="utf-8"))
-        uuids, users = [str(uuid) for uuid in value["gpus"]], value.get("users")
+        uuids, users, room = [str(uuid) for uuid in value["gpus"]], value.get("users"), value.get("room", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f'--pool {pool}: not a pool of pretend GPUs ({error!r}); fix: {{"gpus": ["GPU-a", "GPU-b"]}}'
@@ -308,7 +321,7 @@ def pretend_cards(pool: str) -> list[Gpu]:
             with contextlib.suppress(FileNotFoundError):
                 pid = (Path(users) / uuid).read_text(encoding="utf-8").strip()
         busy = f"used by pid {pid}" if pid and Path(f"/proc/{pid}").exists() else ""
-        gpus.append(Gpu(str(index), uuid, busy))
+        gpus.append(Gpu(str(index), uuid, busy, room.get(uuid, 1.0)))
     return gpus
 
 
