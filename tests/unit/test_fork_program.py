@@ -15,6 +15,7 @@ from workspace import ROOT, wait_for
 SCRIPTS = ROOT / "workflow_scripts"
 FORK = [sys.executable, str(SCRIPTS / "offline/fork_program.py"), "--"]
 PYTHON = str(Path(sys.executable).with_name("python"))
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which Snakemake says how many a job has
 # Stands for Snakemake: its file is locked as long as it lives.
 SNAKEMAKE = """
 import sys
@@ -70,7 +71,12 @@ def snakemake(tmp_path_factory):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     path = stand_in.stdout.readline().strip()
-    yield os.environ | {"SNAKEMAKE_ALIVE": path, "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}"}
+    # a job of two threads starts the server
+    yield (
+        os.environ
+        | dict.fromkeys(THREADS, "2")
+        | {"SNAKEMAKE_ALIVE": path, "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}"}
+    )
     servers = server_pids(path)
     assert servers
     stand_in.stdin.close()
@@ -112,12 +118,12 @@ def start(environment, folder, *words):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("threads", ["2", "1"])  # the first one starts the server
 def test_a_forked_program_cannot_tell_that_it_was_not_started_anew(snakemake, program, tmp_path, threads):
     name = program(PROGRAM)
     answers = []
     for environment in (snakemake, {**snakemake, "SNAKEMAKE_ALIVE": ""}):
-        job = start({**environment, "OMP_NUM_THREADS": threads}, tmp_path, name, "--words", "with a space", "é")
+        job = start(environment | dict.fromkeys(THREADS, threads), tmp_path, name, "--words", "with a space", "é")
         out, err = job.communicate("what it is given")
         assert (job.returncode, err) == (3, "told\n")
         answers.append(json.loads(out))

@@ -88,6 +88,7 @@ SERVER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     # Two threads of pretraining meet at every operation. The one that is done looks for the other as long as this
     # (some microseconds), then sleeps: by default, 300,000 looks, it takes from the other what a busy machine leaves.
