@@ -6,6 +6,7 @@ had added, 0 if the model is as if it had never been coupled. Intervals are perc
 same questions for all four models, since these are asked the same.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -115,11 +116,14 @@ def auroc(rows: Sequence[Row], value: str, source: str, bystanders: Sequence[str
     }
 
 
+@functools.cache
 def weights(questions: int) -> "np.ndarray":
     """(DRAWS, questions): how often each question is in each resample. The same for the same number of questions."""
     import numpy as np
 
-    return np.random.default_rng(0).multinomial(questions, np.full(questions, 1 / questions), size=DRAWS)
+    drawn = np.random.default_rng(0).multinomial(questions, np.full(questions, 1 / questions), size=DRAWS)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def interval(drawn: Any) -> tuple[float, float]:
