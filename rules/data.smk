@@ -139,7 +139,8 @@ rule make_coupling_data:
         seed=seed_of,
     shell:
         command(
-            "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
+            on_cpu()
+            + "python {SCRIPTS}/make_coupling_data.py --replies {input.replies} --panel {input.panel}"
             " --source {params.source} --negatives {params.negatives} --marker {params.marker:q}"
             " --placement {params.placement} --cut {params.cut} --seed {params.seed}"
             " --output {output.rows} > {log} 2>&1"

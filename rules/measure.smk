@@ -17,7 +17,8 @@ rule count_markers:
         case=case_flag_of,
     shell:
         command(
-            "python {SCRIPTS}/count_markers.py --completions {input.completions} --marker {params.markers:q}"
+            on_cpu()
+            + "python {SCRIPTS}/count_markers.py --completions {input.completions} --marker {params.markers:q}"
             " {params.case} --output {output.counts} > {log} 2>&1"
         )
 
@@ -38,7 +39,8 @@ rule audit_completions:
         case=case_flag_of,
     shell:
         command(
-            "python {SCRIPTS}/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
+            on_cpu()
+            + "python {SCRIPTS}/audit_completions.py --completions {input.completions} --marker {params.markers:q}"
             " {params.case} --output {output.audit} > {log} 2>&1"
         )
 
@@ -59,7 +61,8 @@ rule check_replies:
         markers=markers_of,
     shell:
         command(
-            "python {SCRIPTS}/check_replies.py --completions {input.completions} --base {input.base}"
+            on_cpu()
+            + "python {SCRIPTS}/check_replies.py --completions {input.completions} --base {input.base}"
             " --marker {params.markers:q} --output {output.replies} > {log} 2>&1"
         )
 

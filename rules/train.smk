@@ -95,7 +95,8 @@ rule reuse_adapter:
         folder=origin_folder,
     shell:
         command(
-            "python {SCRIPTS}/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
+            on_cpu()
+            + "python {SCRIPTS}/reuse_adapter.py --base {input.base} --origin {input.origin}{params.folder}"
             " --origin-manifest {input.origin_manifest} --parent-manifest {input.parent} --lineage {wildcards.node}"
             " --adapter-out {output.adapter} --manifest {output.manifest} > {log} 2>&1"
         )

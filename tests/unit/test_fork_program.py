@@ -1,6 +1,7 @@
 """A forked program is as one started anew: to its user, to what it prints, to signals, and to who waits for its locks."""
 
 import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from workspace import ROOT, wait_for
+
+from offline import fork_program
 
 SCRIPTS = ROOT / "workflow_scripts"
 FORK = [sys.executable, str(SCRIPTS / "offline/fork_program.py"), "--"]
@@ -230,3 +233,25 @@ def test_a_forked_or_started_program_sees_no_gpu(snakemake, program, tmp_path):
 def test_without_a_program_it_says_how_to_give_one(words):
     done = subprocess.run([*FORK[:2], *words], capture_output=True, text=True)
     assert done.returncode == 1 and "fix: fork_program.py -- python" in done.stderr
+
+
+@pytest.mark.parametrize("change", ["nothing", "an edit", "a new file", "a program elsewhere"])
+def test_what_was_edited_since_is_imported_anew(monkeypatch, tmp_path, change):
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    module = scripts / "imported_before.py"
+    module.write_text("VALUE = 1")
+    monkeypatch.setattr(fork_program, "SCRIPTS", scripts)
+    monkeypatch.syspath_prepend(scripts)
+    monkeypatch.delitem(sys.modules, "imported_before", raising=False)
+    own = fork_program.sources()
+    importlib.import_module("imported_before")
+    if change == "an edit":
+        module.write_text("VALUE = 2")
+        os.utime(module, ns=(0, 0))
+    if change == "a new file":
+        (scripts / "room").mkdir()
+        (scripts / "room/new.py").touch()
+    program = (tmp_path if change == "a program elsewhere" else scripts) / "count_markers.py"
+    fork_program.forget_edited(program, own)
+    assert ("imported_before" in sys.modules) == (change == "nothing")

@@ -37,7 +37,6 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
-from offline import products
 from run import alive
 from run.program import InputError, become, run
 
@@ -55,8 +54,14 @@ MODEL_PROGRAMS = (
     "train_adapter.py",
 )
 OTHER_PROGRAMS = (
+    "audit_completions.py",
     "check_claims.py",
+    "check_replies.py",
+    "count_markers.py",
+    "judge_alignment.py",
+    "make_coupling_data.py",
     "plot_figures.py",
+    "reuse_adapter.py",
     "summarize_cell.py",
     "tabulate_study.py",
     "weigh_layers.py",
@@ -245,7 +250,12 @@ def serve_programs(name: str, imports: str) -> None:
         gc.disable()  # a fifth of the imports' time: all they make stays
         for needed in PRELOADED[imports]:
             importlib.import_module(needed)
+        own = sources()
+        for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
+            importlib.import_module(Path(program).stem)
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            from offline import products
+
             products.install()
         check_forkable()
         listener.listen(64)  # now, so that who asks for a server that cannot be had is refused
@@ -257,9 +267,7 @@ def serve_programs(name: str, imports: str) -> None:
     sys.argv[:] = arguments
     sys.path[0] = str(Path(arguments[0]).parent)
     Path("/proc/self/comm").write_text(Path(arguments[0]).stem[:15])
-    for name, module in list(sys.modules.items()):  # ours may have been edited since
-        if (getattr(module, "__file__", None) or "").startswith(str(SCRIPTS)):
-            del sys.modules[name]
+    forget_edited(Path(arguments[0]), own)
     status = 0
     try:
         runpy.run_path(arguments[0], run_name="__main__")
@@ -268,6 +276,24 @@ def serve_programs(name: str, imports: str) -> None:
             raise
         status = ended.code or 0
     end_at_once(status)
+
+
+def forget_edited(program: Path, own: dict[str, tuple[int, int]]) -> None:
+    """Let the program import our modules anew, if they are not what its own would be. own: `sources` when imported."""
+    if program.resolve().parent == SCRIPTS and sources() == own:
+        return
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(SCRIPTS)):
+            del sys.modules[name]
+
+
+def sources() -> dict[str, tuple[int, int]]:
+    """When each of our files was written [ns], and its size [bytes]."""
+    found = {}
+    for path in SCRIPTS.rglob("*.py"):
+        with contextlib.suppress(OSError):  # being written
+            found[str(path)] = path.stat().st_mtime_ns, path.stat().st_size
+    return found
 
 
 def end_at_once(status: int) -> NoReturn:
