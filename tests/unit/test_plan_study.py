@@ -176,7 +176,7 @@ def test_replies_of_one_model_are_drawn_by_the_first_of_its_couplings_for_all_an
 
 def test_a_first_start_is_told_once_for_all_that_share_what_it_compiles_and_is_in_no_time():
     drawn = [cost(generation(rule=rule)) for rule in ("generate_replies", "generate_completions")]
-    assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 60, "train_adapter": 70}
+    assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 60, "train_adapter": 16}
     assert first_starts([cost(training(base="inputs/base/toy"), fetch())]) == {}
 
 
