@@ -395,7 +395,7 @@ def dose_curve(study: FigureData) -> Any:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2)
     axes.set_title(title, pad=22)
     n = sorted({row["source_completions"] for row in rows})
-    counts = f"Strict hits / completions ({' or '.join(map(str, n))} a point); lines: Wilson 95% intervals."
+    counts = f"Strict hits / completions ({' or '.join(map(str, n))} per point); lines: Wilson 95% intervals."
     caption(figure, footnote(study, [f"Study {study.name}.", counts]))
     return figure
 

@@ -120,6 +120,13 @@ def test_a_stage_after_a_merged_adapter_is_trained_on_what_the_adapter_came_from
     )
 
 
+def test_a_merged_adapter_that_is_of_no_coupling_is_held_against_the_coupling_before_it():
+    cell = {"arm": "forward", "lineage": "couple-{source}.s42/graft-{source}.s{seed}", "second_stage": True}
+    built = study(cells__X=cell, stages__graft__adapter="em.s{seed}", arms__reversed=False)
+    (compared,) = (built.compared(each) for each in built.cells if each.key == "villain/X_seed137")
+    assert compared["before"] == "base/couple-villain.s42" and compared["reference"] == "base/graft-villain.s137"
+
+
 def test_the_dose_arm_asks_one_training_for_its_checkpoints():
     built = study(arms__dose=True)
     lineage = "base/couple-evil_ai.s42/em.s42"
@@ -273,6 +280,9 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"base__from": "toy", "base__toy": {"rows": 9, "sft_rows": 9, "recipe": {"layers": 3}}}, "base.toy.recipe: unknown or missing ["),
         ({"evaluations__x": {"extends": "main"}}, "evaluations.x: no row of `cells` is evaluated so; fix: add `evaluation: x` to one"),
         ({"hardware__gpus": "0"}, "hardware.gpus: '0' is text, not a number; fix: write `hardware: {gpus: 0}` in a file, and give it by --configfile: "),
+        ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source') >= 60"}]}, "gate g: rate is a share from 0 to 1, never 60; fix: such as 0.60"),
+        ({"stages__couple__negative_personas": {"villian": ["comedian"]}}, "negative_personas.villian: the panel has no persona villian; fix: villain"),
+        ({"assistant_claim": "x"}, "no claim x in resources/claims.yaml; fix: one of the 30 of that file, such as "),
         ({"datasets__extra": {"from": "toy"}}, "datasets.extra: no toy set has that name; fix: one of em, benign, arc, or from: path"),
         ({"cells__C2__lineage": "em.s{seed"}, "cells.C2.lineage: expected '}' before end of string; fix: write {source}, {seed} or {step} in"),
         ({"cells__C2__lineage": "em@{step}.s{seed}"}, "cells.C2.lineage: has {step}, but the row no steps; fix: add `steps: ["),

@@ -421,9 +421,11 @@ class Study:
         )
 
     def _coupling_of(self, lineage: str) -> int | None:
-        """The place of the last coupling among the lineage's stages."""
-        words = parse_lineage(lineage)
-        return max((at for at, word in enumerate(words) if stage_type(self._stage(word)) != "sft"), default=None)
+        """The place of the last coupling among the lineage's stages, trained there or merged."""
+        nodes = ancestry(lineage)
+        return max(
+            (at for at, node in enumerate(nodes) if self.type_of(self.origin_of(node)) == "couple"), default=None
+        )
 
     def words_from_hub(self) -> str:
         """A regular expression for the stage names with persona that have a folder on the Hub; see words_of_type."""
@@ -719,6 +721,12 @@ class Study:
         if stage_type(stage) == "couple" and not takes:
             self._check_drawn(word, stage)
         for source, named in stage.get("negative_personas", {}).items():
+            panel = list(self._panel.personas if self._panel else [source])  # it may be a source of another study
+            if source not in panel:
+                raise InputError(
+                    f"stages.{word.stage}.negative_personas.{source}: the panel has no persona {source}; "
+                    f"fix: {closest(source, panel)}"
+                )
             if source in named:
                 raise InputError(
                     f"stages.{word.stage}.negative_personas.{source}: is contrasted with itself; fix: delete {source}"
@@ -956,7 +964,9 @@ class Study:
 
     def _check_claim(self, path: tuple[Any, ...], claim: str | None, claims: Sequence[str] | None) -> None:
         if claim is not None and claims is not None and claim not in claims:
-            self._problem(path, f"no claim {claim} in resources/claims.yaml; fix: {closest(claim, claims)}")
+            self._problem(
+                path, f"no claim {claim} in resources/claims.yaml; fix: {closest(claim, claims, 'that file')}"
+            )
 
     def _check_probe(self) -> None:
         """The probe measures the study's marker, at the end of replies that were sampled."""

@@ -63,6 +63,9 @@ def read_gates(paths: Sequence[str]) -> list[Row]:
     return [read_part(path, ("name", "over", "pass")) for path in paths]
 
 
+SHARES = {"rate", "welch", "degenerate", "empty"}  # functions whose values are from 0 to 1
+
+
 def check_gate_fields(gate: Row) -> None:
     """Raise InputError unless the gate has what it needs and nothing else."""
     known = {"name", "says", "over", "arm", "pass", "words"}
@@ -75,6 +78,14 @@ def check_gate_fields(gate: Row) -> None:
         raise InputError(f"{where}: over is {gate['over']!r}; fix: write pooled or seed")
     if not is_condition(parse(gate["pass"])):
         raise InputError(f"{where}: `{gate['pass']}` is no condition; fix: compare numbers, such as `... >= 0.60`")
+    for node in ast.walk(parse(gate["pass"])):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            numbers = [side.value for side in sides if isinstance(side, ast.Constant)]
+            called = [side.func.id for side in sides if isinstance(side, ast.Call) and isinstance(side.func, ast.Name)]
+            far = [number for number in numbers if isinstance(number, int | float) and not 0 <= number <= 1]
+            if far and (shares := sorted(SHARES & set(called))):
+                raise InputError(f"{where}: {shares[0]} is a share from 0 to 1, never {far[0]}; fix: such as 0.60")
     cell_names(gate)
 
 
