@@ -44,10 +44,10 @@ from run.tracking import check_tracker
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-# [s] What compiling saves per decoder layer and step, in fewer launches of larger kernels, and what it costs. On an H100
-# (benchmarks/README.md), at 30 layers of 135 M parameters: .314 s per step, compiled .166 to .212 s (4.9 to 3.4 ms per
-# layer). The first compilation on a node costs 16 s there and at 28 layers of 7 B, a later one 4 s: which it will be is
-# not known here, and a short training that counts with the first forgoes at most the difference.
+# [s] What compiling saves per decoder layer and step, in fewer launches of larger kernels, and what it costs. On an
+# H100 (benchmarks/README.md), at 30 layers of 135 M parameters: .314 s per step, compiled .166 to .212 s (4.9 to 3.4 ms
+# per layer). The first compilation on a node costs 16 s there and at 28 layers of 7 B, a later one 4 s: which it will
+# be is not known here, and a short training that counts with the first forgoes at most the difference.
 SAVED, COST = 0.004, 16.0
 
 
