@@ -902,6 +902,10 @@ class Study:
     def _check_toy(self) -> None:
         """What is made for the offline study says how much of it."""
         toy, sets = self.config["base"]["toy"], self.config["datasets"]
+        for key in ("repo", "revision"):
+            path, origin = ("base", key), ("base", "from")
+            if self.config["base"]["from"] == "toy" and self._rank_of(path) < self._rank_of(origin):
+                self._problem(path, f"is not used, as the base is from: toy; fix: add `from: hub`, or delete {key}")
         made = [name for name, entry in sets.items() if entry["from"] == "toy"]
         needed = (
             ("rows", "sft_rows", "recipe") if self.config["base"]["from"] == "toy" else ("sft_rows",) if made else ()
@@ -1148,11 +1152,28 @@ class Study:
         shape = yaml.load(Path(schema).read_text(encoding="utf-8"), YAML)
         shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
         shape["$defs"] |= definitions
-        validator = jsonschema.Draft202012Validator(shape)
+        # JSON Schema takes 42.0 for an integer
+        whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+        validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)(shape)
         for error in sorted(validator.iter_errors(self.config), key=lambda error: list(map(str, error.absolute_path))):
             unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
             named = [error.instance] if "propertyNames" in error.absolute_schema_path else []
-            self._problem((*error.absolute_path, *unknown[:1], *named), explain(error))
+            said = explain(error)
+            if unknown and not error.absolute_path:
+                said = self._misplaced(unknown[0]) or said
+            self._problem((*error.absolute_path, *unknown[:1], *named), said)
+
+    def _misplaced(self, key: str) -> str:
+        """What is said of an unknown key of the config that is a path with dots, or an entry of a section; else ""."""
+        value = canonical(self.config[key])
+        *above, last = key.split(".")
+        if above:
+            nested = "".join(f"{name}: {{" for name in above) + f"{last}: {value}" + "}" * len(above)
+            return f"unknown key {key}; fix: write `{nested}`"
+        for section in ("stages", "cells", "evaluations", "datasets", "arms"):
+            if key in (self.config.get(section) or ()):
+                return f"unknown key {key}; fix: write `{section}: {{{key}: {value}}}`"
+        return ""
 
     def _problem(self, path: tuple[Any, ...], text: str) -> None:
         where = self._place(path)
@@ -1301,7 +1322,9 @@ def explain(error: Any) -> str:
         return f"{error.message}; fix: add it"
     if error.validator == "type":
         fix = " or ".join(TYPES[name] for name in expected)
-        if expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
+        if expected[0] == "array" and isinstance(key, int):
+            fix = "lists in the list, [[one, another]]"
+        elif expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
             fix = f"`{key}: [{value}]`"
         elif "fix" in error.schema and "pattern" not in error.schema:
             fix = error.schema["fix"]
