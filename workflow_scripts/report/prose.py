@@ -129,6 +129,11 @@ def arm_sentences(tables: dict[str, list[Row]], claims: Sequence[Row] | None, re
         fates, started = fates_of(rows, tables["pooled"], claims, rests_on)
         if fates:
             parts = [f"In the arm {arm} the marker {listed(fates)}"]
+            after = coupled_cells(rows)[1]
+            moved = [row for row in tables["pooled"] if row["cell"] in after and row["role"] == "assistant"]
+            parts += (
+                [f"the assistant's highest rate there is {named(highest(moved), 'cell', 'source')}"] if moved else []
+            )
             parts += [f"before a second stage it was {started}"] if started else []
             parts += (
                 [f"by what is left of the persona gap, {left}"] if (left := probed(tables["verdicts"], arm)) else []
