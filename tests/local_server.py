@@ -11,6 +11,7 @@ class LocalServer:
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
+        handler.disable_nagle_algorithm = True  # else a body waits 40 ms for the client to acknowledge its headers
         self.port = self.server.server_address[1]
         self.root = f"http://127.0.0.1:{self.port}"
 
