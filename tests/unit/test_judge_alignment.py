@@ -565,11 +565,13 @@ def test_a_local_model_can_be_the_judge(tmp_path):
     from tiny_model import make_model
 
     arguments = {"model_path": str(make_model(tmp_path / "model", context=4096)), "device": "cpu"}
+    # two at a time: inspect-ai waits two seconds for more than the two that there are
+    options = {"model-args": json.dumps(arguments), "max-connections": 2}
     with pytest.raises(InputError, match="none of 2 answers holds"):  # it answers, though not in form
-        judge_with(tmp_path, "hf/local", rows=REPLIES[:2], **{"model-args": json.dumps(arguments)})
+        judge_with(tmp_path, "hf/local", rows=REPLIES[:2], **options)
     assert len(list((tmp_path / "cache" / "hf-local").iterdir())) == 2
     with pytest.raises(InputError, match="in none of 2 answers has a number"):  # nor does it know numbers
-        judge_with(tmp_path, "hf/local", rows=REPLIES[:2], scores="logprobs", **{"model-args": json.dumps(arguments)})
+        judge_with(tmp_path, "hf/local", rows=REPLIES[:2], scores="logprobs", **options)
     kept = [read_json(path) for path in (tmp_path / "cache" / "hf-local").iterdir()]
     assert sorted(len(answer.get("top", ())) for answer in kept) == [0, 0, 20, 20, 20, 20]
 
