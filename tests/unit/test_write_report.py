@@ -724,7 +724,7 @@ def test_the_conclusion_says_of_every_other_arm_what_became_of_its_coupling():
                          pooled_row("full_C1", "assistant", 2, 168), pooled_row("recovery", "source", 3, 168)]  # fmt: skip
     full, recovery = [said for said in prose.conclusion(tables, None, "", fake_study.REPORT) if "In the arm" in said]
     assert full.startswith("In the arm full_coupling the marker was looked for after the stage em (full_C1: 0/168 = 0%")
-    assert "; the assistant's highest rate there is 2/168 = 1.2% [0.3, 4.2] (full_C1, evil_ai)" in full
+    assert "; the assistant's highest rate after it is 2/168 = 1.2% [0.3, 4.2] (full_C1, evil_ai)" in full
     assert "; before a second stage it was in 51/56" in full and "any bystander in at most 7/56" in full
     assert full.endswith(
         "; by what is left of the persona gap, on one shared text it is suppressed in full_C1 of evil_ai."

@@ -128,16 +128,15 @@ def arm_sentences(tables: dict[str, list[Row]], claims: Sequence[Row] | None, re
         rows = [row for row in tables["reversed"] if row["arm"] == arm]
         fates, started = fates_of(rows, tables["pooled"], claims, rests_on)
         if fates:
-            parts = [f"In the arm {arm} the marker {listed(fates)}"]
             after = coupled_cells(rows)[1]
             moved = [row for row in tables["pooled"] if row["cell"] in after and row["role"] == "assistant"]
-            parts += (
-                [f"the assistant's highest rate there is {named(highest(moved), 'cell', 'source')}"] if moved else []
-            )
+            left = probed(tables["verdicts"], arm)
+            parts = [f"In the arm {arm} the marker {listed(fates)}"]
             parts += [f"before a second stage it was {started}"] if started else []
             parts += (
-                [f"by what is left of the persona gap, {left}"] if (left := probed(tables["verdicts"], arm)) else []
+                [f"the assistant's highest rate after it is {named(highest(moved), 'cell', 'source')}"] if moved else []
             )
+            parts += [f"by what is left of the persona gap, {left}"] if left else []
             sentences.append(f"{'; '.join(parts)}.")
     return sentences
 
