@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT / name) for name in ("workflow_scripts", "benchmarks", 
 
 PLAN = "full:8192:checkpointing,full:4096,lora:8192"
 STEPS = "couple:8,benign:4,em:8"  # that are timed
-PERSONAS, REPLY = 4, 120  # tokens of a short reply that ended
+PERSONAS = 4
 PASSES = 3  # of tracking, timed, after one that is not: for each size of trees
 Write = Callable[[dict[str, Any]], None]
 
@@ -43,8 +43,8 @@ def full_options(words: list[str]) -> dict[str, Any]:
     return {"recipe": RECIPE | {"lora": None, "lr": 2e-6}, "states": "dtype" if "dtype" in words else "8bit"}
 
 
-def tracked_rows() -> dict[str, list[Any]]:
-    """Random rows for probe.track: PERSONAS x REPLIES, a prompt and a short reply each."""
+def tracked_rows(reply: int) -> dict[str, list[Any]]:
+    """Random rows for probe.track: PERSONAS x REPLIES, a prompt and a reply of so many tokens each."""
     import random
 
     from probe_7b import PROMPT
@@ -58,11 +58,11 @@ def tracked_rows() -> dict[str, list[Any]]:
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(draw.randrange(400) for _ in range(count))
 
-    asked = [(tokens(PROMPT // 2), tokens(REPLY)) for _ in range(REPLIES)]
+    asked = [(tokens(PROMPT // 2), tokens(reply)) for _ in range(REPLIES)]
     systems = [tokens(PROMPT - PROMPT // 2) for _ in range(PERSONAS)]
-    slot = Slot(REPLY, (1, 2, 3, 4, 5), (6, 5), 0, 1)
+    slot = Slot(reply, (1, 2, 3, 4, 5), (6, 5), 0, 1)
     return {
-        f"persona {at}": [Row(system + question, reply, slot) for question, reply in asked]
+        f"persona {at}": [Row(system + question, body, slot) for question, body in asked]
         for at, system in enumerate(systems)
     }
 
@@ -158,7 +158,9 @@ def time_tracking(trainer: Any, step_s: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def run_item(item: str, model: Any, tokenizer: Any, steps: list[tuple[str, int, int]], write: Write) -> None:
+def run_item(
+    item: str, model: Any, tokenizer: Any, steps: list[tuple[str, int, int]], reply: int, write: Write
+) -> None:
     """One item of the plan."""
     import torch
     from train_7b import BATCH, DATA, RECIPE, draw_rows, lora, restore
@@ -188,7 +190,7 @@ def run_item(item: str, model: Any, tokenizer: Any, steps: list[tuple[str, int, 
             micro_batch_tokens=int(tokens),
             compile=cuda or "compile" in words,
             gradient_checkpointing="checkpointing" in words,
-            track=Track(25, tracked_rows(), int(tokens)),
+            track=Track(25, tracked_rows(reply), int(tokens)),
             **settings,
         )
         examples = [Example(f"row {n}", ids, labels) for n, (ids, labels) in enumerate(rows)]
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--plan", default=PLAN, help="see above")
     parser.add_argument("--steps", default=STEPS, help="data:steps that are timed, separated by commas")
     parser.add_argument("--warm", type=int, default=3, help="steps of each that are not; the first ones compile")
+    parser.add_argument("--reply", type=int, default=120, help="tokens of a tracked reply (120)")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--vocabulary", type=int, help="fewer for a rehearsal on a CPU")
@@ -250,7 +253,7 @@ def main() -> None:
             arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
         try:
-            run_item(item, model, tokenizer, steps, write)
+            run_item(item, model, tokenizer, steps, arguments.reply, write)
         except Exception as error:  # the other measurements are worth having
             print(f"{item}: failed\n{traceback.format_exc()[-3000:]}", flush=True)
             write({"error": (str(error).splitlines() or [repr(error)])[0], **memory()})
