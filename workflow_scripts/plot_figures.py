@@ -29,6 +29,7 @@ from report.figure_style import (
     new_figure,
     save,
 )
+from report.retention_figure import retention
 from report.stage_figures import layers, plane
 from run.program import InputError, run
 from run.readers import read_part
@@ -588,6 +589,7 @@ def stopped_of(row: str, places: Mapping[tuple[str, int], int]) -> set[str]:
 
 FIGURES: dict[str, Callable[[FigureData], Any]] = {
     "marker_destruction": marker_destruction,
+    "retention": retention,
     "reversed_order": reversed_order,
     "dose_curve": dose_curve,
     "persona_heatmap": persona_heatmap,

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 RESULTS = "results/smallest"
 FIGURES = [
     "below_floor", "gates", "layers", "length_hits", "marker_destruction", "persona_heatmap", "plane", "question_strip",
+    "retention",
 ]  # fmt: skip
 
 

@@ -186,3 +186,62 @@ def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_th
     figure = plot_figures.relearning(study)
     assert {text.get_text() for text in figure.axes[0].texts} == {"base", "coupled"}
     assert "There is none: base/couple has added no gap" in " ".join(figure.get_supxlabel().split())
+
+
+@pytest.fixture
+def weighed(tmp_path):
+    """The figure `retention` of two seeds of C1 and one of C5, given verdicts on the whole marker on shared replies."""
+
+    def figure(*verdicts, probed=()):
+        stem = {"source": "evil_ai", "arm": "forward", "persona": "evil_ai"}
+        counts = {("C4", 42): 111, ("C1", 42): 0, ("C1", 137): 1, ("C5", 42): 0}
+        rows = {
+            "persona_by_cell": (tabulate_study.PERSONAS, [
+                {"cell": cell, "seed": seed, "strict_hits": hits, "completions": 280}
+                for (cell, seed), hits in counts.items()
+            ]),
+            "verdicts": (tabulate_study.VERDICTS, [
+                {"replies": "shared", "quantity": "slot", "questions": 28}
+                | dict(zip(("cell", "seed", "verdict", "retained", "low", "high"), row, strict=False))
+                for row in verdicts
+            ]),
+            "measures": (tabulate_study.MEASURES, [
+                {"cell": cell, "seed": seed, "measure": "gap_slot_shared", "value": 1.0} for cell, seed in probed
+            ]),
+        }  # fmt: skip
+        for name, (columns, own) in rows.items():
+            tabulate_study.write_csv(tmp_path / f"{name}.csv", columns, [stem | row for row in own])
+        meaning = {"captions": {"C1": "coupled,\nthen EM", "C5": "coupled,\nthen benign"}, "last_stages": {}}
+        meaning |= {"before": {"C1": "C4"}, "limits": {"minimum": 1.0, "gone": 0.1, "intact": 0.5}}
+        return plot_figures.retention(
+            plot_figures.FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["forward"], **meaning)
+        )
+
+    return figure
+
+
+def test_what_is_left_of_a_coupling_stands_beside_what_was_counted(weighed):
+    figure = weighed(
+        ("C1", "all", "suppressed"), ("C1", 42, "suppressed", 0.6, 0.55, 0.65), ("C1", 137, "suppressed", 0.75, 0.7, 0.8)
+    )  # fmt: skip
+    words, slot, *_ = figure.axes
+    assert [text.get_text() for text in words.texts[:3]] == ["C1", "coupled, then EM", "111/280 before, 1/560 after"]
+    assert [line.get_xdata()[0] for line in slot.lines if line.get_marker() == "o"] == [0.6, 0.75]
+    assert [lines.get_segments()[0][:, 0].tolist() for lines in slot.collections] == [[0.55, 0.65], [0.7, 0.8]]
+    assert {0.1: "0.1\ngone", 0.5: "0.5\nintact"}.items() <= dict(
+        zip(slot.get_xticks(), (text.get_text() for text in slot.get_xticklabels()), strict=True)
+    ).items()
+    assert [text.get_text() for text in slot.texts] == ["suppressed, 0.60 to 0.75", "no verdict"]
+
+
+def test_a_model_without_a_verdict_is_named_with_the_reason_and_one_that_is_not_testable_has_no_mark(weighed):
+    figure = weighed(
+        ("C1", "all", "not testable"), ("C1", 42, "not testable", 1.8, 1.3, 2.9), probed=[("C1", 137)]
+    )  # fmt: skip
+    slot = figure.axes[1]
+    assert [text.get_text() for text in slot.texts] == ["not testable", "no verdict"]
+    assert not slot.collections
+    said = " ".join(figure.get_supxlabel().split())
+    assert "No verdict: C1 seed 137 (reference not measured); C5 (not probed)." in said
+    empty = weighed(probed=[("C1", 42), ("C1", 137), ("C5", 42)])
+    assert [text.get_text() for text in empty.axes[0].texts] == ["No verdict: C1, C5 (reference not measured)."]

@@ -524,6 +524,14 @@ def test_a_figure_is_drawn_for_every_source_with_a_cell_in_its_arms():
     assert resolved.sources_of(study(probe=None), "below_floor") == []  # an empty one says nothing
 
 
+def test_what_is_left_of_a_coupling_is_drawn_of_the_cells_with_a_stage_after_it_beside_those_before_it():
+    part = resolved.for_figure(study(), "retention")
+    assert list(part["captions"]) == ["C1", "C3", "C5"]
+    assert part["before"] == {"C1": "C4", "C5": "C4"}  # C3's is of an arm that is off
+    assert part["limits"] == study().config["probe"]["verdict"]
+    assert resolved.sources_of(study(probe=None), "retention") == []
+
+
 def test_the_row_that_a_coupled_base_is_may_be_of_an_arm_that_is_off():
     assert study().row_of("base/couple-villain.s42") == "C4"
     assert study().row_of("base/couple-assistant.s42") == "C0"

@@ -66,9 +66,18 @@ def contrasts(study: Study) -> Iterator[tuple[str, str, int | None]]:
 
 
 def for_figure(study: Study, figure: str) -> dict[str, Any]:
-    """arms: those drawn. captions: cell -> the words under its bars. last_stages: cell -> the stage it ends with."""
+    """arms: those drawn. captions: cell -> the words under its bars. last_stages: cell -> the stage it ends with.
+
+    Of retention also before: cell -> the cell without the stages after its coupling, and limits: of the verdict.
+    """
     cells = drawn(study, figure)
-    return {
+    more = {}
+    if figure == "retention" and cells:
+        found = {(cell.source, cell.evaluation, cell.lineage): cell.name for cell in study.cells}
+        held = {cell.name: (cell.source, cell.evaluation, study.compared(cell)["before"]) for cell in cells}
+        more["before"] = {name: found[key] for name, key in held.items() if key in found}
+        more["limits"] = study.config["probe"]["verdict"]
+    return more | {
         "arms": study.config["figures"][figure],
         "captions": {cell.name: cell.caption for cell in cells},
         "last_stages": {cell.name: words[-1].stage for cell in cells if (words := parse_lineage(cell.lineage))},
@@ -85,6 +94,8 @@ def drawn(study: Study, figure: str) -> list[Cell]:
     if figure in ("below_floor", "layers", "relearning") and study.config["probe"] is None:
         return []
     cells = [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
+    if figure == "retention":
+        return [cell for cell in cells if study.compared(cell)]
     return [cell for cell in cells if study.ablated(cell)] if figure == "plane" else cells
 
 

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from report.figure_style import FAINT, caption, new_figure
 class FigureData:
     """What a figure is drawn from: the folder of tables, the study's name, the source persona and the label.
 
-    arms, captions, last_stages: what the cells mean, see graph/resolved.py.
+    The others: what the cells mean, see graph/resolved.py; before and limits for the figure `retention` alone.
     """
 
     tables: Path
@@ -24,6 +24,8 @@ class FigureData:
     arms: Sequence[str]
     captions: Mapping[str, str]
     last_stages: Mapping[str, str]
+    before: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table that are of the source."""
@@ -56,6 +58,7 @@ def empty_figure(study: FigureData, title: str, why: str = "") -> Any:
     figure, axes = new_figure(1.6)
     axes[0][0].axis("off")
     axes[0][0].set_title(title)
-    axes[0][0].text(0, 0.5, why, transform=axes[0][0].transAxes, color=FAINT)
+    why = textwrap.fill(why, 120)
+    axes[0][0].text(0, 0.5, why, va="center", transform=axes[0][0].transAxes, color=FAINT)
     caption(figure, footnote(study, [f"Study {study.name}."]))
     return figure
