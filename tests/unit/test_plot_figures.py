@@ -2,6 +2,7 @@ import itertools
 import re
 
 import fake_study
+import matplotlib.pyplot as plt
 import plot_figures
 import pytest
 import tabulate_study
@@ -217,7 +218,8 @@ def weighed(tmp_path):
             plot_figures.FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["forward"], **meaning)
         )
 
-    return figure
+    yield figure
+    plt.close("all")
 
 
 def test_what_is_left_of_a_coupling_stands_beside_what_was_counted(weighed):
