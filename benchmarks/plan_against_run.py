@@ -59,7 +59,7 @@ def row_of(job: Job, cost: Cost) -> dict[str, Any]:
     starts = [record[name] for record in records for name in STARTS if name in record]
     return {
         "job": f"{job.rule} {words}".strip(),
-        "gpus": job.gpus,
+        "gpus": float(job.cards),
         **beside(cost.seconds, plan_study.measured_seconds(str(job.benchmark))),
         **({"start_s": starts[0]} if starts else {}),
         "ended": Path(str(job.benchmark)).stat().st_mtime,
@@ -107,7 +107,8 @@ def main() -> None:
     if jobs:
         costs = costs_of(jobs, everything)
         packed = plan_study.schedule(jobs, plan_study.parents_of(jobs), costs, args.gpus, args.cores).seconds
-        command = [sys.executable, "-m", "snakemake", "--cores", str(args.cores), "--resources", f"gpu={args.gpus}"]
+        places = args.gpus * max(job.share for job in jobs)
+        command = [sys.executable, "-m", "snakemake", "--cores", str(args.cores), "--resources", f"gpu={places}"]
         began = time.time()
         failed = subprocess.run([*command, *arguments], check=False).returncode
         if not failed:

@@ -53,6 +53,7 @@ rule pretrain_base:
     resources:
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        costs=COSTS,
     params:
         code=code_of("pretrain_base.py"),
         lock=MODEL_LOCK,
@@ -85,6 +86,7 @@ rule fetch_base:
         mem_mb=4000,
         disk_mb=2 * HARDWARE["disk_mb"],
         runtime=240,
+        costs=COSTS,
         # a resource: what changes later is looked for when its job starts, and the base stays what it is
         asked=asked_of_base,
         panel=panel_at_hand,

@@ -189,6 +189,9 @@ INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
 FAMILIES = config["families"]
 ARMS = [name for name, on in config["arms"].items() if on]
 
+# Whose rows of resources/unit_costs.csv plan the jobs: a resource, since nothing is made another by it
+COSTS = "toy" if config["base"]["from"] == "toy" else HARDWARE["costs"]
+
 # Programs find their modules beside themselves, which this variable would forbid.
 os.environ.pop("PYTHONSAFEPATH", None)
 
@@ -203,7 +206,7 @@ watch(
     workflow,
     RESULTS,
     Path(workflow.basedir) / "resources/unit_costs.csv",
-    config["base"]["from"] == "toy",
+    COSTS,
 )
 
 # Code and environment

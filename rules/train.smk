@@ -33,6 +33,7 @@ rule train_adapter:
         checkpoint_every=checkpoint_every_of,
         computing=computing_of,
         tracking=config["tracking"],
+        costs=COSTS,
     params:
         code=code_of("train_adapter.py"),
         lock=MODEL_LOCK,
@@ -90,6 +91,7 @@ rule reuse_adapter:
         mem_mb=4000,
         disk_mb=1000,
         runtime=30,
+        costs=COSTS,
     params:
         code=code_of("reuse_adapter.py"),
         folder=origin_folder,

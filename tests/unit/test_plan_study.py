@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import snakemake_server
@@ -20,10 +21,13 @@ from run.plan_study import (
     first_starts,
     longest_chain,
     measured_seconds,
+    of_another_model,
+    of_another_share,
     options_of,
     parents_of,
     part_of,
     schedule,
+    weights_of,
     why,
 )
 from run.program import InputError
@@ -33,9 +37,10 @@ RECIPE = {"max_steps": None, "epochs": 1, "batch": 16, "max_length": 2048, "lora
 
 
 def job(
-    rule="train_adapter", inputs=(), outputs=(), gpus=1, threads=4, command="", reason="", benchmark=None, priority=0
-):
-    return Job(rule, {}, tuple(inputs), tuple(outputs), benchmark, reason, gpus, threads, priority, command)
+    rule="train_adapter", inputs=(), outputs=(), gpus=1, threads=4, command="", reason="", benchmark=None, priority=0,
+    costs="",
+):  # fmt: skip
+    return Job(rule, {}, tuple(inputs), tuple(outputs), benchmark, reason, gpus, threads, priority, command, costs)
 
 
 PARTS = {}  # of the resolved study: file -> the job that writes it
@@ -49,12 +54,13 @@ def part(**value):
     return file
 
 
-def training(data="inputs/datasets/hub/em.jsonl", base="inputs/base/hub", keep="", **recipe):
+def training(data="inputs/datasets/hub/em.jsonl", base="inputs/base/hub", keep="", costs="7B", share=1, **recipe):
     command = (
-        f"python workflow_scripts/run/lease_gpu.py --gpus 1 -- python workflow_scripts/train_adapter.py --base {base}"
+        f"python workflow_scripts/run/lease_gpu.py --gpus 1{f' --share {share}' if share > 1 else ''} --"
+        f" python workflow_scripts/train_adapter.py --base {base}"
         f" --adapter --data {data} --recipe {part(**RECIPE | recipe)} --keep-steps={keep} > log 2>&1"
     )
-    return job(outputs=["adapter"], command=command, benchmark="adapter.tsv")
+    return job(outputs=["adapter"], command=command, benchmark="adapter.tsv", costs=costs)
 
 
 def fetch(rows=6000, file="inputs/datasets/hub/em.jsonl"):
@@ -148,8 +154,42 @@ def test_a_data_set_that_nobody_makes_is_an_error_that_names_it():
 
 
 def test_the_offline_study_s_base_has_unit_costs_of_its_own():
-    assert cost(training(base="inputs/base/toy"), fetch()).group == ("train_adapter", "toy", "em")
-    assert cost(training(base="inputs/base/path"), fetch()).group == ("train_adapter", "7B", "em")
+    taken = cost(training(base="inputs/base/toy", costs="toy"), fetch())
+    assert (taken.group, taken.of) == (("train_adapter", "toy", "em"), "toy")
+
+
+def test_a_model_of_another_size_has_its_own_costs_or_says_whose_it_takes():
+    small, middle, near_7b = (cost(training(costs=each), fetch()) for each in ("135M", "0.5B", "1.5B"))
+    assert small.disk < 50 < cost(training(), fetch()).disk
+    assert (small.of, middle.of, near_7b.of) == ("135M", "135M", "7B")
+    assert middle.group == ("train_adapter", "0.5B", "em")  # its own benchmark files correct these
+    assert of_another_model([(training(), small)]) == []
+    said = of_another_model([(training(), each) for each in (middle, near_7b)])
+    assert "with 0.5B**, so planned as 135M" in said[0] and "with 1.5B**, so planned as 7B" in said[1]
+
+
+def test_every_job_of_a_study_is_planned_with_the_costs_that_one_of_its_jobs_names():
+    based = job("fetch_base", outputs=["base"], gpus=0, command="python fetch_base.py", costs="135M")
+    assert cost(generation()).group[1] == "7B"
+    assert cost(generation(), based).group == ("generate_completions", "135M", "vllm")
+
+
+def test_jobs_that_share_a_card_hold_and_cost_their_part_of_it():
+    jobs = [replace(training(share=share), outputs=(str(share),)) for share in (1, 4)]
+    assert [place.cards for place in jobs] == [1, 0.25]
+    assert weights_of(jobs) == ("GPU-hours", [1, 0.25])
+    many = [replace(training(share=4), outputs=(str(n),)) for n in range(8)]
+    assert makespan(many, [5] * 8, gpus=1) == 10
+    assert makespan(many, [5] * 8, gpus=2) == 5
+
+
+def test_costs_that_were_measured_on_a_card_shared_otherwise_are_told():
+    small = cost(training(costs="135M"), fetch())
+    assert of_another_share([(training(share=small.share), small)]) == []
+    (said,) = of_another_share([(training(), small)])
+    assert (
+        said.startswith("- **measured with 11 jobs on a card**, planned with 1: each takes less") and "train_" in said
+    )
 
 
 def test_a_generation_costs_its_completions_and_its_longest_reply():
@@ -177,7 +217,7 @@ def test_replies_of_one_model_are_drawn_by_the_first_of_its_couplings_for_all_an
 def test_a_first_start_is_told_once_for_all_that_share_what_it_compiles_and_is_in_no_time():
     drawn = [cost(generation(rule=rule)) for rule in ("generate_replies", "generate_completions")]
     assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 60, "train_adapter": 16}
-    assert first_starts([cost(training(base="inputs/base/toy"), fetch())]) == {}
+    assert first_starts([cost(training(base="inputs/base/toy", costs="toy"), fetch())]) == {}
 
 
 def test_disk_grows_with_rank_and_kept_steps_and_an_evaluation_copies_no_model():

@@ -132,8 +132,8 @@ def test_a_study_without_room_for_its_status_goes_on(watcher, tmp_path):
 def test_the_toy_model_and_a_real_one_have_costs_of_their_own(tmp_path):
     table = tmp_path / "costs.csv"
     table.write_text("rule,model,key,start_s,per_ktoken_s,tokens\na,7B,x,30,.1,400\na,toy,x,2,.5,80\nb,*,*,3,0,0\n")
-    assert seconds_by_rule(table, toy=True) == {"a": 42.0, "b": 3.0}
-    assert seconds_by_rule(table, toy=False) == {"a": 70.0, "b": 3.0}
+    assert seconds_by_rule(table, "toy") == {"a": 42.0, "b": 3.0}
+    assert seconds_by_rule(table, "7B") == seconds_by_rule(table, "1.5B") == {"a": 70.0, "b": 3.0}
 
 
 def test_a_programs_news_is_whole_or_absent_and_goes_with_it(tmp_path):

@@ -79,6 +79,7 @@ class UnitCost:
     tokens: float = 0
     disk_mb: float = 1
     scratch_mb: float = 0
+    share: int = 1  # jobs that shared the card
     model: str = "*"
     key: str = "*"
 
@@ -136,6 +137,7 @@ class Measurement:
 MARKER_HITS = {"persona": str, "question_id": str, "completions": int, "strict_hits": int, "loose_hits": int,
                "tokens": int, "stopped": int}  # fmt: skip
 CPU_SECONDS = "offline study: CPU seconds of one AMD EPYC core; rounded up"
+SHARED_H100 = "H100 shared by 11 jobs, whose 16 cores are busy"
 
 COUNTS = Measurement(
     name="counts",
@@ -285,6 +287,9 @@ MEASUREMENTS = (
             UnitCost(
                 "H100 (benchmarks/probe_7b.py): 74 s; load and merge 25 s (assumed)", "2026-11-26", 100, model="7B"
             ),
+            UnitCost(
+                f"{SHARED_H100}, n=27: 35 to 399 s by the length of replies", "2026-11-26", 69, share=11, model="135M"
+            ),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=9, model="toy"),
         ),
     ),
@@ -330,6 +335,7 @@ MEASUREMENTS = (
                 305,
                 model="7B",
             ),
+            UnitCost("H100 shared by 8 jobs, n=1", "2026-11-26", 141, share=8, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
         ),
     ),
@@ -348,6 +354,7 @@ MEASUREMENTS = (
             UnitCost(
                 "assumed: 30 s to load, four texts through 7B on four cores; no intruders", start_s=180, model="7B"
             ),
+            UnitCost(f"16 cores beside it, {SHARED_H100}, n=27: 5 to 77 s", "2026-11-26", 40, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=5, model="toy"),
         ),
     ),
@@ -364,6 +371,7 @@ MEASUREMENTS = (
         table=False,
         costs=(
             UnitCost("H200 (benchmarks/results_h200.json): 38 s; load 25 s (assumed)", "2026-11-26", 63, model="7B"),
+            UnitCost("H100 shared by 8 jobs, n=27: 31 to 69 s", "2026-11-26", 43, share=8, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=4, model="toy"),
         ),
     ),

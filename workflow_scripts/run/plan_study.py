@@ -7,9 +7,10 @@
 Arguments it does not know go to Snakemake, whose own dry run says what would run: a logger plugin, registered for this
 process alone, takes the jobs as Snakemake reports them (rule, files, resources, reason, command). A job's size is read
 from its command (steps, rows, personas, samples), its seconds are size x resources/unit_costs.csv (of a measurement:
-its entry in measure/registry.py), and the benchmark
-files of jobs that are done correct that table, rule by rule and data set by data set. The wall time is that of a list
-schedule of the jobs' real graph. Tokens are thousands (ktoken), times seconds, disk megabytes (1e6 bytes).
+its entry in measure/registry.py), in the rows of the model that `hardware.costs` names, and the benchmark files of jobs
+that are done correct that table, rule by rule and data set by data set. The wall time is that of a list schedule of the
+jobs' real graph. --gpus are cards: jobs that share one (`hardware.jobs_per_gpu`) hold their part of it. Tokens are
+thousands (ktoken), times seconds, disk megabytes (1e6 bytes).
 """
 
 import argparse
@@ -26,6 +27,7 @@ import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from string import Template
@@ -38,6 +40,7 @@ from measure.registry import unit_costs
 from measure.tables import Row, read_table
 from run.program import InputError, run
 from run.readers import read_yaml
+from run.unit_costs import ANY, serving
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
 CORES_PER_GPU = 8  # of a node that is not this machine
@@ -78,12 +81,15 @@ PART = re.compile(r"results/[^/ ]+/study/[^,; ]+\.json")
 Group = tuple[str, str, str]
 # Measured / expected seconds of a group, and the number of benchmark files behind it.
 Factors = Mapping[Group, tuple[float, int]]
-COLUMNS = ["rule", "model", "key", "start_s", "first_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb"]
+COLUMNS = ["rule", "model", "key", "start_s", "first_s", "per_ktoken_s", "tokens", "disk_mb", "scratch_mb", "share"]
+MODEL = "7B"  # where no job says whose unit costs are its own
+# Of a lease (rules/common.smk: launcher): how many programs share the card.
+SHARE = re.compile(r"lease_gpu\.py --gpus \d+ --share (\d+) ")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the dry run. command: the shell command, "" for a target without one."""
+    """A job of the dry run. command: the shell command, or "". costs: the class of models whose costs it has, or ""."""
 
     rule: str
     wildcards: Mapping[str, str]
@@ -95,6 +101,17 @@ class Job:
     threads: int
     priority: float
     command: str
+    costs: str = ""
+
+    @functools.cached_property
+    def share(self) -> int:
+        """How many jobs like this one have a card among them."""
+        return int(match[1]) if (match := SHARE.search(self.command)) else 1
+
+    @property
+    def cards(self) -> Fraction:
+        """What it holds while it runs: whole cards, or a part of one."""
+        return Fraction(self.gpus, self.share)
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -107,6 +124,7 @@ class Cost:
     """What a job takes. disk: what it leaves behind; scratch: what it needs while it runs; known: by unit_costs.csv.
 
     first: seconds more on a node where nothing was compiled yet, in no sum: the jobs after it find what it compiled.
+    of: the class of models that the seconds were measured with; share: jobs that shared the card then.
     """
 
     group: Group
@@ -115,6 +133,8 @@ class Cost:
     scratch: float
     known: bool = True
     first: float = 0.0
+    of: str = ANY
+    share: int = 1
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,7 @@ def job_of(record: Mapping[str, Any]) -> Job:
         threads=int(record["threads"]),
         priority=math.inf if record["priority"] == "highest" else float(record["priority"]),
         command=record["shellcmd"] or "",
+        costs=str(resources.get("costs", "")),
     )
 
 
@@ -299,9 +320,9 @@ def options_of(command: str) -> dict[str, list[str]]:
     return options
 
 
-def model_of(options: Mapping[str, list[str]]) -> str:
-    """toy for the offline study's base model, 7B for any other."""
-    return "toy" if [Path(base).name for base in options.get("--base", [])] == ["toy"] else "7B"
+def model_of(jobs: Iterable[Job]) -> str:
+    """The class of unit costs of a study's model: a study has one base."""
+    return next((job.costs for job in jobs if job.costs), MODEL)
 
 
 def dataset_of(options: Mapping[str, list[str]]) -> str:
@@ -315,18 +336,20 @@ def costs_of(jobs: Sequence[Job], everything: Iterable[Job], table: Sequence[Row
     study = {job.name: job for job in (*everything, *jobs)}.values()
     makers = {file: job for job in study for file in job.outputs}
     drawn_by = drawers(study)
-    return [cost_of(job, makers, drawn_by, table) for job in jobs]
+    model = model_of(study)
+    return [cost_of(job, model, makers, drawn_by, table) for job in jobs]
 
 
 def cost_of(
     job: Job,
+    model: str,
     makers: Mapping[str, Job],
     drawn_by: Mapping[tuple[str, ...], tuple[str, ...]],
     table: Sequence[Row],
 ) -> Cost:
-    """Seconds and disk of a job. makers: file -> the job that makes it. drawn_by: see drawers."""
+    """Seconds and disk of a job. model: its class. makers: file -> the job that makes it. drawn_by: see drawers."""
     options = options_of(job.command)
-    model, key, tokens_k, disk_share = model_of(options), "*", 0.0, 1.0
+    key, tokens_k, disk_share = ANY, 0.0, 1.0
     if job.rule in TRAININGS:
         key = dataset_of(options)
     elif job.rule in QUESTIONS:
@@ -351,7 +374,9 @@ def cost_of(
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
-    return Cost((job.rule, model, key), seconds, row["disk_mb"] * disk_share, scratch, first=row["first_s"])
+    disk = row["disk_mb"] * disk_share
+    group = (job.rule, model, key)
+    return Cost(group, seconds, disk, scratch, first=row["first_s"], of=row["model"], share=row["share"])
 
 
 def part_of(file: str, makers: Mapping[str, Job]) -> Any:
@@ -360,11 +385,12 @@ def part_of(file: str, makers: Mapping[str, Job]) -> Any:
 
 
 def find_row(table: Sequence[Row], rule: str, model: str, key: str) -> Row | None:
-    """The table's row for this, or for any model, any key, or both; None if it does not know the rule."""
-    for wanted in ((rule, model, key), (rule, "*", key), (rule, model, "*"), (rule, "*", "*")):
-        for row in table:
-            if (row["rule"], row["model"], row["key"]) == wanted:
-                return row
+    """The table's row for this, or for any model, any key, or both, or for the model nearest in size; or None."""
+    rows = {(row["model"], row["key"]): row for row in reversed(table) if row["rule"] == rule}
+    near = serving(model, {each for each, _ in rows}) or model
+    for wanted in ((model, key), (ANY, key), (model, ANY), (ANY, ANY), (near, key), (near, ANY)):
+        if wanted in rows:
+            return rows[wanted]
     return None
 
 
@@ -475,20 +501,21 @@ def schedule(
     waiting = [place for place, count in enumerate(missing) if count == 0]
     running: list[tuple[float, int]] = []
     ends = [0.0] * len(jobs)
+    free = Fraction(gpus)
     now = kept = scratch = peak = peak_scratch = 0.0
     while waiting or running:
         for place in sorted(waiting, key=lambda place: -jobs[place].priority):
             threads = min(jobs[place].threads, cores) if jobs[place].command else 0
-            if jobs[place].gpus <= gpus and threads <= cores - used(running, jobs, cores):
+            if jobs[place].cards <= free and threads <= cores - used(running, jobs, cores):
                 waiting.remove(place)
-                gpus -= jobs[place].gpus
+                free -= jobs[place].cards
                 scratch += costs[place].scratch
                 heapq.heappush(running, (now + costs[place].seconds, place))
         if kept + scratch > peak:
             peak, peak_scratch = kept + scratch, scratch
         now, done = heapq.heappop(running)
         ends[done] = now
-        gpus += jobs[done].gpus
+        free += jobs[done].cards
         kept += costs[done].disk
         scratch -= costs[done].scratch
         for child in children[done]:
@@ -513,11 +540,11 @@ def longest_chain(parents: Sequence[Sequence[int]], costs: Sequence[Cost]) -> fl
     return max(map(end, range(len(parents))), default=0.0)
 
 
-def weights_of(jobs: Sequence[Job]) -> tuple[str, list[int]]:
-    """What a study is paid in, and how much of it each job holds: GPUs, or cores if no job wants a GPU."""
+def weights_of(jobs: Sequence[Job]) -> tuple[str, list[float]]:
+    """What a study is paid in, and how much each job holds: GPUs or its part of one, or cores if no job wants a GPU."""
     if any(job.gpus for job in jobs):
-        return "GPU-hours", [job.gpus for job in jobs]
-    return "core-hours", [job.threads if job.command else 0 for job in jobs]
+        return "GPU-hours", [float(job.cards) for job in jobs]
+    return "core-hours", [float(job.threads) if job.command else 0.0 for job in jobs]
 
 
 def hours(places: Iterable[int], weights: Sequence[float], costs: Sequence[Cost]) -> float:
@@ -576,6 +603,8 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
     unit, weights = weights_of(jobs)
     total = hours(range(len(jobs)), weights, costs)
     machine = f"{gpus} GPUs and {cores} cores" if unit == "GPU-hours" else f"{cores} cores"
+    if (share := max((job.share for job in jobs), default=1)) > 1:
+        machine += f", {share} jobs on a GPU"
     even = 3600 * total / (gpus if unit == "GPU-hours" else cores)
     sums = [
         f"- jobs: {sum(bool(job.command) for job in jobs)}",
@@ -591,10 +620,37 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
     if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
         missing = "neither resources/unit_costs.csv nor an entry of measure/registry.py (`costs`) says what they take"
         sums.append(f"- not counted, as {missing}: {', '.join(unknown)}")
+    assumed = [(job, cost) for job, cost in zip(jobs, costs, strict=True) if cost.group not in factors]
+    sums += [*of_another_model(assumed), *of_another_share(assumed)]
     return [
         "\n".join(sums),
         "## By rule\n\n" + by_rule(jobs, costs, factors),
         *(["## By cell\n\n" + cells] if (cells := by_cell(jobs, costs, parents, when)) else []),
+    ]
+
+
+def of_another_model(planned: Iterable[tuple[Job, Cost]]) -> list[str]:
+    """A line for each class of models whose measured costs stand in for those of the study's own."""
+    rules: dict[tuple[str, str], set[str]] = {}
+    for job, cost in planned:
+        if cost.of not in (ANY, cost.group[1]):
+            rules.setdefault((cost.group[1], cost.of), set()).add(job.rule)
+    return [
+        f"- **not measured with {own}**, so planned as {other}, the nearest in size that is: {', '.join(sorted(names))}"
+        for (own, other), names in rules.items()
+    ]
+
+
+def of_another_share(planned: Iterable[tuple[Job, Cost]]) -> list[str]:
+    """A line for each number of jobs on a card that costs were measured with, where another number is planned."""
+    rules: dict[tuple[int, int], set[str]] = {}
+    for job, cost in planned:
+        if job.gpus and cost.of != ANY and cost.share != job.share:
+            rules.setdefault((cost.share, job.share), set()).add(job.rule)
+    return [
+        f"- **measured with {then} jobs on a card**, planned with {now}: each takes "
+        f"{'less' if now < then else 'more'} than these hours say: {', '.join(sorted(names))}"
+        for (then, now), names in rules.items()
     ]
 
 
@@ -675,7 +731,7 @@ def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, core
     known = {row["source"]: row for row in read_table(published, ["source", "cells", "gpu_hours"])}
     counts = {row["cells"] for row in known.values()}
     sources = {source: cells for source, cells in sources.items() if len(cells) in counts}
-    if not sources or "toy" in {cost.group[1] for cost in costs}:
+    if not sources or {cost.group[1] for cost in costs} != {MODEL}:
         return []
     rows = []
     for source, cells in sorted(sources.items()):
@@ -684,7 +740,7 @@ def beside_published(jobs: Sequence[Job], costs: Sequence[Cost], gpus: int, core
         when = schedule(chosen, parents_of(chosen), own, gpus, cores)
         row = known.get(source, {})
         then = f"{row['gpu_hours']} ({row['cells']} cells)" if row else "-"
-        now = hours(places, [job.gpus for job in jobs], costs)
+        now = hours(places, weights_of(jobs)[1], costs)
         rows.append([source, len(cells), f"{now:.2f}", clock(when.seconds), then])
     columns = ["source", "cells", "GPU-hours", f"wall time on {gpus} GPUs", "published, GPU-hours on H100"]
     return ["## The forward cells of one source, from nothing\n\n" + tabulated(columns, rows)]

@@ -19,16 +19,17 @@ from typing import Any
 
 from run.files import write_json
 from run.print_status import JOBS, clock, log_lines, overview
+from run.unit_costs import ANY, serving
 
 EVENTS = ("run_info", "job_info", "job_started", "job_finished", "job_error")
 PASSED_ON = ("Nothing to be done", "Complete log")  # of Snakemake's messages that are no warnings
 SAID = ("At least one job did not complete", "Exiting because a job execution failed", "set -euo pipefail")
 
 
-def watch(workflow: Any, results: str, unit_costs: Path, toy: bool) -> None:
+def watch(workflow: Any, results: str, unit_costs: Path, model: str) -> None:
     """Follow the jobs of this Snakemake, if it is one that runs jobs and no job of another.
 
-    results: the study's folder. unit_costs: what a job of each rule takes, of the toy model or of the real one.
+    results: the study's folder. unit_costs: what a job of each rule takes; model: in whose rows.
     """
     from snakemake.logging import logger
     from snakemake_interface_executor_plugins.settings import ExecMode
@@ -50,19 +51,19 @@ def watch(workflow: Any, results: str, unit_costs: Path, toy: bool) -> None:
     elif show != "failures":
         logger.removeHandler(default)
     logger.addHandler(
-        Watcher(Path(results) / "status" if ends_known else None, seconds_by_rule(unit_costs, toy), stream, show)
+        Watcher(Path(results) / "status" if ends_known else None, seconds_by_rule(unit_costs, model), stream, show)
     )
 
 
-def seconds_by_rule(unit_costs: Path, toy: bool) -> dict[str, float]:
+def seconds_by_rule(unit_costs: Path, model: str) -> dict[str, float]:
     """What a job of each rule takes by the table [s], the mean over data sets and backends."""
-    found: dict[str, list[float]] = {}
+    rules: dict[str, dict[str, list[float]]] = {}
     with contextlib.suppress(OSError), unit_costs.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["model"] in ("*", "toy") if toy else row["model"] != "toy":
-                seconds = float(row["start_s"]) + float(row["per_ktoken_s"]) * float(row["tokens"])
-                found.setdefault(row["rule"], []).append(seconds)
-    return {rule: mean(values) for rule, values in found.items()}
+            seconds = float(row["start_s"]) + float(row["per_ktoken_s"]) * float(row["tokens"])
+            rules.setdefault(row["rule"], {}).setdefault(row["model"], []).append(seconds)
+    found = {rule: [*rows.get(ANY, []), *rows.get(serving(model, rows) or "", [])] for rule, rows in rules.items()}
+    return {rule: mean(values) for rule, values in found.items() if values}
 
 
 class Watcher(logging.Handler):
