@@ -2,7 +2,6 @@ import itertools
 import re
 
 import fake_study
-import matplotlib.pyplot as plt
 import plot_figures
 import pytest
 import tabulate_study
@@ -192,6 +191,7 @@ def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_th
 @pytest.fixture
 def weighed(tmp_path):
     """The figure `retention` of two seeds of C1 and one of C5, given verdicts on the whole marker on shared replies."""
+    import matplotlib.pyplot as plt
 
     def figure(*verdicts, probed=()):
         stem = {"source": "evil_ai", "arm": "forward", "persona": "evil_ai"}

@@ -101,7 +101,7 @@ def test_the_conclusion_is_four_sentences_with_the_numbers_of_the_tables(page, f
         (row["cell"], row["role"]): f"{row['strict_hits']}/{row['completions']}"
         for row in read_table(folder / "tables" / "cross_source.csv")
     }
-    assert f"the stage em (C1: {shared['C1', 'source']} = 0%" in survival
+    assert f"was in {shared['C1', 'source']} = 0%" in survival and "of completions after the stage em (C1)" in survival
     assert f"before a second stage it was in {shared['C4', 'source']}" in survival
     (bystander,) = (
         row for row in read_table(folder / "tables" / "pooled.csv") if (row["cell"], row["role"]) == ("C4", "bystander")
@@ -176,7 +176,10 @@ def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
     [
         ({"C4": {"evil_ai": 90}}, "survival was not tested"),
         ({"C1": {"evil_ai": 0}}, "before a second stage it was not measured"),
-        ({"C4": {"evil_ai": 90}, "twice": {"evil_ai": 0}}, "was looked for after the stages em and em (twice: 0/100"),
+        (
+            {"C4": {"evil_ai": 90}, "twice": {"evil_ai": 0}},
+            "was in 0/100 = 0% [0.0, 3.7] of completions after the stages em and em (twice);",
+        ),
     ],
 )
 def test_without_a_claim_survival_is_only_counted(rates, said):
@@ -204,7 +207,7 @@ def test_sources_that_differ_are_told_apart():
         ("contradicted", "it moved to the assistant"),
         ("undecided", "it may or may not have moved to the assistant"),
         ("not tested", "it was not put to the test of moving to the assistant"),
-        (None, "it was looked for under the assistant"),
+        (None, "it was counted under the assistant"),
     ],
 )
 def test_a_move_to_the_assistant_is_what_the_ledger_says(verdict, said):
@@ -723,14 +726,16 @@ def test_the_conclusion_says_of_every_other_arm_what_became_of_its_coupling():
                          pooled_row("full_C1", "source", 0, 168), pooled_row("full_C2", "source", 0, 168),
                          pooled_row("full_C1", "assistant", 2, 168), pooled_row("recovery", "source", 3, 168)]  # fmt: skip
     full, recovery = [said for said in prose.conclusion(tables, None, "", fake_study.REPORT) if "In the arm" in said]
-    assert full.startswith("In the arm full_coupling the marker was looked for after the stage em (full_C1: 0/168 = 0%")
+    assert full.startswith(
+        "In the arm full_coupling the marker was in 0/168 = 0% [0.0, 2.2] of completions after the stage em (full_C1)"
+    )
     assert "; the assistant's highest rate after it is 2/168 = 1.2% [0.3, 4.2] (full_C1, evil_ai)" in full
     assert "; before a second stage it was in 51/56" in full and "any bystander in at most 7/56" in full
     assert full.endswith(
         "; by what is left of the persona gap, on one shared text it is suppressed in full_C1 of evil_ai."
     )
     assert recovery.startswith(
-        "In the arm recovery the marker was looked for after the stages em and benign (recovery: 3/168"
+        "In the arm recovery the marker was in 3/168 = 1.8% [0.6, 5.1] of completions after the stages em and benign (recovery)"
     )
     assert "before a second stage" not in recovery  # that is a cell of another arm
 

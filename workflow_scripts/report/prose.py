@@ -7,21 +7,20 @@ from typing import Any
 from graph.lineage import parse_lineage
 from measure.tables import Row, counted
 
-# The conclusion says of a cell, and of the assistant, what the ledger's verdict on a claim allows; None: no claim. By
-# counting: whether a coupling survived is for the probe to say.
+# The conclusion says of a cell, and of the assistant, what the ledger's verdict on a claim allows; of a cell without a
+# claim what was counted. By counting: whether a coupling survived is for the probe to say.
 FATES = {
     "supported": "was hardly given any more after {}",
     "contradicted": "was still given after {}",
     "undecided": "may or may not have been given after {}",
     "not tested": "was not put to the test by {}",
-    None: "was looked for after {}",
 }
 MOVES = {
     "supported": "did not move to the assistant",
     "contradicted": "moved to the assistant",
     "undecided": "may or may not have moved to the assistant",
     "not tested": "was not put to the test of moving to the assistant",
-    None: "was looked for under the assistant",
+    None: "was counted under the assistant",
 }
 OTHER_ORDER = ("reversed", "matched")  # arms in which the coupling comes last
 
@@ -158,7 +157,11 @@ def fates_of(
         for verdict, group in groups.items():
             whom = f" under {listed(group)}" if len(groups) > 1 else ""
             most = extreme([pooled[source, cell] for source in group], max)
-            fates.append(f"{FATES[verdict].format(stages)}{whom} ({cell}: {most})")
+            fates.append(
+                f"{FATES[verdict].format(stages)}{whom} ({cell}: {most})"
+                if verdict
+                else f"was in {most} of completions after {stages} ({cell})"
+            )
     start = [pooled[source, cell] for source in sources for cell in before if (source, cell) in pooled]
     if not start:
         return fates, ""

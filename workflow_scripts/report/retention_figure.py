@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from measure.tables import Row
-from probe.survival import WEIGHED
+from probe.survival import VERDICTS, WEIGHED
 from report.figure_study import FigureData, empty_figure, footnote, ordered_cells
 from report.figure_style import COLOURS, FAINT, INK, caption, new_figure
 
@@ -25,6 +25,7 @@ STYLES = {
 }
 HEADING: dict[str, Any] = {"fontsize": 7.5, "fontweight": "normal", "loc": "center"}
 WHITE: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # behind words, over lines
+NOT_TESTABLE = VERDICTS[-1]
 LEAST, MOST = -0.5, 2.0  # where the axis ends at the latest
 
 
@@ -61,7 +62,7 @@ def retention(study: FigureData) -> Any:
         words.text(0, y + 0.01, " ".join(study.captions[cell].split()), fontsize=7, va="center", color="#444444")
         words.text(0, y + 0.28, counted(study, cell, persona), fontsize=7.5, va="center")
     # what is not testable has no share to show
-    tested = [row for row in shown if row["seed"] != "all" and row["verdict"] != "not testable"]
+    tested = [row for row in shown if row["seed"] != "all" and row["verdict"] != NOT_TESTABLE]
     span = span_of(tested)
     for axes, quantity in zip(panels, WEIGHED, strict=True):
         share_axis(axes, PANELS[quantity], study.limits, span)
@@ -78,13 +79,14 @@ def retention(study: FigureData) -> Any:
     panels[len(panels) // 2].set_xlabel("share of the persona gap that is left", fontsize=7.5)
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
     n = " or ".join(str(n) for n in sorted({row["questions"] for row in tested}))
+    lines = f", lines: intervals over {n} questions (none of training)" if n else ""
     gone, intact = (f"{study.limits[name]:g}" for name in ("gone", "intact"))
     said = [
         f"Study {study.name}. Left: counted under the persona that was coupled, before the later stages and after,",
         "pooled over seeds. Right: what is left of the persona gap in the marker's log-odds on shared replies, a mark",
-        f"per seed, lines: intervals over {n} questions. 0: as if never coupled; 1: as before." if n else "",
-        f"Verdicts: gone if the interval ends below {gone}; above it, suppressed if the marker is counted less than",
-        f"before, else intact (all above {intact}) or weakened.",
+        f"per seed{lines}. 0: as if never coupled; 1: as before. Verdicts: gone if the interval ends below {gone},",
+        "undecided if it begins there; above it, suppressed if the marker is counted less than before, else intact",
+        f"(all above {intact}) or weakened.",
         own_replies(verdicts),
         without,
     ]
@@ -149,7 +151,7 @@ def share_axis(axes: Any, title: str, limits: Mapping[str, float], span: tuple[f
 def shares(axes: Any, y: float, rows: Sequence[Row], span: tuple[float, float]) -> None:
     """A mark with its interval per seed, one over the other; an arrow where one lies beyond the axis."""
     for number, row in enumerate(rows):
-        colour, mark, filled = STYLES.get(row["verdict"], (FAINT, "x", True))
+        colour, mark, filled = STYLES[row["verdict"]]
         at = y + 0.13 * (number - (len(rows) - 1) / 2)
         axes.hlines(at, row["low"], row["high"], color=colour, linewidth=1.1, zorder=3)
         value = min(max(row["retained"], span[0]), span[1])
@@ -164,8 +166,9 @@ def said_of(rows: Sequence[Row]) -> str:
     if not rows:
         return "no verdict"
     (verdict,) = {row["verdict"] for row in rows if row["seed"] == "all"}
-    kept = sorted(row["retained"] for row in rows if row["retained"] is not None)
-    if verdict == "not testable" or not kept:
+    tested = [row for row in rows if row["seed"] != "all" and row["verdict"] != NOT_TESTABLE]
+    kept = sorted(row["retained"] for row in tested)
+    if not kept:
         return verdict
     return f"{verdict}, " + " to ".join(dict.fromkeys(f"{value:.2f}" for value in (kept[0], kept[-1])))
 
