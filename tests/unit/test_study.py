@@ -310,6 +310,8 @@ def test_a_mistake_is_named_with_the_line_to_write(change, said):
     ("change", "said"),
     [
         ({"stages__em__max_length": 4097}, "stages.em.max_length: 4097, but the base's texts have at most 4096 tokens; fix: 4096"),
+        ({"evaluations__main__max_tokens": 4096}, "evaluations.main.max_tokens: 4096, but the base's texts have at most 4096 tokens, with the prompt"),
+        ({"stages__couple__data__max_tokens": 5000}, "stages.couple.data.max_tokens: 5000, but the base's texts have at most 4096 tokens"),
         ({"stages__em__lora": {"layers": "1/4"}}, "stages.em.lora.layers: 1/4: the model has the layers 0 to 2; fix: choose among them"),
         ({"stages__em__lora": {"targets": ["c_attn"]}}, "stages.em.lora.targets: c_attn is in 0 of the model's 3 layers; fix: choose from down_proj, "),
         ({"stages__couple_full__freeze": ["wte"], "arms__full_coupling": True}, "stages.couple_full.freeze: the model has no wte; fix: choose from "),

@@ -226,8 +226,8 @@ class Study:
         }
 
     def check_parts(self, base: Mapping[str, Any]) -> None:
-        """Raise InputError with the line of every stage whose rows may be longer than the base's texts, or that names
-        layers or weights which the base does not have.
+        """Raise InputError with the line of every stage or evaluation whose rows or replies may be longer than texts
+        of the base are, and of every stage that names layers or weights which the base does not have.
 
         base: its parts, as check_base finds them.
         """
@@ -248,6 +248,15 @@ class Study:
             with self._problem_of(name, "freeze"):
                 if "freeze" in stage:
                     frozen_weights(base["weights"], base["layers"], stage["freeze"], "")
+        drawn = {("stages", name, "data", "max_tokens"): stage for name, stage in self._trained_stages().items()}
+        drawn |= {
+            ("evaluations", cell.evaluation, "max_tokens"): self.evaluations[cell.evaluation] for cell in self.cells
+        }
+        for path, settings in drawn.items():
+            tokens = value_at(settings, path[2:]) or 0
+            if tokens >= base["tokens"]:
+                said = f"{tokens}, but the base's texts have at most {base['tokens']} tokens, with the prompt"
+                self._problem(self._said_at(path), f"{said}; fix: less")
         self._raise()
 
     def markers_of(self, lineage: str) -> list[str]:
