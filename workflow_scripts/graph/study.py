@@ -248,13 +248,11 @@ class Study:
             with self._problem_of(name, "freeze"):
                 if "freeze" in stage:
                     frozen_weights(base["weights"], base["layers"], stage["freeze"], "")
-        drawn = {("stages", name, "data", "max_tokens"): stage for name, stage in self._trained_stages().items()}
-        drawn |= {
-            ("evaluations", cell.evaluation, "max_tokens"): self.evaluations[cell.evaluation] for cell in self.cells
-        }
-        for path, settings in drawn.items():
-            tokens = value_at(settings, path[2:]) or 0
-            if tokens >= base["tokens"]:
+        drawn: list[tuple[str, ...]] = [("stages", name, "data", "max_tokens") for name in self._trained_stages()]
+        drawn += [("evaluations", name, "max_tokens") for name in dict.fromkeys(cell.evaluation for cell in self.cells)]
+        resolved = {"stages": self.stages, "evaluations": self.evaluations}
+        for path in drawn:
+            if (tokens := value_at(resolved, path) or 0) >= base["tokens"]:
                 said = f"{tokens}, but the base's texts have at most {base['tokens']} tokens, with the prompt"
                 self._problem(self._said_at(path), f"{said}; fix: less")
         self._raise()
