@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -668,11 +669,12 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
         for record in records
     ]
     note = (
-        "Wall seconds of the model programs and the judge, from run.json and judge_run.json. GPU-hours: wall hours of "
-        "those that had a GPU, one each. Calls and their tokens are the judge's; an answer that was kept is no call. "
+        "Wall seconds of the model programs and the judge, from run.json and judge_run.json. GPU job-hours: wall hours "
+        "of those that had a GPU. Jobs that share a card (hardware.jobs_per_gpu) count it each: its hours are fewer. "
+        f"{at_work(records)}Calls and their tokens are the judge's; an answer that was kept is no call. "
         "Losses: mean nats per trained token; held out: of rows that were not trained (`hold_out`)."
     )
-    columns = ["task", "GPU", "runs", "wall seconds", "GPU-hours", "calls", "tokens in", "tokens out"]
+    columns = ["task", "GPU", "runs", "wall seconds", "GPU job-hours", "calls", "tokens in", "tokens out"]
     detail = ["node", "task", "GPU", "wall seconds", "steps", "completions", "tokens", "tokens / s", "final loss",
               "memory, MiB", "GPU memory, MiB", "held-out loss before", "held-out loss after",
               "calls", "tokens in", "tokens out"]  # fmt: skip
@@ -680,10 +682,24 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
 
 
 def seconds(records: Sequence[Row]) -> list[Field]:
-    """Wall seconds and GPU-hours of these runs."""
+    """Wall seconds and GPU job-hours of these runs."""
     wall = sum(record["seconds"] for record in records)
     hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
     return [Field(f"{wall:,.1f}", wall, look="number"), Field(f"{hours:.2f}", hours, look="number")]
+
+
+def at_work(records: Sequence[Row]) -> str:
+    """How long any job was on a GPU, which are a card's own hours if all jobs shared that card."""
+    spans = []
+    for record in records:
+        if record.get("gpu") and "started" in record:
+            start = datetime.fromisoformat(record["started"]).timestamp()
+            spans.append((start, start + record["seconds"]))
+    busy = reached = 0.0
+    for start, end in sorted(spans):
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return f"Some job was on a GPU for {busy / 3600:.2f} hours of wall time. " if busy else ""
 
 
 def provenance(cells: Sequence[Row], records: Sequence[Row], datasets: Sequence[str], notes: Mapping[str, str]) -> Row:
@@ -885,7 +901,7 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
     }
     hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
     wall = sum(record["seconds"] for record in records) / 3600
-    cost = [("GPU-hours", f"{hours:.1f}")] if hours else [("hours, no GPU", f"{wall:.1f}")] if wall else []
+    cost = [("GPU job-hours", f"{hours:.1f}")] if hours else [("hours, no GPU", f"{wall:.1f}")] if wall else []
     return [
         ("cells", f"{len(cells):,}"),
         ("models", f"{len({cell['lineage'] for cell in cells}):,}"),

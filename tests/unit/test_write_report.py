@@ -330,6 +330,17 @@ def test_gates_and_claims_show_their_verdict_as_a_word(page):
     ]
 
 
+def test_the_hours_of_a_card_that_jobs_share_are_told_beside_those_of_the_jobs():
+    def job(started, seconds=1800, gpu="H100"):
+        return {"node": "base", "started": f"2026-11-26T{started}Z", "seconds": seconds, "gpu": gpu}
+
+    records = [job("10:15:00"), job("10:00:00"), job("10:00:00", 600), job("12:00:00"), job("07:00:00", gpu=None)]
+    totals = write_report.cost_tables(records)[0]
+    assert "Some job was on a GPU for 1.25 hours" in totals.note
+    assert totals.rows[-1][4].text == "1.67"
+    assert write_report.at_work([job("07:00:00", gpu=None)]) == ""
+
+
 def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp_path):
     write_json(
         tmp_path / "models" / "base" / "em.s42" / "run.json",
