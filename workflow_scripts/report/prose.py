@@ -36,13 +36,15 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
     every further arm with coupled cells one sentence more.
 
     meaning: which claims they rest on, see graph/resolved.py. Before them, an alarm of models that should differ and do
-    not. Counting cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
+    not; after the first, which gates of single seeds failed, such as those that the couplings had to pass. Counting
+    cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
     """
     first = survival_sentence(tables, claims, meaning["claims"])
     second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
+    below = failed_gates(tables["gates"])
+    below += below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
     below += strength_sentences(tables["measures"])
     below += arm_sentences(tables, claims, meaning["claims"])
     return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
@@ -88,6 +90,16 @@ def alarms(gates: Sequence[Row]) -> list[str]:
     """One sentence if models that should differ gave identical counts, else none."""
     found = [row["numbers"] for row in gates if row["gate"] == "identical"]
     return [f"Alarm, to be explained before anything below is believed: {'; '.join(found)}."] if found else []
+
+
+def failed_gates(gates: Sequence[Row]) -> list[str]:
+    """One sentence with the gates of single seeds that failed and their numbers, else none.
+
+    Criteria over all seeds are read in assistant_sentence.
+    """
+    failed = [row for row in gates if row["seed"] != "pooled" and row["outcome"] == "fail"]
+    said = unique(f"{row['gate']} of {row['source']} ({row['numbers']})" for row in failed)
+    return [f"Not as the study asked for: these gates fail, {listed(said)}."] if said else []
 
 
 def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequence[str]) -> dict[str | None, list[str]]:
