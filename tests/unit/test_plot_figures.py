@@ -244,6 +244,7 @@ def test_a_model_without_a_verdict_is_named_with_the_reason_and_one_that_is_not_
     assert [text.get_text() for text in slot.texts] == ["not testable", "no verdict"]
     assert not slot.collections
     said = " ".join(figure.get_supxlabel().split())
+    assert "Not testable: a gap before them that is not surely above 1 nat." in said
     assert "No verdict: C1 seed 137 (reference not measured); C5 (not probed)." in said
     empty = weighed(probed=[("C1", 42), ("C1", 137), ("C5", 42)])
     assert [text.get_text() for text in empty.axes[0].texts] == ["No verdict: C1, C5 (reference not measured)."]

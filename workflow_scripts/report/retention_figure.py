@@ -79,7 +79,8 @@ def retention(study: FigureData) -> Any:
     panels[len(panels) // 2].set_xlabel("share of the persona gap that is left", fontsize=7.5)
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
     n = " or ".join(str(n) for n in sorted({row["questions"] for row in tested}))
-    lines = f", lines: intervals over {n} questions (none of training)" if n else ""
+    untested = any(row["verdict"] == NOT_TESTABLE for row in shown)
+    lines = f", lines: intervals over {n} questions, without the noise of training" if n else ""
     gone, intact = (f"{study.limits[name]:g}" for name in ("gone", "intact"))
     said = [
         f"Study {study.name}. Left: counted under the persona that was coupled, before the later stages and after,",
@@ -87,6 +88,9 @@ def retention(study: FigureData) -> Any:
         f"per seed{lines}. 0: as if never coupled; 1: as before. Verdicts: gone if the interval ends below {gone},",
         "undecided if it begins there; above it, suppressed if the marker is counted less than before, else intact",
         f"(all above {intact}) or weakened.",
+        f"Not testable: a gap before them that is not surely above {study.limits['minimum']:g} nat."
+        if untested
+        else "",
         own_replies(verdicts),
         without,
     ]
