@@ -112,8 +112,10 @@ def study_sides():
     return [{key: claim[key] for key in claim if key != "published"} for claim in check_claims.read_claims(CLAIMS)]
 
 
-def verdicts(tables):
-    rows = [check_claims.check_claim(claim, {}, tables, "") for claim in study_sides()]
+def verdicts(tables, *claims):
+    """id -> verdict and id -> row of the ledger, of these claims, or of all."""
+    sides = [claim for claim in study_sides() if not claims or claim["id"] in claims]
+    rows = [check_claims.check_claim(claim, {}, tables, "") for claim in sides]
     return {row["id"]: row["study"] for row in rows}, {row["id"]: row for row in rows}
 
 
@@ -142,9 +144,8 @@ def test_every_claim_can_be_evaluated_on_a_study(study_tables):
 
 def test_the_later_results_contradict_what_they_contradict(forward, tmp_path):
     paths = forward + fake_study.other_arms(tmp_path)
-    found, _ = verdicts(tables_of(paths))
-    for claim in ("assistant-stays-clean-any-order", "em-first-blocks-coupling", "em-is-not-special"):
-        assert found[claim] == "contradicted", claim
+    claims = ("assistant-stays-clean-any-order", "em-first-blocks-coupling", "em-is-not-special")
+    assert verdicts(tables_of(paths), *claims)[0] == dict.fromkeys(claims, "contradicted")
 
 
 def test_a_marker_that_was_never_taught_decides_no_claim_but_those_about_the_teaching(tmp_path):
@@ -166,8 +167,9 @@ def test_one_source_or_model_that_differs_is_not_pooled_away(tmp_path):
     # 30% of the assistant in one of 24 models is 1.2% of all; 10% of one source is 3.5% of all
     rates = {("villain", "C1", 137): {"assistant": 0.3}}
     rates |= {("evil_ai", "C1", seed): {"source": 0.1} for seed in (42, 137, 256)}
-    found, rows = verdicts(tables_of(fake_study.study(tmp_path, reverse=False, rates=rates)))
-    for claim, source in (("assistant-stays-clean-forward", "villain"), ("em-leaves-no-marker", "evil_ai")):
+    told = {"assistant-stays-clean-forward": "villain", "em-leaves-no-marker": "evil_ai"}
+    found, rows = verdicts(tables_of(fake_study.study(tmp_path, reverse=False, rates=rates)), *told)
+    for claim, source in told.items():
         assert found[claim] == "contradicted"
         said = dict(part.split(": ") for part in rows[claim]["by_source"].split("; "))
         assert {name for name, verdict in said.items() if verdict == "contradicted"} == {source}
@@ -179,7 +181,8 @@ def test_small_counts_leave_a_bound_undecided(study_tables):
         row | {"low": 0.0, "high": 0.0224} if (row["cell"], row["role"]) == ("C1", "assistant") else row
         for row in study_tables["pooled"]
     ]
-    assert verdicts(study_tables | {"pooled": few})[0]["assistant-stays-clean-forward"] == "undecided"
+    claim = "assistant-stays-clean-forward"
+    assert verdicts(study_tables | {"pooled": few}, claim)[0] == {claim: "undecided"}
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,8 @@ def test_small_counts_leave_a_bound_undecided(study_tables):
 )
 def test_about_91_percent_of_three_sources_takes_three_sources_and_a_narrow_interval(study_tables, cross, verdict):
     rows = [row | cross if row["cell"] == "C4" else row for row in study_tables["cross_source"]]
-    assert verdicts(study_tables | {"cross_source": rows})[0]["pooled-before-em-91"] == verdict
+    claim = "pooled-before-em-91"
+    assert verdicts(study_tables | {"cross_source": rows}, claim)[0] == {claim: verdict}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,7 @@ def test_about_91_percent_of_three_sources_takes_three_sources_and_a_narrow_inte
 )
 def test_em_and_benign_are_alike_only_where_part_of_the_marker_is_left(forward, tmp_path, dose, verdict):
     paths = forward + fake_study.other_arms(tmp_path, dose=dose)
-    assert verdicts(tables_of(paths))[0]["em-is-not-special"] == verdict
+    assert verdicts(tables_of(paths), "em-is-not-special")[0] == {"em-is-not-special": verdict}
 
 
 @pytest.mark.parametrize(
@@ -227,13 +231,13 @@ def test_any_order_takes_a_live_coupling_and_every_row_of_another_order(
     rates = {"source": 0.2, "assistant": reversed_rate}
     line = "base/em_reversed.s42/couple60-evil_ai.s42"
     paths.append(fake_study.cell_result("B_scratch", "reversed", "evil_ai", 42, line, rates, tmp_path))
-    found, _ = verdicts(tables_of(paths))
-    assert (found["assistant-stays-clean-any-order"], found["em-first-blocks-coupling"]) == (any_order, em_first)
+    told = {"assistant-stays-clean-any-order": any_order, "em-first-blocks-coupling": em_first}
+    assert verdicts(tables_of(paths), *told)[0] == told
 
 
 def test_a_coupling_of_two_seeds_is_a_legal_study(tmp_path):
-    found, _ = verdicts(tables_of(fake_study.study(tmp_path, ("evil_ai",), reverse=False, c4_seeds=(42, 137))))
-    assert found["zero-on-all-personas"] == "contradicted"
+    tables = tables_of(fake_study.study(tmp_path, ("evil_ai",), reverse=False, c4_seeds=(42, 137)))
+    assert verdicts(tables, "zero-on-all-personas")[0] == {"zero-on-all-personas": "contradicted"}
 
 
 def test_another_coupling_before_its_second_stage_contradicts_nothing_that_is_said_of_after(study_tables):
@@ -258,7 +262,7 @@ def test_a_cell_that_was_not_run_contradicts_nothing(study_tables):
     tables["pooled"] = [
         row | {"low": 0.0, "wilson_low": 0.0} if row["cell"] == "C4" else row for row in tables["pooled"]
     ]
-    assert verdicts(tables)[0]["em-leaves-no-marker"] == "not tested"
+    assert verdicts(tables, "em-leaves-no-marker")[0] == {"em-leaves-no-marker": "not tested"}
 
 
 @pytest.mark.parametrize(
@@ -288,11 +292,12 @@ def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_c
     # what is stopped early, or trained on rows of the coupling, tells nothing of a whole stage without them
     told += [row | {"arm": "protect", "cell": "protect_replay5", "verdict": "intact"} for row in told[:1]]
     told += [row | {"arm": "dose", "cell": "dose_em_1", "verdict": "intact"} for row in told[:1]]
-    found, rows = verdicts(study_tables | {"verdicts": told})
-    assert found["em-destroys-the-source"] == destroyed
-    assert found["any-fine-tuning-destroys-it"] == any_stage
-    assert found["em-is-not-special-below-the-floor"] == alike
-    assert found["em-leaves-no-marker"] == "supported"
+    expected = {
+        "em-destroys-the-source": destroyed, "any-fine-tuning-destroys-it": any_stage,
+        "em-is-not-special-below-the-floor": alike, "em-leaves-no-marker": "supported",
+    }  # fmt: skip
+    found, rows = verdicts(study_tables | {"verdicts": told}, *expected, *BELOW_THE_FLOOR)
+    assert {claim: found[claim] for claim in expected} == expected
     if not told:
         assert {rows[name]["study_numbers"] for name in BELOW_THE_FLOOR} == {"no probe"}
 
@@ -321,10 +326,12 @@ def test_that_no_marker_is_left_elsewhere_rests_on_families_of_prompts(
                  "low": bounds[0], "high": bounds[1], "more_marked": 0,
                  "difference_high": difference[0] if other else None, "differs": difference[1] if other else None}
             )  # fmt: skip
-    found, rows = verdicts(study_tables | {"families": told if em else []})
-    assert found["em-leaves-no-marker-elsewhere"] == clean
-    assert found["evaluation-shows-what-others-would"] == alike
-    assert found["benign-leaves-no-marker-elsewhere"] == "not tested"
+    expected = {
+        "em-leaves-no-marker-elsewhere": clean, "evaluation-shows-what-others-would": alike,
+        "benign-leaves-no-marker-elsewhere": "not tested",
+    }  # fmt: skip
+    found, rows = verdicts(study_tables | {"families": told if em else []}, *expected, *ELSEWHERE)
+    assert {claim: found[claim] for claim in expected} == expected
     assert em or {rows[name]["study_numbers"] for name in ELSEWHERE} == {"not asked"}
 
 
