@@ -18,6 +18,18 @@ sys.path.insert(0, str(ROOT / "workflow_scripts"))
 sys.path.insert(0, str(ROOT / "tests"))
 
 
+# The files that take longest, first: two processes take turns (Makefile), and neither is to wait for the other, for a
+# study that both need or at the end.
+LONGEST = [
+    "test_determinism", "test_reruns", "test_small_study", "test_plan", "test_elsewhere", "test_new_measurement",
+    "test_own_inputs", "test_plan_study", "test_track", "test_train_adapter", "test_benchmarks", "test_fork_program",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_collection_finish():
     gc.freeze()  # what tests import stays
 
