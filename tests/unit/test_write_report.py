@@ -283,14 +283,14 @@ def test_an_alarm_of_identical_models_comes_before_the_conclusion():
     assert len(rest) == 3  # without a stage after the coupling there is nothing to probe
 
 
-def test_gates_of_single_seeds_that_fail_are_said_before_what_rests_on_them():
+def test_gates_of_single_seeds_that_fail_are_said():
     gates = [
         gate_row("G0b", 42, "fail", "C4 source = 111/280 (39.6%)"),
         gate_row("replies", 42, "pass", "C4 length = 0.68 of the base's"),
         gate_row("primary", "pooled", "fail", "C1 assistant = 0/840 (0%)"),
     ]
-    _, failed, *_ = prose.conclusion(tables_of() | {"gates": gates}, None, "", fake_study.REPORT)
-    assert failed == "Not as the study asked for: these gates fail, G0b of evil_ai (C4 source = 111/280 (39.6%))."
+    *_, failed, _ = prose.conclusion(tables_of() | {"gates": gates}, None, "", fake_study.REPORT)
+    assert failed.endswith("these gates fail, G0b of evil_ai (C4 source = 111/280 (39.6%)).")
 
 
 def test_contradictions_are_counted_by_what_stands_against_them():

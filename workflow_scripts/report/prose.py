@@ -36,18 +36,18 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
     every further arm with coupled cells one sentence more.
 
     meaning: which claims they rest on, see graph/resolved.py. Before them, an alarm of models that should differ and do
-    not; after the first, which gates of single seeds failed, such as those that the couplings had to pass. Counting
+    not; before the last, which gates of single seeds failed, such as those that the couplings had to pass. Counting
     cannot tell gone from suppressed: the second says what the probe says, or that nothing was probed.
     """
     first = survival_sentence(tables, claims, meaning["claims"])
     second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    below = failed_gates(tables["gates"])
-    below += below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
+    below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
     below += strength_sentences(tables["measures"])
     below += arm_sentences(tables, claims, meaning["claims"])
-    return [*alarms(tables["gates"]), first, *below, second, ledger_sentence(claims, tables)]
+    gates = tables["gates"]
+    return [*alarms(gates), first, *below, second, *failed_gates(gates), ledger_sentence(claims, tables)]
 
 
 def below_floor_sentences(verdicts: Sequence[Row], trained_further: bool) -> list[str]:
@@ -99,7 +99,7 @@ def failed_gates(gates: Sequence[Row]) -> list[str]:
     """
     failed = [row for row in gates if row["seed"] != "pooled" and row["outcome"] == "fail"]
     said = unique(f"{row['gate']} of {row['source']} ({row['numbers']})" for row in failed)
-    return [f"Not as the study asked for: these gates fail, {listed(said)}."] if said else []
+    return [f"Not as the study asked for, so to be read with care: these gates fail, {listed(said)}."] if said else []
 
 
 def verdicts_on(claims: Sequence[Row] | None, name: str | None, sources: Sequence[str]) -> dict[str | None, list[str]]:
