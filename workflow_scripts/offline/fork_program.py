@@ -19,6 +19,7 @@ import gc
 import hashlib
 import importlib
 import json
+import math
 import os
 import platform
 import runpy
@@ -31,6 +32,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,7 +71,9 @@ OTHER_PROGRAMS = (
     "weigh_survival.py",
 )
 SHARED = (
+    "multiprocessing.synchronize",
     "peft",
+    "peft.utils.transformers_weight_conversion",
     "pyarrow.parquet",
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.qwen2.tokenization_qwen2",
@@ -250,6 +255,8 @@ def serve_programs(name: str, imports: str) -> None:
         gc.disable()  # a fifth of the imports' time: all they make stays
         for needed in PRELOADED[imports]:
             importlib.import_module(needed)
+        if imports == "transformers":
+            prepare_loading()
         own = sources()
         for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
             importlib.import_module(Path(program).stem)
@@ -258,10 +265,10 @@ def serve_programs(name: str, imports: str) -> None:
 
             products.install()
         check_forkable()
+        os.close(os.pidfd_open(os.getpid()))  # a kernel before 5.3 has none: programs start anew
         listener.listen(64)  # now, so that who asks for a server that cannot be had is refused
         gc.freeze()
         gc.enable()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         silence()
         arguments = serve(listener)
     sys.argv[:] = arguments
@@ -276,6 +283,13 @@ def serve_programs(name: str, imports: str) -> None:
             raise
         status = ended.code or 0
     end_at_once(status)
+
+
+def prepare_loading() -> None:
+    """Let transformers compile the patterns of weights' older names: a tenth of a second of the first model loaded."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("qwen2")
 
 
 def forget_edited(program: Path, own: dict[str, tuple[int, int]]) -> None:
@@ -328,38 +342,74 @@ def silence() -> None:
             os.dup2(nothing.fileno(), descriptor)
 
 
+@dataclass
+class Forked:
+    """A program that runs. ended: readable once it has ended. caller: whom to tell. last: [s] when it has to end."""
+
+    number: int
+    ended: int
+    caller: socket.socket
+    last: float = math.inf
+
+
 def serve(listener: socket.socket) -> list[str]:
     """Fork for every request, for good. Returns in a fork alone, with the arguments of the program that it is to be."""
+    running: list[Forked] = []
     while True:
-        connection, _ = listener.accept()
-        with connection:
-            if peer_user(connection) != os.getuid():
-                continue
-            head, descriptors, _, _ = socket.recv_fds(connection, 4, 64)
-            data = receive(connection, struct.unpack("!I", head)[0]) if len(head) == 4 else b""
-            if data and os.fork() == 0:
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                program = os.fork()
-                if program == 0:
-                    return take_over(json.loads(data), descriptors)
-                watch(connection, program)
+        callers = [each.caller for each in running if each.last == math.inf]
+        watched: list[Any] = [listener, *callers, *(each.ended for each in running)]
+        first = min((each.last for each in running), default=math.inf)
+        patience = None if first == math.inf else max(0.0, first - time.monotonic())
+        ready = select.select(watched, [], [], patience)[0]
+        running = [each for each in running if watch(each, ready)]
+        request = accepted(listener) if listener in ready else None
+        if request is None:
+            continue
+        connection, data, descriptors = request
+        program = os.fork()
+        if program == 0:
+            for each in running:
+                each.caller.close()
+                os.close(each.ended)
+            connection.close()
+            return take_over(json.loads(data), descriptors)
+        running.append(Forked(program, os.pidfd_open(program), connection))
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def watch(connection: socket.socket, program: int) -> None:
-    """End the program if its caller ends or asks for it; tell the caller how it ended; end this process."""
-    with contextlib.suppress(OSError):
-        ended = os.pidfd_open(program)
-        if connection.fileno() in select.select([connection.fileno(), ended], [], [])[0]:
-            os.kill(program, signal.SIGTERM)
-            if not select.select([ended], [], [], alive.GRACE)[0]:
-                os.kill(program, signal.SIGKILL)
-    _, status = os.waitpid(program, 0)
-    with contextlib.suppress(OSError):
-        connection.sendall(struct.pack("!i", status))
-    os._exit(0)
+def accepted(listener: socket.socket) -> tuple[socket.socket, bytes, list[int]] | None:
+    """A caller, what it asks for, and its files; None for somebody else, or one that is gone."""
+    connection, _ = listener.accept()
+    head, data = b"", b""
+    descriptors: list[int] = []
+    if peer_user(connection) == os.getuid():
+        with contextlib.suppress(OSError):
+            head, descriptors, _, _ = socket.recv_fds(connection, 4, 64)
+            data = receive(connection, struct.unpack("!I", head)[0]) if len(head) == 4 else b""
+    if data:
+        return connection, data, descriptors
+    connection.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return None
+
+
+def watch(program: Forked, ready: Sequence[Any]) -> bool:
+    """End the program if its caller ended or asks for it; tell the caller how it ended. Whether it runs on."""
+    if program.ended in ready:
+        _, status = os.waitpid(program.number, 0)
+        os.close(program.ended)
+        with contextlib.suppress(OSError), program.caller:
+            program.caller.sendall(struct.pack("!i", status))
+        return False
+    if program.caller in ready:
+        os.kill(program.number, signal.SIGTERM)
+        program.last = time.monotonic() + alive.GRACE
+    elif time.monotonic() > program.last:
+        os.kill(program.number, signal.SIGKILL)
+        program.last = math.inf
+    return True
 
 
 def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
