@@ -56,6 +56,6 @@ def test_products_are_torchs_own_to_the_byte(threads):
 
 def test_where_the_bytes_would_be_others_torch_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(products, "BLOCK", 96)
-    monkeypatch.setattr(products, "blocks", products.blocks.__wrapped__)
+    monkeypatch.setattr(products, "plan", products.plan.__wrapped__)
     monkeypatch.setattr(products, "operators", lambda: pytest.fail("torch was changed"))
     assert not products.install()

@@ -10,7 +10,6 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -129,48 +128,57 @@ def empty(left: "Tensor", right: "Tensor") -> "Tensor":
 
 
 def product(left: "Tensor", right: "Tensor", added: "Tensor | None" = None) -> "Tensor":
-    """left (n, k) times right (k, m), plus added (m)."""
-    rows, terms = left.shape
-    out = empty(left, right) if added is None else added.expand(rows, right.shape[1]).clone()
-    most = whole(rows)
-    for start, end in blocks(terms) if most else ():
-        add_to(
-            out[:most], left[:most, start:end], right[start:end], added is None and not start, not (end - start) % TERMS
-        )
-    if most < rows:
-        add_to(out[most:], left[most:], right, added is None, False)
-    return out
-
-
-@functools.cache
-def whole(rows: int) -> int:
-    """The most rows, by ROWS, that leave none over, or enough for MKL to make the same sums."""
-    rest = rows % ROWS
-    return rows - rest - (ROWS if 0 < rest < SMALL else 0)
-
-
-@functools.cache
-def blocks(terms: int) -> list[tuple[int, int]]:
-    """Where the blocks of a sum begin and end."""
-    block = terms // 2 if BLOCK < terms < 2 * BLOCK else BLOCK
-    return list(pairwise((*range(0, terms, block), terms)))
-
-
-def add_to(out: "Tensor", left: "Tensor", right: "Tensor", first: bool, quick: bool) -> None:
-    """Add left times right to `out`, or write the `first` there. quick: by oneDNN.
+    """left (n, k) times right (k, m), plus added (m).
 
     torch asks oneDNN for float32 only where less precision would do. Without instructions for less (fork_program's
     ONEDNN_MAX_CPU_ISA), oneDNN computes in float32; `same` would see it if not.
     """
     import torch
 
-    if quick:
+    rows, terms = left.shape
+    most, blocks, rest = plan(rows, terms)
+    out = empty(left, right) if added is None else added.expand(rows, right.shape[1]).clone()
+    upper = out if most == rows else out[:most]
+    first = added is None
+    if blocks:
         torch._C._set_fp32_precision_setter("mkldnn", "matmul", "bf16")
-    try:
-        if first:
-            torch.ops.aten.mm.out(left, right, out=out)
-        else:
-            torch.ops.aten.addmm.out(out, left, right, out=out)
-    finally:
-        if quick:
+        try:
+            for some in blocks:
+                add_to(upper, left[:most, some], right[some], first)
+                first = False
+        finally:
             torch._C._set_fp32_precision_setter("mkldnn", "matmul", "none")
+    if rest is not None:
+        add_to(upper, left[:most, rest], right[rest], first)
+    if most < rows:
+        add_to(out[most:], left[most:], right, added is None)
+    return out
+
+
+@functools.cache
+def plan(rows: int, terms: int) -> tuple[int, list[slice], slice | None]:
+    """How many rows oneDNN takes, the blocks of their sums, and what is left of these to MKL.
+
+    The rows that are left over are none, or enough for MKL to make the same sums.
+    """
+    over = rows % ROWS
+    most = rows - over - (ROWS if 0 < over < SMALL else 0)
+    block = terms // 2 if BLOCK < terms < 2 * BLOCK else BLOCK
+    whole, over = divmod(terms, block)
+    if not most or (whole and block % TERMS):
+        return 0, [], None
+    blocks = [slice(start * block, (start + 1) * block) for start in range(whole)]
+    rest = slice(whole * block, terms)
+    if over and not over % TERMS:
+        return most, [*blocks, rest], None
+    return most, blocks, rest if over else None
+
+
+def add_to(out: "Tensor", left: "Tensor", right: "Tensor", first: bool) -> None:
+    """Add left times right to `out`, or write the `first` there."""
+    import torch
+
+    if first:
+        torch.mm(left, right, out=out)
+    else:
+        torch.addmm(out, left, right, out=out)
