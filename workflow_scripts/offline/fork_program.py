@@ -259,7 +259,7 @@ def serve_programs(name: str, imports: str) -> None:
         for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
             importlib.import_module(Path(program).stem)
         if imports == "transformers":
-            prepare()
+            prepare_loading()
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
             from offline import products
 
@@ -277,7 +277,7 @@ def serve_programs(name: str, imports: str) -> None:
     forget_edited(Path(arguments[0]), own)
     status = 0
     try:
-        runpy.run_path(os.path.abspath(arguments[0]), run_name="__main__")
+        runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as ended:
         if isinstance(ended.code, str):
             raise
@@ -285,15 +285,11 @@ def serve_programs(name: str, imports: str) -> None:
     end_at_once(status)
 
 
-def prepare() -> None:
-    """Do what each training would do anew: compile the patterns of weights' older names, and read its own code."""
+def prepare_loading() -> None:
+    """Let transformers compile the patterns of weights' older names: a tenth of a second of the first model loaded."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from graph.fingerprints import code_fingerprint, parsed
-
     get_checkpoint_conversion_mapping("qwen2")
-    code_fingerprint(SCRIPTS, "train_adapter.py")
-    parsed.cache_clear()
 
 
 def forget_edited(program: Path, own: dict[str, tuple[int, int]]) -> None:
