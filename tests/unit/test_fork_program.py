@@ -137,6 +137,18 @@ def test_a_forked_program_cannot_tell_that_it_was_not_started_anew(snakemake, pr
     assert forked["threads"] == int(threads) and forked["stdin"] == "what it is given"
 
 
+def test_a_forked_program_computes_with_the_instructions_that_its_products_were_tried_with(
+    snakemake, program, tmp_path
+):
+    name = program("import torch\ntorch.ones(4, 4).to_mkldnn().relu()\n")
+    tried = {"SNAKEMAKE_ALIVE": "", fork_program.INSTRUCTIONS: "AVX512_CORE"}
+    told = []
+    for environment in (snakemake, snakemake | tried):
+        out, err = start(environment | {"ONEDNN_VERBOSE": "1"}, tmp_path, name).communicate()
+        told.append([line for line in out.splitlines() if "cpu,isa:" in line])
+    assert told[0] == told[1] != [], err
+
+
 @pytest.mark.parametrize("ends", ["", "raise SystemExit", "raise SystemExit(3)", "raise SystemExit('a word')"])
 def test_what_a_program_left_for_its_end_is_done_before_it_ends(snakemake, program, tmp_path, ends):
     name = program(f"{LEAVING}{ends}\n")

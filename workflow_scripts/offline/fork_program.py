@@ -91,6 +91,8 @@ PRELOADED = {  # what those import, by what computes
     "transformers": (*SHARED, *COMPUTING, "trl.trainer.sft_trainer"),
     "vllm": ("vllm.entrypoints.llm", *SHARED),
 }
+# oneDNN reads it at its first product, which is a program's: in the server it makes none (products.install).
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 # Blocks that a step of training frees are kept for the next one, instead of being returned to the kernel and cleared
 # again: a seventh of the time. Without threads of its own the server can be forked.
 SERVER_ENVIRONMENT = {
@@ -103,7 +105,7 @@ SERVER_ENVIRONMENT = {
     # Two threads of pretraining meet at every operation. The one that is done looks for the other as long as this
     # (some microseconds), then sleeps: by default, 300,000 looks, it takes from the other what a busy machine leaves.
     "GOMP_SPINCOUNT": "1000",
-    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # products.py
+    INSTRUCTIONS: "AVX512_CORE",  # products.py
 }
 GPU_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -424,8 +426,9 @@ def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
     for target, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, target)
         os.close(descriptor)
+    limit = {name: os.environ[name] for name in (INSTRUCTIONS,) if name in os.environ}
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(request["environment"] | limit)
     os.chdir(request["folder"])
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads or os.environ.get("CUDA_VISIBLE_DEVICES"):
