@@ -19,6 +19,7 @@ from run.plan_study import (
     costs_of,
     find_row,
     first_starts,
+    kept_by_cores,
     longest_chain,
     measured_seconds,
     of_another_model,
@@ -181,6 +182,12 @@ def test_jobs_that_share_a_card_hold_and_cost_their_part_of_it():
     many = [replace(training(share=4), outputs=(str(n),)) for n in range(8)]
     assert makespan(many, [5] * 8, gpus=1) == 10
     assert makespan(many, [5] * 8, gpus=2) == 5
+
+
+def test_a_plan_says_if_cores_keep_jobs_from_a_card_that_has_room_for_them():
+    jobs = [training(share=4), training()]  # of four threads
+    assert kept_by_cores(jobs, 2, 32) == kept_by_cores(jobs[1:], 2, 4) == []
+    assert kept_by_cores(jobs, 2, 31)[0].startswith("- **31 cores let 7 jobs run at a time, and the cards 8**")
 
 
 def test_costs_that_were_measured_on_a_card_shared_otherwise_are_told():

@@ -621,7 +621,7 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         missing = "neither resources/unit_costs.csv nor an entry of measure/registry.py (`costs`) says what they take"
         sums.append(f"- not counted, as {missing}: {', '.join(unknown)}")
     assumed = [(job, cost) for job, cost in zip(jobs, costs, strict=True) if cost.group not in factors]
-    sums += [*of_another_model(assumed), *of_another_share(assumed)]
+    sums += [*of_another_model(assumed), *of_another_share(assumed), *kept_by_cores(jobs, gpus, cores)]
     return [
         "\n".join(sums),
         "## By rule\n\n" + by_rule(jobs, costs, factors),
@@ -651,6 +651,19 @@ def of_another_share(planned: Iterable[tuple[Job, Cost]]) -> list[str]:
         f"- **measured with {then} jobs on a card**, planned with {now}: each takes "
         f"{'less' if now < then else 'more'} than these hours say: {', '.join(sorted(names))}"
         for (then, now), names in rules.items()
+    ]
+
+
+def kept_by_cores(jobs: Iterable[Job], gpus: int, cores: int) -> list[str]:
+    """A line if fewer of the jobs that share cards can run at a time, by their threads, than cards have room for."""
+    shared = [job for job in jobs if job.share > 1]
+    at_once = min((cores // job.threads for job in shared), default=0)
+    room = max((gpus * job.share for job in shared), default=0)
+    if at_once >= room:
+        return []
+    return [
+        f"- **{cores} cores let {at_once} jobs run at a time, and the cards {room}**: give more --cores, also than the "
+        "machine has, to this plan and to Snakemake, or lower `hardware.threads`"
     ]
 
 
