@@ -25,13 +25,13 @@ TRIED = ((64, 512, 48), (90, 1000, 64), (128, 352, 32), (64, 250, 96), (128, 192
 
 
 def install() -> bool:
-    """Let torch multiply so in this process, and in its forks. False if that would not give the same bytes.
+    """Let torch multiply so in this process, and in its forks. False if that gains nothing, or gives other bytes.
 
     It is tried in a fork: a process that computed has threads, or what is left of them, which its forks have not.
     """
     import torch
 
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     threads = torch.get_num_threads()
     fork = os.fork()
