@@ -418,6 +418,7 @@ def test_the_published_study_is_planned_as_snakemake_plans_it_and_nothing_is_mad
     assert jobs_by_rule(done.stdout) == rules(fresh.plan())
     assert "lacks them" not in done.stdout
     assert "wall time on 8 GPUs and 64 cores" in done.stdout
+    assert "as with a model of 7B parameters (`hardware.costs`)" in done.stdout
     assert {row["why"] for row in table(done.stdout, "By rule")} == {"not there"}
     sources = table(done.stdout, "The forward cells of one source")
     assert {row["source"]: row["cells"] for row in sources} == dict.fromkeys(("evil_ai", "sarcastic", "villain"), "13")

@@ -40,7 +40,7 @@ from measure.registry import unit_costs
 from measure.tables import Row, read_table
 from run.program import InputError, run
 from run.readers import read_yaml
-from run.unit_costs import ANY, serving
+from run.unit_costs import ANY, parameters, serving
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
 CORES_PER_GPU = 8  # of a node that is not this machine
@@ -614,6 +614,8 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         f"- disk: {gigabytes(sum(cost.disk for cost in costs))} stay; {gigabytes(when.peak)} at the peak, of which "
         f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)",
     ]
+    if parameters(model := costs[0].group[1]):
+        sums.append(f"- what a job takes: as with a model of {model} parameters (`hardware.costs`)")
     if first := first_starts(costs):
         said = ", ".join(f"{clock(seconds)} of {what}" for what, seconds in first.items())
         sums.append(f"- not counted, once on each node where nothing was compiled yet: {said}")
