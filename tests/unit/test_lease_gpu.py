@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,6 +199,16 @@ def test_a_stranger_on_the_card_keeps_the_first_that_would_share_it_out(room: Pa
         stranger.kill()
         stranger.wait()
     assert job.communicate(timeout=300)[0].split()[0] == "0"
+
+
+def test_programs_that_wait_for_a_stranger_are_not_taken_for_those_who_share_its_card(tmp_path: Path) -> None:
+    taken = lease_gpu.Gpu("0", "GPU-a", busy="used by pid 1")
+
+    def look(_: int) -> list[object]:
+        return [place for _ in range(100) for place in lease_gpu.lock_place([taken], 4, tmp_path).values()]
+
+    with ThreadPoolExecutor(4) as waiting:
+        assert list(waiting.map(look, range(4))) == [[]] * 4
 
 
 def test_a_place_is_free_once_those_who_share_the_card_leave_its_share_of_the_memory(

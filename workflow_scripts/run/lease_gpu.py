@@ -155,13 +155,17 @@ def lock_place(gpus: Sequence[Gpu], share: int, folder: Path) -> dict[str, Place
             card = try_lock(lock_file(folder, gpu), fcntl.LOCK_SH)
             if card is None:
                 continue
-            own = try_lock(lock_file(folder, gpu, number))
-            others = [try_lock(lock_file(folder, gpu, other)) for other in range(share) if other != number]
+            # looked at together with others who look, so that who waits is not taken for one who is there
+            others = [
+                try_lock(lock_file(folder, gpu, other), fcntl.LOCK_SH) for other in range(share) if other != number
+            ]
             release([lock for lock in others if lock is not None])
             shared = None in others
-            if own is not None and (gpu.room >= 1 / share if shared else not gpu.busy):
+            free = gpu.room >= 1 / share if shared else not gpu.busy
+            own = try_lock(lock_file(folder, gpu, number)) if free else None
+            if own is not None:
                 return {gpu.uuid: Place((card, own), shared)}
-            release([lock for lock in (card, own) if lock is not None])
+            release([card])
     return {}
 
 
