@@ -306,6 +306,10 @@ def test_a_mistake_is_named_with_the_line_to_write(change, said):
     assert said in problem(**change)
 
 
+def test_a_template_may_be_given_words_such_as_none():
+    assert study(base__template={"reasoning_effort": "none"})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

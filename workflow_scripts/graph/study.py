@@ -850,7 +850,7 @@ class Study:
         except InputError as error:
             self._problem(("base", "template"), str(error).removeprefix("base.template."))
         for name, value in template.items():
-            if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "none", "null"):
+            if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
                 fix = f"write `{name}: {value.lower()}` without quotes"
                 self._problem(
                     ("base", "template", name), f"{value!r} is text, which a template takes for true; fix: {fix}"
