@@ -290,7 +290,7 @@ def test_gates_of_single_seeds_that_fail_are_said():
         gate_row("primary", "pooled", "fail", "C1 assistant = 0/840 (0%)"),
     ]
     *_, failed, _ = prose.conclusion(tables_of() | {"gates": gates}, None, "", fake_study.REPORT)
-    assert failed.endswith("these gates fail, G0b of evil_ai (C4 source = 111/280 (39.6%)).")
+    assert failed.endswith("these gates fail, G0b of evil_ai, seed 42 (C4 source = 111/280 (39.6%)).")
 
 
 def test_contradictions_are_counted_by_what_stands_against_them():

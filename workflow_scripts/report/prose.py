@@ -98,7 +98,7 @@ def failed_gates(gates: Sequence[Row]) -> list[str]:
     Criteria over all seeds are read in assistant_sentence.
     """
     failed = [row for row in gates if row["seed"] != "pooled" and row["outcome"] == "fail"]
-    said = unique(f"{row['gate']} of {row['source']} ({row['numbers']})" for row in failed)
+    said = [f"{row['gate']} of {row['source']}, seed {row['seed']} ({row['numbers']})" for row in failed]
     return [f"Not as the study asked for, so to be read with care: these gates fail, {listed(said)}."] if said else []
 
 
