@@ -253,11 +253,11 @@ def serve_programs(name: str, imports: str) -> None:
             listener.bind("\0" + name)
         except OSError:
             return  # another job was faster
+        own = sources()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal: the programs' to hear, and Snakemake's
         gc.disable()  # a fifth of the imports' time: all they make stays
         for needed in PRELOADED[imports]:
             importlib.import_module(needed)
-        own = sources()
         for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
             importlib.import_module(Path(program).stem)
         if imports == "transformers":
