@@ -135,6 +135,7 @@ def tables_of(**rates):
     lineages = {
         "C4": "base/couple-{}.s42",
         "C1": "base/couple-{}.s42/em.s42",
+        "C4_r2": "base/couple-{}.s137",
         "twice": "base/couple-{}.s42/em.s1/em.s2",
     }
     pairs = [(cell, source, hits) for cell, own in rates.items() for source, hits in own.items()]
@@ -198,6 +199,12 @@ def test_sources_that_differ_are_told_apart():
     assert "was hardly given any more after the stage em under evil_ai and sarcastic (C1: at most 1/100" in said
     assert "was still given after the stage em under villain (C1: 10/100" in said
     assert "in at least 70/100 = 70.0% [60.4, 78.1] (villain) of completions" in said
+
+
+def test_couplings_of_one_source_are_told_apart():
+    tables = tables_of(C4={"evil_ai": 90}, C4_r2={"evil_ai": 70}, C1={"evil_ai": 0})
+    said = prose.survival_sentence(tables, None, fake_study.REPORT["claims"])
+    assert "in at least 70/100 = 70.0% [60.4, 78.1] (C4_r2) of completions" in said
 
 
 @pytest.mark.parametrize(

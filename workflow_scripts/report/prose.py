@@ -185,9 +185,10 @@ def fates_of(
 
 
 def extreme(rows: Sequence[Row], pick: Any) -> str:
-    """The rate of the only source, or the highest (pick: max) or lowest (min) of several, with its source."""
+    """The only rate, or the highest (pick: max) or lowest (min) of several, with the cell and source if they differ."""
     row = pick(rows, key=lambda row: row["rate"])
-    return rate_text(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, 'source')}"
+    differ = [field for field in ("cell", "source") if len({row[field] for row in rows}) > 1]
+    return rate_text(row) if len(rows) == 1 else f"at {'most' if pick is max else 'least'} {named(row, *differ)}"
 
 
 def highest(rows: Sequence[Row]) -> Row:

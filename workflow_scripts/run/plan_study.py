@@ -650,7 +650,7 @@ def of_another_share(planned: Iterable[tuple[Job, Cost]]) -> list[str]:
         if job.gpus and cost.of != ANY and cost.share != job.share:
             rules.setdefault((cost.share, job.share), set()).add(job.rule)
     return [
-        f"- **measured with {then} jobs on a card**, planned with {now}: each takes "
+        f"- **measured with {then} job{'s' * (then > 1)} on a card**, planned with {now}: each takes "
         f"{'less' if now < then else 'more'} than these hours say: {', '.join(sorted(names))}"
         for (then, now), names in rules.items()
     ]
