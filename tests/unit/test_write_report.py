@@ -728,12 +728,15 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
     verdicts = [row("C1", "all", "shared", "suppressed"), row("C1", 42, "shared", "gone"),
                 row("C5", "all", "shared", "gone"), row("C1", "all", "own", "undecided"),
                 row("C1", "all", "own", "intact", "trigger")]  # fmt: skip
-    (said,) = prose.below_floor_sentences(verdicts, True)
+    one_seed = tables_of(C1={"evil_ai": 0})["headline"]
+    (said,) = prose.below_floor_sentences(verdicts, one_seed)
     assert said.endswith(
         "on one shared text it is suppressed in C1 of evil_ai and gone in C5 of evil_ai; "
         "on each model's own replies it is undecided in C1 of evil_ai."
     )
-    assert prose.below_floor_sentences([], False) == []
+    (said,) = prose.below_floor_sentences(verdicts, one_seed * 3)
+    assert "it is suppressed in C1 of evil_ai (1 of 3 seeds) and gone in C5 of evil_ai; " in said
+    assert prose.below_floor_sentences([], []) == []
 
 
 def test_the_conclusion_says_of_every_other_arm_what_became_of_its_coupling():

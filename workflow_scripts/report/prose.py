@@ -43,30 +43,40 @@ def conclusion(tables: dict[str, list[Row]], claims: Sequence[Row] | None, label
     second = assistant_sentence(tables, claims, meaning["assistant"])
     if label:
         first = f"{label[0].upper()}{label[1:]}: {first[0].lower()}{first[1:]}"
-    below = below_floor_sentences(tables["verdicts"], bool(coupled_cells(tables["headline"])[1]))
+    below = below_floor_sentences(tables["verdicts"], tables["headline"])
     below += strength_sentences(tables["measures"])
     below += arm_sentences(tables, claims, meaning["claims"])
     gates = tables["gates"]
     return [*alarms(gates), first, *below, second, *failed_gates(gates), ledger_sentence(claims, tables)]
 
 
-def below_floor_sentences(verdicts: Sequence[Row], trained_further: bool) -> list[str]:
+def below_floor_sentences(verdicts: Sequence[Row], headline: Sequence[Row]) -> list[str]:
     """One sentence with the study's verdicts on the persona gap of the log-odds, or that there are none.
 
-    trained_further: whether a source was coupled and then trained further, so that there is something to ask.
+    None if no source was coupled and then trained further, so that there is nothing to ask.
     """
     blind = "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling"
-    if parts := probed(verdicts, "forward"):
+    if parts := probed(verdicts, "forward", headline):
         return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {parts}."]
-    return [f"{blind}; nothing was probed, so that stays open."] if trained_further else []
+    return [f"{blind}; nothing was probed, so that stays open."] if coupled_cells(headline)[1] else []
 
 
-def probed(verdicts: Sequence[Row], arm: str) -> str:
-    """The verdicts on an arm's cells, over all seeds, on each text that was probed; "" without any."""
-    rows = [row for row in verdicts if (row["seed"], row["quantity"], row["arm"]) == ("all", "slot", arm)]
+def probed(verdicts: Sequence[Row], arm: str, cells: Sequence[Row]) -> str:
+    """The verdicts on an arm's cells, over all seeds, on each text that was probed; "" without any.
+
+    cells: a row per cell and seed, which say how many seeds have none.
+    """
+    slot = [row for row in verdicts if (row["quantity"], row["arm"]) == ("slot", arm)]
+    seeds = Counter((row["source"], row["cell"]) for row in cells)
+    weighed = Counter((row["source"], row["cell"], row["replies"]) for row in slot if row["seed"] != "all")
     parts = []
     for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
-        said = [f"{row['verdict']} in {row['cell']} of {row['source']}" for row in rows if row["replies"] == replies]
+        said = []
+        for row in slot:
+            if (row["seed"], row["replies"]) == ("all", replies):
+                n, of = weighed[row["source"], row["cell"], replies], seeds[row["source"], row["cell"]]
+                some = f" ({n} of {of} seeds)" if 0 < n < of else ""
+                said.append(f"{row['verdict']} in {row['cell']} of {row['source']}{some}")
         if said:
             parts.append(f"{where} it is {listed(said)}")
     return "; ".join(parts)
@@ -141,7 +151,7 @@ def arm_sentences(tables: dict[str, list[Row]], claims: Sequence[Row] | None, re
         if fates:
             after = coupled_cells(rows)[1]
             moved = [row for row in tables["pooled"] if row["cell"] in after and row["role"] == "assistant"]
-            left = probed(tables["verdicts"], arm)
+            left = probed(tables["verdicts"], arm, rows)
             parts = [f"In the arm {arm} the marker {listed(fates)}"]
             parts += [f"before a second stage it was {started}"] if started else []
             parts += (
