@@ -108,10 +108,12 @@ else:
         refuse(str(error))
 
 
-# Rows stand in the order of config.yaml, those added to it after them: Snakemake reads a file of the command line first.
-if isinstance(config.get("cells"), dict):
-    rows = [*load_configfile(CHECKOUT / "config.yaml")["cells"], *config["cells"]]
-    config["cells"] = {row: config["cells"][row] for row in dict.fromkeys(rows)}
+# Rows and evaluations, the first of which is meant where none is named, stand in the order of config.yaml, those added to
+# it after them: Snakemake reads a file of the command line first.
+for section in ("cells", "evaluations"):
+    if isinstance(config.get(section), dict):
+        names = [*load_configfile(CHECKOUT / "config.yaml")[section], *config[section]]
+        config[section] = {name: config[section][name] for name in dict.fromkeys(names)}
 
 
 # not read as YAML, which takes longer than all of the planning around it

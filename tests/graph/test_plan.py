@@ -346,6 +346,18 @@ def test_a_study_meant_for_the_offline_one_is_not_laid_over_the_published_one(pu
     assert "fix: --configfile profiles/tiny/study.yaml" in done.stdout + done.stderr
 
 
+def test_an_evaluation_that_a_file_adds_is_that_of_the_rows_which_name_it_alone(published, tmp_path):
+    own = {"evaluations": {"long": {"extends": "main", "max_tokens": 1024}}, "cells": {"C1": {"evaluation": "long"}},
+           "probe": None, "ablate": None, "families": {"cells": []}}  # fmt: skip
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    cells = "results/published/cells/evil_ai/"
+    jobs = published.jobs(
+        f"{cells}C1_seed42.json", f"{cells}C4_seed42.json", "--configfile", str(tmp_path / "own.yaml")
+    )
+    asked = [job for job in jobs if job.startswith("count_markers ")]
+    assert sorted(job.partition("evaluation=")[2] for job in asked) == ["long", "main"]
+
+
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(published):
     done = published.workspace.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
     assert done.returncode != 0
