@@ -300,6 +300,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"judge__model": "hf/local"}, "judge.model: hf/local is a model in a folder, which is not named; fix: model_args: {model_path: "),
         ({"gates__criteria": [GATE | {"pass": "rate('C4', 'source') and rate('C1', 'source') > 0"}]}, "is no condition; fix: compare numbers"),
         ({"stages__x": {"extends": "emm"}}, "--config: stages.x.extends: 'emm' is not there; fix: em"),
+        ({"hardware__costs": "0B"}, "hardware.costs: '0B' cannot be; fix: write the base's parameters, such as 7B"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_the_line_to_write(change, said):
