@@ -98,7 +98,8 @@ else:
 
         configfile: layer
 
-    another = config["study"] != yaml_of(CHECKOUT / "config.yaml")["study"]
+    shipped = yaml_of(CHECKOUT / "config.yaml")
+    another = all(config[key] != shipped[key] for key in ("study", "base"))
     try_config(
         check_profiles, sys.argv[1:], workflow.overwrite_configfiles, another
     )

@@ -340,7 +340,7 @@ def test_the_published_claims_are_checked_without_a_model(fresh):
 
 
 def test_a_study_meant_for_the_offline_one_is_not_laid_over_the_published_one(published, tmp_path):
-    (tmp_path / "mine.yaml").write_text("seeds: [42]\n")
+    (tmp_path / "mine.yaml").write_text("{study: mine, seeds: [42]}\n")  # another name is not another base
     over = ("--profile", "profiles/tiny", "--configfile", str(tmp_path / "mine.yaml"))
     done = published.workspace.snakemake("-n", *over, check=False)
     assert "fix: --configfile profiles/tiny/study.yaml" in done.stdout + done.stderr

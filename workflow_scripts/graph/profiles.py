@@ -24,7 +24,8 @@ def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole:
     """Raise InputError if `given`, the files of --configfile, took the place of a file that a profile names.
 
     Snakemake takes either. A study that was to be laid over the offline one would be laid over the published one.
-    whole: they make a study of another name, which may be all that it is; not if one of them lies beside the profile's.
+    whole: they make a study of another name and base, which may be all that it is; not if one of them lies beside the
+    profile's.
     """
     read = {Path(file).resolve() for file in given}
     for profile in profiles_of(arguments):
