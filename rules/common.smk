@@ -113,7 +113,7 @@ else:
 # it after them: Snakemake reads a file of the command line first.
 for section in ("cells", "evaluations"):
     if isinstance(config.get(section), dict):
-        names = [*load_configfile(CHECKOUT / "config.yaml")[section], *config[section]]
+        names = [*yaml_of(CHECKOUT / "config.yaml")[section], *config[section]]
         config[section] = {name: config[section][name] for name in dict.fromkeys(names)}
 
 

@@ -194,8 +194,7 @@ class Study:
         """What the base has to be fit for: LoRA targets, the longest row and the longest reply [tokens] by the key that
         says it, the markers that are put into replies, and the layers and weights that stages name, by the stage.
         """
-        nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
-        stages = self._trained_stages()
+        nodes, stages = self._trained_nodes(), self._trained_stages()
         rows = {f"stages.{name}.max_length": stage["max_length"] for name, stage in stages.items()}
         drawn = {
             f"stages.{name}.data.max_tokens": stage["data"]["max_tokens"]
@@ -234,7 +233,8 @@ class Study:
         from model.adapters import check_targets
         from model.full import frozen_weights
 
-        for name, stage in self._trained_stages().items():
+        trained = self._trained_stages()
+        for name, stage in trained.items():
             lora, length, longest = stage.get("lora") or {}, stage["max_length"], base["tokens"]
             with self._problem_of(name, "max_length"):
                 if length > longest:
@@ -248,7 +248,7 @@ class Study:
             with self._problem_of(name, "freeze"):
                 if "freeze" in stage:
                     frozen_weights(base["weights"], base["layers"], stage["freeze"], "")
-        drawn: list[tuple[str, ...]] = [("stages", name, "data", "max_tokens") for name in self._trained_stages()]
+        drawn: list[tuple[str, ...]] = [("stages", name, "data", "max_tokens") for name in trained]
         drawn += [("evaluations", name, "max_tokens") for name in dict.fromkeys(cell.evaluation for cell in self.cells)]
         resolved = {"stages": self.stages, "evaluations": self.evaluations}
         for path in drawn:
@@ -314,9 +314,12 @@ class Study:
 
     def _trained_stages(self) -> dict[str, dict[str, Any]]:
         """The stages that are trained for a cell, in the config's order."""
-        nodes = {node for cell in self.cells for node in self._trained(cell.lineage)}
-        used = {parse_lineage(node)[-1].stage for node in nodes}
+        used = {parse_lineage(node)[-1].stage for node in self._trained_nodes()}
         return {name: stage for name, stage in self.stages.items() if name in used}
+
+    def _trained_nodes(self) -> set[str]:
+        """The lineages that are trained for a cell."""
+        return {node for cell in self.cells for node in self._trained(cell.lineage)}
 
     def _trained(self, lineage: str) -> list[str]:
         """The lineages that are trained on the way to this one, the origins of merged adapters among them."""
