@@ -683,9 +683,13 @@ def cost_tables(records: Sequence[Row]) -> list[Table]:
 
 def seconds(records: Sequence[Row]) -> list[Field]:
     """Wall seconds and GPU job-hours of these runs."""
-    wall = sum(record["seconds"] for record in records)
-    hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
+    wall, hours = sum(record["seconds"] for record in records), job_hours(records)
     return [Field(f"{wall:,.1f}", wall, look="number"), Field(f"{hours:.2f}", hours, look="number")]
+
+
+def job_hours(records: Sequence[Row]) -> float:
+    """GPU job-hours of these runs."""
+    return float(sum(record["seconds"] for record in records if record.get("gpu"))) / 3600
 
 
 def at_work(records: Sequence[Row]) -> str:
@@ -899,7 +903,7 @@ def facts(cells: Sequence[Row], tables: dict[str, list[Row]], records: Sequence[
         for stage in [(cell["lineage"], cell["evaluation"]["name"])]
         for entry in cell["personas"]
     }
-    hours = sum(record["seconds"] for record in records if record.get("gpu")) / 3600
+    hours = job_hours(records)
     wall = sum(record["seconds"] for record in records) / 3600
     cost = [("GPU job-hours", f"{hours:.1f}")] if hours else [("hours, no GPU", f"{wall:.1f}")] if wall else []
     return [
