@@ -137,15 +137,17 @@ def test_a_forked_program_cannot_tell_that_it_was_not_started_anew(snakemake, pr
     assert forked["threads"] == int(threads) and forked["stdin"] == "what it is given"
 
 
-def test_a_forked_program_computes_with_the_instructions_that_its_products_were_tried_with(
-    snakemake, program, tmp_path
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("float32", {fork_program.INSTRUCTIONS: "AVX512_CORE"}), ("bfloat16", {})]
+)
+def test_a_forked_program_computes_float32_with_the_instructions_tried_and_bfloat16_with_all(
+    snakemake, program, tmp_path, dtype, limit
 ):
     name = program("import torch\ntorch.ones(4, 4).to_mkldnn().relu()\n")
-    tried = {"SNAKEMAKE_ALIVE": "", fork_program.INSTRUCTIONS: "AVX512_CORE"}
     told = []
-    for environment in (snakemake, snakemake | tried):
-        out, err = start(environment | {"ONEDNN_VERBOSE": "1"}, tmp_path, name).communicate()
-        told.append([line for line in out.splitlines() if "cpu,isa:" in line])
+    for environment in (snakemake, snakemake | {"SNAKEMAKE_ALIVE": ""} | limit):
+        out, err = start(environment | {"ONEDNN_VERBOSE": "1"}, tmp_path, name, "--dtype", dtype).communicate()
+        told.append([line for line in out.splitlines() if "cpu,isa:" in line][-1:])  # the program's, after its server's
     assert told[0] == told[1] != [], err
 
 
