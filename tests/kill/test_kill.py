@@ -26,6 +26,7 @@ SEED = 5
 WAIT = 5  # [s] that a process stays at its moment
 PATIENCE = 900  # [s] for a moment to come, or for a Snakemake to end
 OUTPUTS = r"^results/smallest/(inputs|models|cells|tables|figures|report)"
+LAST_MODEL = "results/smallest/models/base/couple-evil_ai.s42/em.s42"
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,35 @@ def processes_of(study: Workspace) -> dict[int, str]:
     return found
 
 
-def kill(study: Workspace, moment: Moment, number: signal.Signals, whom: str, draw: random.Random, output: Path) -> str:
-    """Give the command, and send the signal at the moment. Returns what the process was about to do."""
-    report = output.with_suffix(".moment")
-    stays = whom == "job" or moment.program == "snakemake" or (number == KILL and draw.random() < 0.7)
-    order = {"program": moment.program, "events": moment.events, "path": moment.path, "write": moment.write,
-             "nth": draw.randint(1, moment.most), "report": str(report), "wait": stays and WAIT}  # fmt: skip
+def start(study: Workspace, order: dict, output: Path) -> subprocess.Popen:
+    """Give the command, and wait until its moment is reported or it has ended."""
     environment = study.environment | {"KILL_AT": json.dumps(order), "PYTHONPATH": str(Path(__file__).parent)}
     with output.open("w") as file:
         snakemake = subprocess.Popen(
             command(study), cwd=study.folder, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-    came = wait_for(lambda: (report.exists() and report.read_text()) or snakemake.poll() is not None, PATIENCE)
-    assert came and report.exists(), f"no such moment: {order}\n{output.read_text()}"
+    report = Path(order["report"])
+    wait_for(lambda: (report.exists() and report.read_text()) or snakemake.poll() is not None, PATIENCE)
+    return snakemake
+
+
+def kill(
+    study: Workspace, moment: Moment, number: signal.Signals, whom: str, draw: random.Random, last: str, output: Path
+) -> str:
+    """Give the command, and send the signal at the moment. Returns what the process was about to do.
+
+    Where the study ends without that moment, since an earlier signal came too late for the work that it was meant for,
+    `last`, the folder of its last model, is taken away, and the moment comes again.
+    """
+    report = output.with_suffix(".moment")
+    stays = whom == "job" or moment.program == "snakemake" or (number == KILL and draw.random() < 0.7)
+    order = {"program": moment.program, "events": moment.events, "path": moment.path, "write": moment.write,
+             "nth": draw.randint(1, moment.most), "report": str(report), "wait": stays and WAIT}  # fmt: skip
+    snakemake = start(study, order, output)
+    if not report.exists() and snakemake.poll() == 0:
+        shutil.rmtree(study.folder / last)
+        snakemake = start(study, order, output)
+    assert report.exists(), f"no such moment: {order}\n{output.read_text()}"
     told = report.read_text()
     time.sleep(0 if stays else draw.uniform(0, 0.1))
     if whom == "group":
@@ -201,7 +218,7 @@ def test_a_study_killed_at_every_kind_of_moment_is_finished_by_the_same_command(
     hit, resumed = Counter(), False
     for count, (kind, moment, number, whom) in enumerate(KILLS):
         began = time.monotonic()
-        told = kill(study, moment, number, whom, draw, tmp_path / f"{count}.txt")
+        told = kill(study, moment, number, whom, draw, LAST_MODEL, tmp_path / f"{count}.txt")
         check_what_is_left(study, reference)
         resumed |= any_resumed(study)
         hit[kind, number.name] += 1
@@ -233,7 +250,7 @@ def test_a_training_of_all_weights_is_killed_and_finished_like_that_of_a_lora(sm
     plain.snakemake("--cores", "2", env=plain.environment)
     reference, draw, resumed = plain.results(), random.Random(SEED), False
     for count, (moment, number, whom) in enumerate(FULL_KILLS):
-        told = kill(study, moment, number, whom, draw, tmp_path / f"{count}.txt")
+        told = kill(study, moment, number, whom, draw, str(Path(FULL).parent), tmp_path / f"{count}.txt")
         check_what_is_left(study, reference)
         resumed |= any_resumed(study)
         with capsys.disabled():
