@@ -35,7 +35,7 @@ from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_ste
 from model.trainer import Options, Outcome, train
 from probe.track import Track, read_track
 from run.caches import keep_compiled
-from run.files import canonical, partial, sha256_of, write_json
+from run.files import canonical, partial, remove, sha256_of, write_json
 from run.program import InputError, run
 from run.provenance import run_record
 from run.readers import json_argument, read_json, read_jsonl
@@ -439,7 +439,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         outcome, options = train_lineage(arguments, recipe, tokenizer, examples, held_out, replayed, work, tracked)
         write_outputs(arguments, recipe, examples, held_out, replayed, marked, outcome, options, started)
-        shutil.rmtree(work)
+        remove(work)
     finally:
         if arguments.scratch is None:
             shutil.rmtree(work, ignore_errors=True)

@@ -86,6 +86,36 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_
     assert os.listdir(tmp_path) == ["c.json"]
 
 
+REMOVER = """
+import os, sys
+from run.files import remove
+
+removed = []
+
+def kill_at_second(event, arguments):
+    if event == "os.remove":
+        removed.append(arguments)
+        if len(removed) == 2:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(kill_at_second)
+remove(sys.argv[1])
+"""
+
+
+def test_a_folder_whose_remover_is_killed_is_gone_as_a_whole(tmp_path):
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    for name in ("weights", "optimizer", "state"):
+        (folder / name).write_text(name)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow_scripts")}
+    killed = subprocess.run([sys.executable, "-c", REMOVER, str(folder)], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not folder.exists() and len(os.listdir(tmp_path)) == 1
+    write_json(tmp_path / "next.json", 1)
+    assert os.listdir(tmp_path) == ["next.json"]
+
+
 CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--")
 
 

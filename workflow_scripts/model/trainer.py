@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import math
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marker.mask import Example
-from run.files import partial, sha256_of, write_json
+from run.files import partial, remove, sha256_of, write_json
 from run.program import InputError
 from run.readers import AGAIN, read_json, read_text
 from run.status import Status
@@ -271,7 +270,7 @@ def step_trainer() -> type:
                     write_json(folder / CURVE_FILE, self.options.track.curve)
                 (folder / SEAL_FILE).write_text(sha256_of(folder), encoding="utf-8")
             for older in checkpoints(self.options.work)[:-1]:
-                shutil.rmtree(older)
+                remove(older)
 
         def resume(self, folder: Path) -> Any:
             if read_text(folder / SEAL_FILE) != sha256_of(folder):

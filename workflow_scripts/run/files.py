@@ -97,6 +97,13 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove(folder: str | Path) -> None:
+    """Remove a folder that others read: whenever this process is killed, all of it is there or nothing."""
+    folder = Path(folder)
+    with temporary_folder(folder.parent, f".{folder.name}") as holder:
+        os.replace(folder, holder / folder.name)
+
+
 @functools.cache
 def remove_leftovers(parent: Path) -> None:
     """Remove what processes of this machine had begun in `parent` when they were killed; once a process looks.
