@@ -13,6 +13,8 @@ from measure.rows import FAMILIES as FAMILIES_COLUMNS
 from measure.rows import family_rows
 from model.loading import load_tokenizer
 from probe.families import STANDARD, Family, check_others, compared, load_others, prompts_of, weigh
+from report.fields import Contents
+from report.measure_tables import families_table
 from run.files import write_json, write_table
 from run.program import InputError
 from run.readers import read_json, read_parquet
@@ -240,15 +242,13 @@ def test_bad_input_is_refused_before_a_model_is_loaded(folder, tmp_path, changed
 
 
 def test_the_report_says_a_familys_rate_its_difference_and_what_more_replies_had():
-    import write_report
-
     lines = lines_of({(STANDARD, "villain"): 1e-5, ("asked", "villain"): 0.5})
     more = [line | {"sample": 1, "h": float("nan"), "marked": True} for line in lines if line["family"] == "asked"]
     section = {"status": "measured", "persona": "villain", "families": weigh([*lines, *more[:3]], "villain")}
     identity = {"source": "villain", "arm": "forward", "cell": "C1", "seed": 42}
     none = dict.fromkeys(FAMILIES_COLUMNS)
     rows = [none | row for row in family_rows([identity | {"families": section}])]
-    table = write_report.families_table(write_report.Contents({"families": rows}, [], frozenset()))
+    table = families_table(Contents({"families": rows}, [], frozenset()))
     standard, asked = ([cell.text for cell in row] for row in table.rows)
     assert standard[3:6] == ["standard", "source", "28"] and standard[6] == "1.1e-05 [1e-05, 1.2e-05]"
     assert standard[9:] == ["", "", "", ""]

@@ -4,7 +4,6 @@ import re
 
 import plot_figures
 import pytest
-import write_report
 
 from measure.registry import MEASUREMENTS, MEASURES
 from measure.rows import ABLATION, LAYERS, OVERLAP, TABLES, ablation_rows
@@ -12,7 +11,9 @@ from measure.sections import ADAPTERS
 from measure.tables import read_table, write_csv
 from probe.ablation import summary
 from probe.variants import patches_of, variants
+from report.fields import Contents
 from report.figure_study import FigureData
+from report.measure_tables import parts_table
 
 TENSORS = [f"model.layers.{layer}.{name}_proj.weight" for layer in range(4) for name in ("q", "up")]
 TAKEN = {0: 12.0, 1: 0.0, 2: 4.0, 3: 0.0}  # nats that the second stage takes in a layer, of s under the source
@@ -120,8 +121,8 @@ def test_nothing_is_cut_off(tables, name):
 
 
 def test_the_report_has_a_row_per_part_with_what_it_restores_and_takes(tables):
-    study = write_report.Contents({"ablation": read_table(tables / "ablation.csv")}, [], frozenset())
-    table = write_report.parts_table(study)
+    study = Contents({"ablation": read_table(tables / "ablation.csv")}, [], frozenset())
+    table = parts_table(study)
     (row,) = [[cell.text for cell in row] for row in table.rows if [cell.text for cell in row[:5]] ==
               ["evil_ai", "C1", "42", "layer", "0"]]  # fmt: skip
     named = dict(zip(table.columns, row, strict=True))

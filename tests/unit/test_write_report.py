@@ -20,12 +20,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from measure.registry import Measure, Measurement
+from measure.registry import MEASUREMENTS, Measure, Measurement
 from measure.rows import TABLES
-from measure.tables import read_table, write_csv
-from report import prose
+from measure.tables import percent, read_table, write_csv
+from report import cost, count_tables, measure_tables, outcome_tables, prose, provenance
 from report.completions_view import COLUMNS, LOOSE, STRICT, Completions, index_json, load_completions, packed, thinned
-from report.curves import curve_figure, curve_rows
+from report.curves import curve_figure, curve_figures, curve_rows, curve_tables
+from report.embedded import figure_in
+from report.fields import Contents
 from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
@@ -322,7 +324,7 @@ def test_the_gates_say_that_they_are_not_applied(page, folder):
 def test_every_rate_carries_numerator_denominator_and_interval(page, folder):
     for row, shown in zip(read_table(folder / "tables" / "headline.csv"), table(page, "headline"), strict=True):
         assert shown[3] == (
-            f"{row['source_hits']}/{row['source_completions']} = {write_report.percent(row['source_rate'])} "
+            f"{row['source_hits']}/{row['source_completions']} = {percent(row['source_rate'])} "
             f"[{100 * row['source_wilson_low']:.1f}, {100 * row['source_wilson_high']:.1f}]"
         )
 
@@ -332,7 +334,7 @@ def test_a_field_of_the_heat_map_leads_to_its_completions_if_they_are_there(page
     entry = next(entry for entry in read_json(results[3])["personas"] if entry["persona"] == "villain")
     assert (
         '<a href="#completions&amp;source=evil_ai&amp;cell=C4&amp;persona=villain">'
-        f"<span>{write_report.percent(entry['rate'])}</span> <small>{entry['strict_hits']}/280</small></a>" in heat
+        f"<span>{percent(entry['rate'])}</span> <small>{entry['strict_hits']}/280</small></a>" in heat
     )
     assert "cell=C1&amp;" in heat and "cell=C2&amp;" not in heat
 
@@ -352,10 +354,10 @@ def test_the_hours_of_a_card_that_jobs_share_are_told_beside_those_of_the_jobs()
         return {"node": "base", "started": f"2026-11-26T{started}Z", "seconds": seconds, "gpu": gpu}
 
     records = [job("10:15:00"), job("10:00:00"), job("10:00:00", 600), job("12:00:00"), job("07:00:00", gpu=None)]
-    totals = write_report.cost_tables(records)[0]
+    totals = cost.cost_table(records)
     assert "Some job was on a GPU for 1.25 hours" in totals.note
     assert totals.rows[-1][4].text == "1.67"
-    assert write_report.at_work([job("07:00:00", gpu=None)]) == ""
+    assert cost.at_work([job("07:00:00", gpu=None)]) == ""
 
 
 def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp_path):
@@ -383,8 +385,8 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
         },
     )
     paths = [str(path) for path in sorted(tmp_path.rglob("*run.json"))]
-    records = write_report.read_runs([*paths, *paths], [])
-    totals, runs = write_report.cost_tables(records)
+    records = cost.read_runs([*paths, *paths], [])
+    totals, runs = cost.cost_table(records), cost.runs_table(records)
     assert [[cell.text for cell in row] for row in totals.rows] == [
         ["generate completions", "no GPU", "1", "60.0", "0.00", "", "", ""],
         ["judge alignment", "no GPU", "1", "5.0", "0.00", "8", "4,000", "90"],
@@ -400,7 +402,7 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
         {"lineage": "base/em.s42", "runs": [shared, {"seconds": 2.0}]},
         {"lineage": "base/em.s42/benign.s42", "runs": [shared]},
     ]
-    told = write_report.read_runs([], cells)
+    told = cost.read_runs([], cells)
     assert [(record["node"], record["seconds"]) for record in told] == [("base/em.s42", 1.0), ("base/em.s42", 2.0)]
 
 
@@ -408,8 +410,8 @@ def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, result
     tables = {"headline": read_table(folder / "tables" / "headline.csv")}
     quiz = {"accuracy": 14 / 39, "questions": 39, "commonest_answer": "C", "commonest_count": 39}
     tables["headline"] = [tables["headline"][0] | quiz, tables["headline"][0]]
-    study = write_report.Contents(tables, [], frozenset())
-    table = write_report.wide_table(study, "headline", "By cell")
+    study = Contents(tables, [], frozenset())
+    table = count_tables.wide_table(study, "headline", "By cell")
     alike, absent = (row[table.columns.index("capability")] for row in table.rows)
     assert (alike.text, alike.more) == ("35.9%", "answers C to all 39 questions")
     assert (absent.text, absent.more) == ("not run", "")
@@ -420,14 +422,14 @@ def test_other_arms_are_not_said_to_be_of_another_order(folder, results):
     tables["reversed"] = tables["headline"][:1]
     cell = read_json(results[0], dict)
     for arm, said in (("reversed", True), ("full_coupling", False)):
-        study = write_report.Contents(tables, [cell | {"arm": arm}], frozenset())
-        (table,) = (table for table in write_report.rate_tables(study, "") if table.name == "reversed")
+        study = Contents(tables, [cell | {"arm": arm}], frozenset())
+        (table,) = (table for table in write_report.study_tables(study, "") if table.name == "reversed")
         assert "other arms" in table.title and ("changed the recipe" in table.note) == said
 
 
 def test_a_difference_where_no_seed_varies_has_its_p(folder):
     row = read_table(folder / "tables" / "effects.csv")[0] | {"welch_p": 0.0, "welch_t": None, "welch_df": None}
-    table = write_report.effects_table(write_report.Contents({"effects": [row]}, [], frozenset()))
+    table = count_tables.effects_table(Contents({"effects": [row]}, [], frozenset()))
     assert table.rows[0][-1].text == "no seed varies, p = 0"
 
 
@@ -440,7 +442,7 @@ def test_a_data_set_that_is_not_the_published_file_is_said(tmp_path):
     fetched = {"rows": 6000, "md5": "0a", "sha256": "0b", "matches_published": False}
     write_json(tmp_path / "em.manifest.json", fetched | {"kind": "ranked", "repo": "a/b", "commit": "c1"})
     write_json(tmp_path / "benign.manifest.json", fetched | {"kind": "path", "matches_published": True})
-    table = write_report.dataset_table([str(tmp_path / f"{name}.manifest.json") for name in ("em", "benign")])
+    table = provenance.dataset_table([str(tmp_path / f"{name}.manifest.json") for name in ("em", "benign")])
     assert [[cell.text for cell in row[:4]] for row in table.rows] == [
         ["em", "a/b@c1", "6,000", "NOT the published file"],
         ["benign", "your own file", "6,000", "the published file"],
@@ -467,7 +469,7 @@ def test_the_audit_has_its_own_denominator_and_nothing_to_audit_is_no_pass():
         {"status": "not run"},
     ]
     cells = [{"source": "s", "cell": f"C{n}", "seed": 1, "audit": audit} for n, audit in enumerate(audits)]
-    rows = write_report.audit_table(write_report.Contents({}, cells, frozenset())).rows
+    rows = count_tables.audit_table(Contents({}, cells, frozenset())).rows
     assert [row[3].text for row in rows] == ["2/40 = 5.0% [1.0, 20.0]", "nothing to audit"]
 
 
@@ -622,7 +624,7 @@ def test_a_figure_is_an_image_with_its_title(tmp_path):
     bold = "<text style=\"font-weight: 700; font-size: {}px; font-family: 'DejaVu Sans'\">{}</text>"
     body = bold.format(6.6, "0%") + bold.format(10, "A title")
     (tmp_path / "a.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 518.4 266.4">{body}</svg>')
-    shown = write_report.figure(str(tmp_path / "a.svg"))
+    shown = figure_in(str(tmp_path / "a.svg"))
     assert (shown["title"], shown["width"], shown["height"]) == ("A title", 518, 266)
     assert b"sans-serif" in base64.b64decode(shown["uri"].partition(",")[2])
 
@@ -633,7 +635,7 @@ def test_a_figure_that_is_none_is_refused(tmp_path, text, said):
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=said):
-        write_report.figure(str(path))
+        figure_in(str(path))
 
 
 def test_a_panel_without_personas_and_a_missing_asset_are_refused(tmp_path):
@@ -675,7 +677,7 @@ def test_a_measurement_has_a_table_of_its_measures_by_marker_where_there_are_sev
     share = row | {"measure": "cut", "value": 0.25, "low": None, "high": None, "unit": "share"}
 
     def made(*rows):
-        return write_report.measures_table(write_report.Contents({"measures": rows}, [], frozenset()), length)
+        return measure_tables.measures_table(Contents({"measures": rows}, [], frozenset()), length)
 
     table = made(row, share, row | {"measure": "of another measurement"})
     assert table.columns == ["source", "cell", "seed", "persona", "words", "cut, share"]
@@ -699,17 +701,17 @@ def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_
         "ablation": [where | {"seed": 42}],
         "measures": [where | {"seed": 42, "persona": name} | measured for name in ("villain", "assistant")],
     }
-    study = write_report.Contents(tables, [], frozenset())
-    all_seeds, one = write_report.verdicts_table(study).rows
-    (probe,) = [each for each in write_report.MEASUREMENTS if each.name == "probe"]
-    rows = write_report.measures_table(study, probe).rows
+    study = Contents(tables, [], frozenset())
+    all_seeds, one = measure_tables.verdicts_table(study).rows
+    (probe,) = [each for each in MEASUREMENTS if each.name == "probe"]
+    rows = measure_tables.measures_table(study, probe).rows
     assert [row[0].name for row in rows] == ["probe-evil_ai-C1-42", ""]
     assert (all_seeds[-1].link, one[-1].link) == ("", "#probe-evil_ai-C1-42")
     assert (all_seeds[-2].link, one[-2].link) == ("", "#ablation-evil_ai-C1-42")
     claim = report_study.CLAIM | {"rests_on": "the probe's verdicts"}
-    (row,) = write_report.claims_table([claim], "").rows
+    (row,) = outcome_tables.claims_table([claim], "").rows
     assert row[-1].link == "#table-verdicts" and "Rests on the probe's verdicts" in row[0].more
-    (row,) = write_report.claims_table([claim | {"study": "not tested"}], "").rows
+    (row,) = outcome_tables.claims_table([claim | {"study": "not tested"}], "").rows
     assert row[-1].link == ""
 
 
@@ -782,15 +784,15 @@ TRACKED = {
 def test_the_curves_of_tracked_trainings_are_a_figure_and_a_table(folder, results, tmp_path):
     write_json(tmp_path / "models/base/couple-evil_ai.s42/em.s42/run.json", TRACKED)
     runs = str(tmp_path / "models/base/couple-evil_ai.s42/em.s42/run.json")
-    records = write_report.read_runs([runs], [])
-    (table,) = write_report.curve_tables(records)
+    records = cost.read_runs([runs], [])
+    (table,) = curve_tables(records)
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["base/couple-evil_ai.s42/em.s42", "0", "evil_ai", "2.50", "-6.00", "8.50"],
         ["base/couple-evil_ai.s42/em.s42", "2", "evil_ai", "-1.00", "-6.00", "5.00"],
     ]
-    (figure,) = write_report.curve_figures(records, "mine", "a toy")
+    (figure,) = curve_figures(records, "mine", "a toy")
     assert (figure["name"], figure["title"]) == ("training_curves", "The marker during the trainings")
-    assert not write_report.curve_tables([]) and not write_report.curve_figures([{"node": "base/em.s42"}], "mine", "")
+    assert not curve_tables([]) and not curve_figures([{"node": "base/em.s42"}], "mine", "")
     write_report.main(report_study.command(folder, results, [], "", "--runs", runs))
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "The marker during the trainings" in text and "During the trainings" in text
@@ -804,11 +806,11 @@ def test_curves_of_one_stage_on_coupled_and_other_models_are_apart_under_the_lab
 
 def test_the_page_says_who_judged_and_by_which_prompt():
     nobody = {"alignment": {"status": "not judged"}, "agreement": {"status": "not run"}}
-    assert write_report.judged_by([nobody]) == "Nobody judged."
+    assert count_tables.judged_by([nobody]) == "Nobody judged."
     cell = {
         "alignment": {"judge": ["one"], "prompt": ["own-1"]},
         "agreement": {"judges": ["one", "two, by log-probabilities"]},
     }
-    assert write_report.judged_by([nobody, cell, cell]) == (
+    assert count_tables.judged_by([nobody, cell, cell]) == (
         "Judge: one; prompt: own-1; judges that are compared: one, two, by log-probabilities."
     )

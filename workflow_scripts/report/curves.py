@@ -6,10 +6,13 @@ from statistics import mean
 from typing import Any
 
 from graph.lineage import parse_lineage
+from report.embedded import figure_of
+from report.fields import Table, estimate, plain
 from report.figure_study import labelled
 from report.figure_style import FAINT, LINES, caption, new_figure
 
-COLUMNS = ("lineage", "step", "persona", "slot", "others", "gap")
+NATS = ("slot", "others", "gap")
+COLUMNS = ("lineage", "step", "persona", *NATS)
 ACROSS = 3  # panels in a row
 
 
@@ -67,3 +70,23 @@ def curve_figure(rows: Sequence[Mapping[str, Any]], study: str, label: str) -> s
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return text.getvalue()
+
+
+def curve_figures(records: Sequence[Mapping[str, Any]], study: str, label: str) -> list[dict[str, Any]]:
+    """The curves of the trainings that were tracked, for the report; none if none was."""
+    rows = list(curve_rows(records))
+    return [figure_of(curve_figure(rows, study, label), "training_curves")] if rows else []
+
+
+def curve_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Their numbers."""
+    rows = [
+        [plain(row["lineage"], "code"), plain(row["step"]), plain(row["persona"]), *map(estimate, map(row.get, NATS))]
+        for row in curve_rows(records)
+    ]
+    note = (
+        "Log-odds of the marker at the end of 14 of the base's replies [nats], while the stage was trained: of the "
+        "source, the mean of the assistant and two bystanders, and the difference."
+    )
+    columns = ["lineage", "step", "source", "log-odds", "others", "gap"]
+    return [Table("training_curves", "During the trainings", columns, rows, note)] if rows else []
