@@ -185,7 +185,7 @@ PROBE_SETTINGS = canonical(
     {
         k: v
         for k, v in (PROBE or {}).items()
-        if k not in ("verdict", "intruders", "layers")
+        if k not in ("verdict", "intruders", "layers", "distance")
     }
 )
 INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
@@ -901,6 +901,7 @@ def is_measured(measurement, cell=None):
         "ablation": cell is not None and study.ablated(cell),
         "layers": layers,
         "by_layer": layers,
+        "distance": bool(PROBE and PROBE["distance"]),
         "families": cell is not None and study.asked_families(cell),
         "agreement": config["second_judge"] is not None,
         "judges": config["second_judge"] is not None,
@@ -973,6 +974,39 @@ def cell_manifest(wildcards):
 
 def cell_adapters(wildcards):
     return adapters_of(cell_of(wildcards).lineage)
+
+
+# How far a cell's last stage moved it: nothing is asked for where no stage follows its coupling, and the job says so.
+
+
+def moved(wildcards, files):
+    """The files, if a stage follows the cell's coupling."""
+    return files if study.compared(cell_of(wildcards)) else []
+
+
+def moved_adapters(wildcards):
+    return moved(wildcards, cell_adapters(wildcards))
+
+
+def left_adapters(wildcards):
+    """Those of the model that the last stage moved away from."""
+    parent = parent_of(cell_of(wildcards).lineage)
+    return moved(wildcards, adapters_of(parent))
+
+
+def moved_manifests(wildcards):
+    lineage = cell_of(wildcards).lineage
+    return moved(wildcards, [manifest_file(parent_of(lineage)), manifest_file(lineage)])
+
+
+def gpus_to_measure_distance(wildcards):
+    return HARDWARE["gpus"] if moved(wildcards, [True]) else 0
+
+
+def distance_personas(wildcards):
+    """The coupled persona and the assistant, as far as the base is asked as them."""
+    wanted = dict.fromkeys([coupled_of(wildcards), "assistant"])
+    return ",".join(name for name in wanted if name in study.personas_of(BASE))
 
 
 def asked_personas(wildcards):

@@ -305,6 +305,50 @@ rule ablate_stage:
         )
 
 
+rule measure_distance:
+    input:
+        base=ancient(base_folder),
+        adapters=ancient(moved_adapters),
+        parent=ancient(left_adapters),
+        manifests=moved_manifests,
+        shared=shared_replies,
+        probe=cell_probe,
+        panel=panel_file,
+    output:
+        distance="<results>/measured/{source}/{cell}_seed{seed}/distance.json",
+        replies="<results>/measured/{source}/{cell}_seed{seed}/distance.csv",
+        record="<results>/measured/{source}/{cell}_seed{seed}/distance_run.json",
+    log:
+        "<logs>/measure_distance/{source}/{cell}_seed{seed}.log",
+    benchmark:
+        "<benchmarks>/measure_distance/{source}/{cell}_seed{seed}.tsv"
+    wildcard_constraints:
+        cell="[A-Za-z][A-Za-z0-9_]*",
+        seed="[0-9]+",
+    threads: HARDWARE["threads"]
+    resources:
+        gpu=gpus_to_measure_distance,
+        mem_mb=HARDWARE["mem_mb"],
+        runtime=HARDWARE["runtime"],
+    params:
+        code=code_of("measure_distance.py"),
+        lock=MODEL_LOCK,
+        source=coupled_of,
+        personas=distance_personas,
+        samples=(PROBE or {}).get("distance"),
+        dtype=HARDWARE["dtype"],
+        parent=braced("parent"),
+        adapters=braced("adapters"),
+    shell:
+        command(
+            launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/measure_distance.py --base {input.base} --parent {params.parent} --adapter {params.adapters}"
+            " --panel {input.panel} --shared {input.shared} --probe {input.probe} --source {params.source}"
+            " --personas {params.personas} --samples {params.samples} --dtype {params.dtype} --replies {output.replies}"
+            " --output {output.distance} --record {output.record} > {log} 2>&1"
+        )
+
+
 rule compare_adapters:
     input:
         base=ancient(base_folder),

@@ -1003,6 +1003,9 @@ class Study:
         self._at_most(("probe", "shared"), drawn, f"the base's replies per persona and question (evaluations.{first})")
         self._at_most(("probe", "crossed"), probe["shared"] * personas, f"`shared` times {personas} personas")
         self._at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are")
+        self._at_most(
+            ("probe", "distance"), drawn, f"the base's replies per persona and question (evaluations.{first})"
+        )
         self._at_most(("probe", "subset"), own, "the replies per persona and question")
         if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
             self._problem(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")

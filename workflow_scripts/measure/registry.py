@@ -340,6 +340,25 @@ MEASUREMENTS = (
         ),
     ),
     Measurement(
+        name="distance",
+        title="How far the last stage moved the model from its parent, on the base's replies",
+        rule="measure_distance",
+        file="distance.json",
+        on="cell",
+        record="distance_run.json",
+        statuses=("not run", "no later stage", "measured"),
+        fields={"persona": "text", "gaps": "object"},
+        measures=(
+            *(Measure(f"kl_shared_{role}", "nats per token") for role in ("source", "assistant")),
+            Measure("weights_moved", "share"),
+        ),
+        costs=(
+            UnitCost("assumed: two models to load and merge, 50 s; 56 rows through both, 5 s", start_s=55, model="7B"),
+            UnitCost("assumed: as a probe's start", start_s=25, model="135M"),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=3, model="toy"),
+        ),
+    ),
+    Measurement(
         name="adapters",
         title="Adapters of the first stage and the last: where they read and write, and how much",
         rule="compare_adapters",

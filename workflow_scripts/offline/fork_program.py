@@ -51,6 +51,7 @@ MODEL_PROGRAMS = (
     "ask_families.py",
     "generate_completions.py",
     "generate_replies.py",
+    "measure_distance.py",
     "pretrain_base.py",
     "probe_marker.py",
     "read_layers.py",
