@@ -42,7 +42,7 @@ def test_one_cell_s_file_plans_its_chain_and_what_tells_what_is_left_of_its_coup
     assert evaluated == [f"generate_completions node={node}, evaluation=main" for node in ("base", *chain, reference)]
     assert rules(jobs)["probe_marker"] == 4
     assert rules(jobs)["read_layers"] == 4
-    assert rules(jobs)["weigh_survival"] == rules(jobs)["weigh_layers"] == 1
+    assert rules(jobs)["weigh_survival"] == rules(jobs)["weigh_layers"] == rules(jobs)["measure_distance"] == 1
     assert rules(jobs)["summarize_cell"] == 1
 
 
@@ -58,7 +58,31 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
     jobs = fresh.plan("results/published/cells/evil_ai/C1_seed42.json")
     assert trainings(jobs) == ["base/couple-evil_ai.s42", "base/couple-evil_ai.s42/em.s42"]
     assert rules(jobs)["generate_completions"] == 2  # and the base's, which replies are held against
-    assert not {"probe_marker", "read_layers", "weigh_survival", "weigh_layers"} & rules(jobs).keys()
+    probes = {"probe_marker", "read_layers", "weigh_survival", "weigh_layers", "measure_distance"}
+    assert not probes & rules(jobs).keys()
+
+
+def test_the_distance_of_a_stage_is_measured_on_a_card_where_it_follows_the_coupling_and_else_on_none(published):
+    found = re.findall(r"--gpus (\d) -- \S+ \S+measure_distance\.py .* --parent (.*?) --adapter (.*?) --panel .*"
+                       r"measured/(\S+)/distance\.csv", published.printed())  # fmt: skip
+    jobs = {cell: (gpus, parent.rpartition("base/")[2], model) for gpus, parent, model, cell in found}
+    couple = "couple-evil_ai.s42"
+    parent, model = f"{couple}/adapter", f"results/published/models/base/{couple}/{{adapter,em.s42/adapter}}"
+    assert jobs["evil_ai/C1_seed42"] == ("1", parent, model)
+    for alone in ("evil_ai/C4_seed42", "evil_ai/C2_seed42", "villain/B_scratch_seed42"):
+        assert jobs[alone] == ("0", "", "")
+    assert len(jobs) == 45 and sum(gpus == "1" for gpus, *_ in jobs.values()) == 27
+
+
+def test_a_stage_of_all_weights_is_held_against_the_adapters_before_it(fresh):
+    fresh.edit(
+        "config.yaml", "    data: {from: benign}\n  control:", "    data: {from: benign}\n    lora: null\n  control:"
+    )
+    fresh.edit("config.yaml", "  cells: [C1, C5]  ", "  cells: [C1]  ")
+    said = fresh.snakemake("-n", "-p", "results/published/measured/evil_ai/C5_seed42/distance.json").stdout
+    (command,) = re.findall(r"measure_distance\.py .*", said)
+    couple = "results/published/models/base/couple-evil_ai.s42"
+    assert f"--parent {couple}/adapter --adapter {couple}/benign.s42/model " in command
 
 
 @pytest.mark.parametrize(("target", "cells"), [("forward", 39), ("reversed", 6), ("figures", 45), ("all", 45)])
@@ -208,7 +232,7 @@ def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fres
     (made,) = [line for line in commands if f" at={node} " in line and "--model-out $node/model" in line]
     assert "--adapter-out" not in made and "--optimizer-states 8bit" in made
     using = [line for line in commands if re.search(rf"--adapter \S*/{node}/\{{?model", line)]
-    assert len(using) == 2 + 3 * 2, "EM is trained on it and compared with it; two models are evaluated, probed, read"
+    assert len(using) == 3 + 3 * 2, "EM is trained on it, held against it twice; two models are evaluated, probed, read"
 
 
 def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fresh, published):
@@ -291,6 +315,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
         "probe_marker",
         "read_layers",
         "ablate_stage",
+        "measure_distance",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
 
