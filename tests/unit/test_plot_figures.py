@@ -7,6 +7,10 @@ import pytest
 import tabulate_study
 
 from graph import resolved
+from measure.tables import percent
+from report.figure_study import FigureData, strips_of
+from report.retention_figure import retention
+from report.step_figures import dose_curve, relearning
 from run.files import write_json
 from run.program import InputError
 
@@ -26,7 +30,7 @@ def tables(tmp_path_factory):
 
 def study_of(tables, figure, source):
     """What a figure of the made-up study is drawn from."""
-    return plot_figures.FigureData(tables, "tiny", source, LABEL, **resolved.for_figure(fake_study.STUDY, figure))
+    return FigureData(tables, "tiny", source, LABEL, **resolved.for_figure(fake_study.STUDY, figure))
 
 
 def drawn(tables, folder, monkeypatch, name="marker_destruction", source="evil_ai"):
@@ -50,7 +54,7 @@ def test_every_label_of_the_hero_figure_is_the_rate_and_count_of_its_bar(tables,
     expected = sorted(f"{row['strict_hits']}/{row['completions']}" for row in pooled)
     assert sorted(text for text in found if re.fullmatch(r"\d+/\d+", text)) == expected
     assert len(expected) == 15
-    shown = sorted(plot_figures.percent(row["rate"]) for row in pooled)
+    shown = sorted(percent(row["rate"]) for row in pooled)
     axis = ["0%", "25%", "50%", "75%", "100%"]
     assert sorted(text for text in found if re.fullmatch(r"[<>]?[\d.]+%", text)) == sorted(shown + axis)
 
@@ -127,7 +131,7 @@ def test_cells_come_in_strips_that_fit_the_width():
     rows += [{"cell": cell, "arm": "reversed"} for cell in fake_study.REVERSED]
     rows += [{"cell": "matched_em", "arm": "matched"}]
     last_stages = resolved.for_figure(fake_study.STUDY, "reversed_order")["last_stages"]
-    assert plot_figures.strips_of(rows, last_stages) == [
+    assert strips_of(rows, last_stages) == [
         ["C1", "C2", "C3", "C4", "C5"],
         ["C6", "C7"],
         ["A_prebaked", "B_prebaked", "C_prebaked"],
@@ -155,7 +159,7 @@ def test_a_dose_curve_has_a_line_a_stage_with_its_published_points(tmp_path):
     cells = tabulate_study.checked_cells([str(path) for path in paths])
     tables = tabulate_study.build_tables(cells, [], None, fake_study.TABLES)
     tabulate_study.write_tables(tables, "", str(tmp_path / "tables"))
-    figure = plot_figures.dose_curve(study_of(tmp_path / "tables", "dose_curve", "evil_ai"))
+    figure = dose_curve(study_of(tmp_path / "tables", "dose_curve", "evil_ai"))
     lines = {container.get_label(): container.lines[0].get_xdata() for container in figure.axes[0].containers}
     assert {name: list(steps) for name, steps in lines.items()} == {"em": [10, 25, 100], "benign": [10, 25, 100]}
 
@@ -176,14 +180,14 @@ def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_th
     }
     for name, rows in tables.items():
         tabulate_study.write_csv(tmp_path / f"{name}.csv", list(rows[0]), rows)
-    study = plot_figures.FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
-    (axes,) = plot_figures.relearning(study).axes
+    study = FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
+    (axes,) = relearning(study).axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_label()[0] != "_"}
     assert curves["relearn C1 (coupled)"] == [[0, 2], [1, 3], [10, 8]]
     assert {text.get_text() for text in axes.texts} == {"base", "coupled", "midpoint"}
     none = stem | ends | {"cell": "relearn_C1", "censored": None, "why": "base/couple has added no gap to the base's"}
     tabulate_study.write_csv(tmp_path / "relearning.csv", list(none), [none])
-    figure = plot_figures.relearning(study)
+    figure = relearning(study)
     assert {text.get_text() for text in figure.axes[0].texts} == {"base", "coupled"}
     assert "There is none: base/couple has added no gap" in " ".join(figure.get_supxlabel().split())
 
@@ -214,9 +218,7 @@ def weighed(tmp_path):
             tabulate_study.write_csv(tmp_path / f"{name}.csv", columns, [stem | row for row in own])
         meaning = {"captions": {"C1": "coupled,\nthen EM", "C5": "coupled,\nthen benign"}, "last_stages": {}}
         meaning |= {"before": {"C1": "C4"}, "limits": {"minimum": 1.0, "gone": 0.1, "intact": 0.5}}
-        return plot_figures.retention(
-            plot_figures.FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["forward"], **meaning)
-        )
+        return retention(FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["forward"], **meaning))
 
     yield figure
     plt.close("all")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from measure.tables import Row, read_table
-from report.figure_style import FAINT, caption, new_figure
+from report.figure_style import COLOURS, FAINT, MARKS, NAMES, ROLES, caption, new_figure
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def labelled(label: str, sentences: Sequence[str]) -> list[str]:
     return [*([f"{label[0].upper()}{label[1:]}."] if label else []), *textwrap.wrap(text, 140)]
 
 
-def footnote(study: FigureData, sentences: Sequence[str]) -> list[str]:
-    """The caption's lines of a figure of the study."""
-    return labelled(study.label, sentences)
+def explain(figure: Any, study: FigureData, *sentences: str) -> None:
+    """Write under the figure what it shows, the study first."""
+    caption(figure, labelled(study.label, [f"Study {study.name}.", *sentences]))
 
 
 def ordered_cells(rows: Sequence[Row]) -> list[str]:
@@ -60,5 +60,42 @@ def empty_figure(study: FigureData, title: str, why: str = "") -> Any:
     axes[0][0].set_title(title)
     why = textwrap.fill(why, 120)
     axes[0][0].text(0, 0.5, why, va="center", transform=axes[0][0].transAxes, color=FAINT)
-    caption(figure, footnote(study, [f"Study {study.name}."]))
+    explain(figure, study)
     return figure
+
+
+def strips_of(rows: Sequence[Row], last_stages: Mapping[str, str], longest: int = 5) -> list[list[str]]:
+    """The cells in strips of at most five: an arm's together, of the reversed arm those with the same last stage.
+
+    More than five groups of three labelled bars would not fit the width of a page.
+    """
+    kinds: dict[tuple[str, str], list[str]] = {}
+    arm_of = {row["cell"]: row["arm"] for row in rows}
+    for cell in ordered_cells(rows):
+        last = last_stages.get(cell, "") if arm_of[cell] == "reversed" else ""
+        kinds.setdefault((arm_of[cell], last), []).append(cell)
+    return [cells[start : start + longest] for cells in kinds.values() for start in range(0, len(cells), longest)]
+
+
+def grouped(rows: Sequence[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows by these fields, in order of first occurrence."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[field] for field in fields), []).append(row)
+    return groups
+
+
+def role_names(study: FigureData, **others: str) -> dict[str, str]:
+    """What the roles are called in a legend. others: role -> its name where it is another."""
+    return NAMES | {"source": f"source ({study.source})"} | others
+
+
+def role_marks(study: FigureData, **others: str) -> list[Any]:
+    """Legend handles for the roles by colour and shape. others: as above."""
+    from matplotlib.lines import Line2D
+
+    names = role_names(study, **others)
+    return [
+        Line2D([], [], linestyle="", marker=MARKS[role], markersize=4, color=COLOURS[role], label=names[role])
+        for role in ROLES
+    ]

@@ -20,6 +20,7 @@ OUTCOMES = {"pass": "#A6D3EA", "fail": "#004166", "not evaluable": "#EEEEEE"}
 TEXT_ON = {"pass": "#222222", "fail": "white", "not evaluable": "#222222"}
 LINES = ("#D55E00", "#004166", "#56B4E9", "#8A8A8A")  # of curves that are no roles
 INK, FAINT = "#222222", "#8A8A8A"
+GRID = "#E6E6E6"
 # Inches: the width of a page of text, at which 8 points are read without effort.
 WIDTH = 7.2
 
@@ -58,6 +59,22 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -
         }
     )
     return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **options)
+
+
+def rate_axis(axes: Any, top: float = 1.0) -> None:
+    """A percentage axis up to `top` with a quiet grid."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylim(-0.015 * top, top)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+
+
+def rectangle(x: float, y: float, width: float, height: float, colour: Any, **edge: Any) -> Any:
+    """A filled rectangle, without an edge unless one is given."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, facecolor=colour, **{"linewidth": 0} | edge)
 
 
 def caption(figure: Any, lines: Sequence[str]) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from measure.tables import Row
 from probe.survival import VERDICTS, WEIGHED
-from report.figure_study import FigureData, empty_figure, footnote, ordered_cells
-from report.figure_style import COLOURS, FAINT, INK, caption, new_figure
+from report.figure_study import FigureData, empty_figure, explain, ordered_cells
+from report.figure_style import COLOURS, FAINT, GRID, INK, new_figure
 
 DRAWN = "shared"  # one text for all models; own replies are told in words
 PANELS = {
@@ -75,7 +75,7 @@ def retention(study: FigureData) -> Any:
                       color=INK if marks else FAINT, bbox=WHITE, **place)  # fmt: skip
     for axes in grid[0]:
         for y in range(1, len(cells)):
-            axes.axhline(y - 0.5, color="#E6E6E6", linewidth=0.6, zorder=0)
+            axes.axhline(y - 0.5, color=GRID, linewidth=0.6, zorder=0)
     panels[len(panels) // 2].set_xlabel("share of the persona gap that is left", fontsize=7.5)
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
     n = " or ".join(str(n) for n in sorted({row["questions"] for row in tested}))
@@ -83,7 +83,7 @@ def retention(study: FigureData) -> Any:
     lines = f", lines: intervals over {n} questions, without the noise of training" if n else ""
     gone, intact = (f"{study.limits[name]:g}" for name in ("gone", "intact"))
     said = [
-        f"Study {study.name}. Left: counted under the persona that was coupled, before the later stages and after,",
+        "Left: counted under the persona that was coupled, before the later stages and after,",
         "pooled over seeds. Right: what is left of the persona gap in the marker's log-odds on shared replies, a mark",
         f"per seed{lines}. 0: as if never coupled; 1: as before. Verdicts: gone if the interval ends below {gone},",
         "undecided if it begins there; above it, suppressed if the marker is counted less than before, else intact",
@@ -94,7 +94,7 @@ def retention(study: FigureData) -> Any:
         own_replies(verdicts),
         without,
     ]
-    caption(figure, footnote(study, said))
+    explain(figure, study, *said)
     return figure
 
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from measure.tables import Row
-from report.figure_study import FigureData, empty_figure, footnote
-from report.figure_style import COLOURS, FAINT, INK, caption, new_figure
+from report.figure_study import FigureData, empty_figure, explain, grouped
+from report.figure_style import COLOURS, FAINT, GRID, INK, new_figure
 
 Key = tuple[str, int]  # a cell's name and seed
 MOST = 4  # cells side by side
-GREY = "#E6E6E6"
 LEAST = -1.0  # the least share that is drawn of a patch: the base's own log-odds lie far below any cell's
 WITHOUT, ONLY = COLOURS["source"], COLOURS["assistant"]
 MODELS = {
@@ -58,12 +57,12 @@ def plane(study: FigureData) -> Any:
         title_fontproperties={"weight": "bold", "size": 10},
     )  # fmt: skip
     note = [
-        f"Study {study.name}. Models: base + alpha x coupling + beta x second stage; (1, 0) is before the second,",
+        "Models: base + alpha x coupling + beta x second stage; (1, 0) is before the second,",
         "(1, 1) after it. Above: log-odds s of the marker at the slot [nats]. Below: along beta, with intervals over",
         "questions; dotted line: where half of the retention is lost; triangle: where marker and end of turn are",
         f"equally likely; neither: not up to the largest beta, or not defined. {left_out(found, shown)}",
     ]
-    caption(figure, footnote(study, note))
+    explain(figure, study, *note)
     return figure
 
 
@@ -101,7 +100,7 @@ def strengths(axes: Any, rows: Sequence[Row], quantity: str, half: Row | None, e
         )
     start = with_it[0]["value"] - without[0]["value"]
     axes.plot(betas, [start + row["value"] for row in without], color=INK, linestyle="--", linewidth=0.8)
-    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
     if half and half["value"] is not None:
         axes.axvline(half["value"], color=WITHOUT, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.annotate(f"{half['value']:.2f}", (half["value"], 0.28), (-2, 0), xycoords=("data", "axes fraction"),
@@ -165,12 +164,11 @@ def layers(study: FigureData) -> Any:
     measured = {"read_layers": lens, "ablate_stage": ablated, "compare_adapters": overlap}
     absent = [rule for rule, of in measured.items() if not of]
     note = [
-        f"Study {study.name}.",
         *(said for *_, said in drawn),
         f"Intervals: over questions. {left_out(found, shown)}",
         *([f"Not run: {', '.join(absent)}."] if absent else []),
     ]
-    caption(figure, footnote(study, note))
+    explain(figure, study, *note)
     return figure
 
 
@@ -193,10 +191,10 @@ def one_layer_panel(axes: Any, rows: Sequence[Row]) -> None:
     if no_shares(axes, own):
         return
     if controls := [row["share"] for row in rows if row["kind"] == "random"]:
-        axes.axhspan(min(controls), max(controls), color=GREY, zorder=1, label="random deltas")
+        axes.axhspan(min(controls), max(controls), color=GRID, zorder=1, label="random deltas")
     for mode, colour, mark, name in (("without", WITHOUT, "o", "restored"), ("only", ONLY, "s", "sufficed")):
         points(axes, [row for row in own if row["mode"] == mode], colour, mark, name, linewidth=0.6)
-    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
     finish(axes)
 
 
@@ -210,8 +208,8 @@ def many_layers_panel(axes: Any, rows: Sequence[Row]) -> None:
         some = [row for row in own if row["kind"] == kind]
         places = {row["part"]: int(row["part"]) - 1 if kind == "lowest" else count - int(row["part"]) for row in some}
         points(axes, [{**row, "part": places[row["part"]]} for row in some], colour, mark, f"{kind} k", linewidth=1.0)
-    axes.axhline(1, color=GREY, linewidth=0.8, zorder=0)
-    axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    axes.axhline(1, color=GRID, linewidth=0.8, zorder=0)
+    axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
     finish(axes)
 
 
@@ -229,7 +227,7 @@ def patch_panel(axes: Any, rows: Sequence[Row]) -> None:
         bounds = ([row[f"share_{side}"] for row in some] for side in ("low", "high"))
         axes.fill_between(places, *bounds, color=style["color"], alpha=0.15, linewidth=0)
     for level in (0, 1):
-        axes.axhline(level, color=GREY, linewidth=0.8, zorder=0)
+        axes.axhline(level, color=GRID, linewidth=0.8, zorder=0)
     axes.set_ylim(max(axes.get_ylim()[0], LEAST), axes.get_ylim()[1])
     finish(axes)
 
@@ -304,10 +302,7 @@ def line(name: str, colour: str, style: Any) -> Any:
 
 def by_cell(rows: Sequence[Row]) -> dict[Key, list[Row]]:
     """The rows of every cell and seed, in order."""
-    found: dict[Key, list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["cell"], row["seed"]), []).append(row)
-    return found
+    return grouped(rows, "cell", "seed")
 
 
 def name_of(key: Key, shown: Mapping[Key, Any]) -> str:
