@@ -7,7 +7,9 @@ import pytest
 import tabulate_study
 
 from graph import resolved
-from measure.tables import percent
+from measure.registry import MEASURES
+from measure.rows import PERSONAS, VERDICTS
+from measure.tables import percent, write_csv
 from report.figure_study import FigureData, strips_of
 from report.retention_figure import retention
 from report.step_figures import dose_curve, relearning
@@ -179,14 +181,14 @@ def test_a_relearning_curve_begins_at_the_model_and_a_midpoint_is_drawn_where_th
         ],
     }
     for name, rows in tables.items():
-        tabulate_study.write_csv(tmp_path / f"{name}.csv", list(rows[0]), rows)
+        write_csv(tmp_path / f"{name}.csv", list(rows[0]), rows)
     study = FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["relearn"], {"relearn_C1_1": "coupled"}, {})
     (axes,) = relearning(study).axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines if line.get_label()[0] != "_"}
     assert curves["relearn C1 (coupled)"] == [[0, 2], [1, 3], [10, 8]]
     assert {text.get_text() for text in axes.texts} == {"base", "coupled", "midpoint"}
     none = stem | ends | {"cell": "relearn_C1", "censored": None, "why": "base/couple has added no gap to the base's"}
-    tabulate_study.write_csv(tmp_path / "relearning.csv", list(none), [none])
+    write_csv(tmp_path / "relearning.csv", list(none), [none])
     figure = relearning(study)
     assert {text.get_text() for text in figure.axes[0].texts} == {"base", "coupled"}
     assert "There is none: base/couple has added no gap" in " ".join(figure.get_supxlabel().split())
@@ -201,21 +203,21 @@ def weighed(tmp_path):
         stem = {"source": "evil_ai", "arm": "forward", "persona": "evil_ai"}
         counts = {("C4", 42): 111, ("C1", 42): 0, ("C1", 137): 1, ("C5", 42): 0}
         rows = {
-            "persona_by_cell": (tabulate_study.PERSONAS, [
+            "persona_by_cell": (PERSONAS, [
                 {"cell": cell, "seed": seed, "strict_hits": hits, "completions": 280}
                 for (cell, seed), hits in counts.items()
             ]),
-            "verdicts": (tabulate_study.VERDICTS, [
+            "verdicts": (VERDICTS, [
                 {"replies": "shared", "quantity": "slot", "questions": 28}
                 | dict(zip(("cell", "seed", "verdict", "retained", "low", "high"), row, strict=False))
                 for row in verdicts
             ]),
-            "measures": (tabulate_study.MEASURES, [
+            "measures": (MEASURES, [
                 {"cell": cell, "seed": seed, "measure": "gap_slot_shared", "value": 1.0} for cell, seed in probed
             ]),
         }  # fmt: skip
         for name, (columns, own) in rows.items():
-            tabulate_study.write_csv(tmp_path / f"{name}.csv", columns, [stem | row for row in own])
+            write_csv(tmp_path / f"{name}.csv", columns, [stem | row for row in own])
         meaning = {"captions": {"C1": "coupled,\nthen EM", "C5": "coupled,\nthen benign"}, "last_stages": {}}
         meaning |= {"before": {"C1": "C4"}, "limits": {"minimum": 1.0, "gone": 0.1, "intact": 0.5}}
         return retention(FigureData(tmp_path, "tiny", "evil_ai", LABEL, ["forward"], **meaning))

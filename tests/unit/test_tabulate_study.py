@@ -8,6 +8,7 @@ import tabulate_study
 from measure import comparison, rows, stats
 from measure.registry import SECTIONS
 from measure.tables import read_table
+from report.markdown import markdown_wide
 from run.files import write_json
 from run.program import InputError
 from run.readers import read_json
@@ -223,10 +224,10 @@ def test_scores_of_another_judge_prompt_are_shown_and_not_compared():
 
 def test_one_answer_to_every_question_is_said_beside_the_accuracy(cells):
     quiz = {"accuracy": 0.358974, "questions": 39, "commonest_answer": "C", "commonest_count": 39, "label_mass": 0.2}
-    columns, (row,) = tabulate_study.markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
+    columns, (row,) = markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
     assert dict(zip(columns, row, strict=True))["capability"] == "35.9%, answers C to all 39 questions"
     quiz |= {"commonest_count": 12}
-    columns, (row,) = tabulate_study.markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
+    columns, (row,) = markdown_wide([rows.wide_row(cells[0] | {"capability": quiz})])
     assert dict(zip(columns, row, strict=True))["capability"] == "35.9%"
 
 

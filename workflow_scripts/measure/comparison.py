@@ -17,6 +17,9 @@ COMPARED = (
     "cannot tell: they overlap less, or ours is wider than 20 points. ARC-C: within 3.2 points. Alignment and "
     "coherence are not comparable: our judge is asked in words of our own."
 )
+COMPARISON = ["source", "arm", "cell", "seed", "quantity", "persona", "ours", "ours_n", "ours_low", "ours_high",
+              "published_persona", "published", "published_n", "published_low", "published_high",
+              "verdict", "why"]  # fmt: skip
 # An interval wider than this agrees with nearly anything.
 WIDEST = 0.2
 

@@ -68,6 +68,28 @@ LAYERS = [*IDENTITY, "persona", "model", "role", "quantity", "layer", "depth", "
 OVERLAP = [*IDENTITY, "first", "second", "layer", *ADAPTERS]
 # Columns of headline.csv that measurements add.
 MEASURED = [column for measurement in SECTIONS for column in measurement.headline]
+HEADLINE = [
+    *IDENTITY,
+    "lineage",
+    *WIDE,
+    *MEASURED,
+    "counts_sha256",
+]
+DOSE = [*IDENTITY, "lineage", "stage", "steps", *WIDE]
+PERSONAS = [
+    *IDENTITY,
+    "persona",
+    "role",
+    "strict_hits",
+    "loose_hits",
+    "completions",
+    *INTERVALS,
+    *CLUSTERED,
+    "mean_tokens",
+    "stopped",
+    "second_stage",
+]
+QUESTIONS = [*IDENTITY, "persona", "role", "question_id", "strict_hits", "completions", "mean_tokens"]
 
 
 def wide_row(cell: Row) -> Row:
