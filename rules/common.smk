@@ -7,6 +7,7 @@ import re
 import sys
 import tarfile
 import tempfile
+from dataclasses import replace
 from functools import cache
 from glob import glob
 from pathlib import Path
@@ -50,10 +51,12 @@ sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
 from graph import resolved
+from graph.config import read_study
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.profiles import check_profiles, check_targets
-from graph.study import YAML, Study, closest, compose, yaml_of
+from graph.problems import YAML, Problems, closest, compose, yaml_of
+from graph.stage_checks import check_base_fits
 from inputs.outside import (
     check_there,
     contents,
@@ -136,15 +139,16 @@ def panel_of(config):
 
 SOURCES = yaml.load((CHECKOUT / "resources/sources.yaml").read_text("utf-8"), YAML)
 command_line = len(workflow.overwrite_configfiles)
+config_files = [
+    *reversed(workflow.configfiles[:command_line]),
+    *reversed(workflow.configfiles[command_line:]),
+    CHECKOUT / "config.yaml",
+]
 study = try_config(
-    Study,
+    read_study,
     config,
     CHECKOUT / "resources/config.schema.yaml",
-    [
-        *reversed(workflow.configfiles[:command_line]),
-        *reversed(workflow.configfiles[command_line:]),
-        CHECKOUT / "config.yaml",
-    ],
+    config_files,
     CLAIMS,
     {name: pins["rows"] for name, pins in SOURCES["datasets"].items()},
     panel_of,
@@ -332,7 +336,7 @@ def check_parts():
         own = base["path"] if base["from"] == "path" else None
         known = parts_of(base_folder(), f"{base['repo']}@{base['revision']}", own)
     if known:
-        try_config(study.check_parts, known)
+        try_config(check_base_fits, study, known, Problems(config, config_files))
 
 
 check_parts()
@@ -1217,11 +1221,12 @@ def published_study():
     layers = [CHECKOUT / "resources/published/study.yaml", CHECKOUT / "config.yaml"]
     merged = load_configfile(layers[1])
     update_config(merged, load_configfile(layers[0]))
-    found = Study(merged, CHECKOUT / "resources/config.schema.yaml", layers, CLAIMS)
+    schema = CHECKOUT / "resources/config.schema.yaml"
+    found = read_study(merged, schema, layers, CLAIMS)
     with (CHECKOUT / "resources/published/marker_counts.csv").open() as file:
         names = ("source", "arm", "cell", "seed")
         known = {tuple(map(row.get, names)) for row in csv.DictReader(file)}
-    found.cells = [
+    cells = [
         cell
         for cell in found.cells
         if {
@@ -1230,7 +1235,7 @@ def published_study():
         }
         & known
     ]
-    return found
+    return replace(found, cells=cells)
 
 
 def published_part(name):

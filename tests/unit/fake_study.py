@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from graph import resolved
+from graph.config import read_study
 from graph.study import Study
 
 CORE = (
@@ -49,7 +50,7 @@ def published() -> Study:
     """The published study with all its arms on: it says what the cells mean."""
     root = Path(__file__).parents[2]
     config = yaml.safe_load((root / "config.yaml").read_text())
-    return Study(config | {"arms": dict.fromkeys(config["arms"], True)}, root / "resources/config.schema.yaml")
+    return read_study(config | {"arms": dict.fromkeys(config["arms"], True)}, root / "resources/config.schema.yaml")
 
 
 STUDY = published()

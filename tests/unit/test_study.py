@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph import resolved
+from graph.config import read_study
+from graph.problems import Problems
 from graph.recipe import merged
-from graph.study import Study
+from graph.stage_checks import check_base_fits
 from inputs.panel import load_panel
 from offline.pretraining import parts_of
 from run.program import InputError
@@ -39,7 +41,7 @@ def study(known_panel=None, **changes):
         else:
             place[key] = value
     rows = {"em": 6000, "benign": 6000, "arc": 1172}
-    return Study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, rows, lambda config: known_panel)
+    return read_study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, rows, lambda config: known_panel)
 
 
 def problem(**changes):
@@ -326,10 +328,12 @@ def test_a_template_may_be_given_words_such_as_none():
 )  # fmt: skip
 def test_a_stage_that_names_what_the_base_does_not_have_is_refused_at_its_line(change, said):
     parts = parts_of({"layers": 3, "context": 4096})
+    built = study(**change)
+    problems = Problems(built.config, [ROOT / "config.yaml"])
     if said is None:
-        return study(**change).check_parts(parts)
+        return check_base_fits(built, parts, problems)
     with pytest.raises(InputError) as caught:
-        study(**change).check_parts(parts)
+        check_base_fits(built, parts, problems)
     assert said in str(caught.value)
 
 
@@ -337,19 +341,19 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("seeds:\n- 42\n- 42\n")
     with pytest.raises(InputError) as raised:
-        Study(CONFIG | {"seeds": ["1"]}, SCHEMA, [file])
+        read_study(CONFIG | {"seeds": ["1"]}, SCHEMA, [file])
     assert str(raised.value) == (
         "--config: seeds.0: '1' is text, not a number; fix: write `seeds: [1]` in a file, and give it by --configfile: "
         "on the command line Snakemake reads numbers in a list or mapping as text"
     )
     with pytest.raises(InputError, match=r"^.*config\.yaml: line 1: seeds: 42 is duplicated; fix: write"):
-        Study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
+        read_study(CONFIG | {"seeds": [42, 42]}, SCHEMA, [file])
     file = tmp_path / "quoted.yaml"
     file.write_text('probe:\n  shared: "1"\n')
     with pytest.raises(
         InputError, match=r"line 2: probe\.shared: '1' is text, .*; fix: write `shared: 1` without quotes$"
     ):
-        Study(CONFIG | {"probe": CONFIG["probe"] | {"shared": "1"}}, SCHEMA, [file])
+        read_study(CONFIG | {"probe": CONFIG["probe"] | {"shared": "1"}}, SCHEMA, [file])
 
 
 def test_every_mistake_is_listed_at_once():
@@ -410,7 +414,7 @@ def test_any_change_of_the_config_gives_a_study_or_one_clear_error(path, change,
     else:
         place[key] = [change, change] if twice else change
     try:
-        assert Study(config, SCHEMA, [ROOT / "config.yaml"]).config is config
+        assert read_study(config, SCHEMA, [ROOT / "config.yaml"]).config is config
     except InputError as error:
         assert ": " in str(error)
 
@@ -419,14 +423,14 @@ def test_a_key_written_twice_is_found_although_yaml_takes_the_last(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text((ROOT / "config.yaml").read_text() + "\nseeds: [1]\n")
     with pytest.raises(InputError, match="seeds is duplicated; fix: rename or delete one"):
-        Study(yaml.safe_load(file.read_text()), SCHEMA, [file])
+        read_study(yaml.safe_load(file.read_text()), SCHEMA, [file])
 
 
 def test_lines_are_named_in_the_file_that_sets_the_key(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("# over it\nseeds: [7, 7]\n")
     with pytest.raises(InputError, match=r"overlay.yaml: line 2: seeds"):
-        Study(CONFIG | yaml.safe_load(overlay.read_text()), SCHEMA, [overlay, ROOT / "config.yaml"])
+        read_study(CONFIG | yaml.safe_load(overlay.read_text()), SCHEMA, [overlay, ROOT / "config.yaml"])
 
 
 def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
@@ -592,13 +596,16 @@ def test_every_study_over_the_small_one_is_one(over):
     config = CONFIG
     for file in reversed(files):
         config = merged(config, yaml.safe_load(file.read_text()))
-    assert Study(config, SCHEMA, [*files, ROOT / "config.yaml"], CLAIMS, {"arc": 1172}, lambda config: PANEL).cells
+    assert read_study(config, SCHEMA, [*files, ROOT / "config.yaml"], CLAIMS, {"arc": 1172}, lambda config: PANEL).cells
 
 
 def test_the_steps_of_the_offline_studys_dose_arm_are_steps_of_its_stages():
     config = merged(CONFIG, yaml.safe_load((ROOT / "profiles/tiny/study.yaml").read_text()))
     config["arms"] = dict.fromkeys(config["arms"], True)
-    assert {cell.name for cell in Study(config, SCHEMA).cells if cell.arm == "dose"} >= {"dose_em_1", "dose_benign_80"}
+    assert {cell.name for cell in read_study(config, SCHEMA).cells if cell.arm == "dose"} >= {
+        "dose_em_1",
+        "dose_benign_80",
+    }
 
 
 REPLAY = {"extends": "em", "replay": {"of": "couple-{persona}.s42", "share": 0.01}}

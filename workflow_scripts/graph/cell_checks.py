@@ -1,0 +1,126 @@
+"""Checks of cells, arms and gates: what says something of a cell names one that is there, and cells are apart."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph.lineage import BASE, parent_of
+from graph.problems import Problems, closest, numbers
+from graph.study import Study
+from measure.gates import cell_names, check_gate_fields, marker_names, unknown_words
+from run.program import InputError
+
+
+def check_open(study: Study, name: str, row: Mapping[str, Any], problems: Problems) -> None:
+    """What a row has several of, its lineage leaves open: else one model would count as several."""
+    for place, source in enumerate(row.get("sources", [])):
+        if source not in study.personas:
+            fix = f"{closest(source, study.personas)}, or add it to `personas`"
+            problems.add(("cells", name, "sources", place), f"no persona {source} in the study; fix: {fix}")
+    if "{step}" in row["lineage"] and "steps" not in row:
+        problems.add(("cells", name, "lineage"), "has {step}, but the row no steps; fix: add `steps: [10, 25]`")
+    for key, values in (("seed", study.seeds_of(name)), ("step", row.get("steps", []))):
+        if len(values) > 1 and f"{{{key}}}" not in row["lineage"]:
+            said = f"has no {{{key}}}, so its {len(values)} {key}s ({numbers(values)}) would be one model"
+            problems.add(("cells", name, "lineage"), f"{said}; fix: write {{{key}}}, or {key}s: [{values[0]}]")
+
+
+def check_keys(study: Study, problems: Problems) -> None:
+    """No two cells have the same name, source and seed."""
+    times = Counter(cell.key for cell in study.cells)
+    for key in sorted(key for key, count in times.items() if count > 1):
+        problems.add(("cells",), f"{key} comes out twice; fix: rename one of the rows")
+
+
+def check_arms(study: Study, problems: Problems) -> None:
+    """There are cells, and in every arm that is on."""
+    rows, arms = study.config["cells"], study.config["arms"]
+    used = dict.fromkeys(row["arm"] for row in rows.values())
+    if not study.cells:
+        problems.add(("arms",), f"no cell is left; fix: switch one on, such as {next(iter(used))}: true")
+    for arm, on in arms.items():
+        if on and arm not in used:
+            problems.add(("arms", arm), f"no cell belongs to it; fix: {closest(arm, used)}, or delete it")
+
+
+def check_meanings(claims: Sequence[str] | None, problems: Problems) -> None:
+    """Rows say whether they are second stages, and rest on claims that are there."""
+    config = problems.config
+    for name, row in config["cells"].items():
+        if row["arm"] == "forward" and "second_stage" not in row:
+            why = "does not say whether the cell is one after a second stage, which are counted together"
+            problems.add(("cells", name), f"{why}; fix: add `second_stage: true` (or false)")
+        check_claim(("cells", name, "claim"), row.get("claim"), claims, problems)
+    check_claim(("assistant_claim",), config["assistant_claim"], claims, problems)
+
+
+def check_claim(path: tuple[str, ...], claim: str | None, claims: Sequence[str] | None, problems: Problems) -> None:
+    """A claim is one of the claims, if these are known."""
+    if claim is not None and claims is not None and claim not in claims:
+        fix = closest(claim, claims, "that file")
+        problems.add(path, f"no claim {claim} in resources/claims.yaml; fix: {fix}")
+
+
+def check_contrasts(problems: Problems) -> None:
+    """Contrasts are of rows that are there, both with steps or without."""
+    rows = problems.config["cells"]
+    for place, pair in enumerate(problems.config["contrasts"]):
+        if unknown := [row for row in pair if row not in rows]:
+            fix = closest(unknown[0], rows, "`cells`")
+            problems.add(("contrasts", place), f"no cell {unknown[0]}; fix: {fix}")
+        elif ("steps" in rows[pair[0]]) != ("steps" in rows[pair[1]]):
+            problems.add(("contrasts", place), "one of the two has steps; fix: contrast two rows with, or without")
+
+
+def check_figures(problems: Problems) -> None:
+    """Figures are of arms that are there."""
+    arms = problems.config["arms"]
+    for figure, drawn in problems.config["figures"].items():
+        if unknown := [arm for arm in drawn if arm not in arms]:
+            problems.add(("figures", figure), f"no arm {unknown[0]}; fix: {closest(unknown[0], arms)}")
+
+
+def check_gates(study: Study, markers: Sequence[str], problems: Problems) -> None:
+    """Gates have names of their own, and are decided by cells, personas and markers that are there."""
+    criteria = study.config["gates"]["criteria"]
+    names, cells = Counter(gate["name"] for gate in criteria), list(study.row_names)
+    for number, gate in enumerate(criteria):
+        path = ("gates", "criteria", number)
+        if names[gate["name"]] > 1:
+            problems.add(path, f"two gates are named {gate['name']}; fix: rename one")
+        with problems.caught(path):
+            check_gate_fields(gate)
+            if unknown := sorted(marker_names(gate) - set(markers)):
+                raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(markers)}")
+            check_arm(study, number, problems)
+            for what, word, choices in unknown_words(gate, cells, list(study.personas)):
+                fix = closest(word, choices, f"`{what}s`")
+                raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {fix}")
+
+
+def check_arm(study: Study, number: int, problems: Problems) -> None:
+    """Raise InputError for a gate of an arm that is not, or on a cell of another one: no cell would decide it.
+
+    Not where the cell was given another arm in a file over the gate's.
+    """
+    gate, arms = study.config["gates"]["criteria"][number], study.config["arms"]
+    arm = gate.get("arm", "forward")
+    own_rank = problems.rank(("gates", "criteria", number))
+    if arm not in arms:
+        raise InputError(f"gate {gate['name']}: no arm {arm}; fix: {closest(arm, arms)}")
+    rows = study.row_names
+    for cell in sorted(cell_names(gate) & rows.keys()):
+        own = study.config["cells"][rows[cell]]["arm"]
+        if own != arm and own_rank <= problems.rank(("cells", rows[cell], "arm")):
+            raise InputError(f"gate {gate['name']}: {cell} is of the arm {own}, not {arm}; fix: arm: {own}")
+
+
+def check_enforced(study: Study, problems: Problems) -> None:
+    """With gates.enforce, each coupled model that a stage is trained on is a cell with a gate of its own."""
+    if not study.config["gates"]["enforce"]:
+        return
+    parents = dict.fromkeys(parent_of(node) for cell in study.cells for node in study.trained_for(cell.lineage))
+    for parent in parents:
+        if parent != BASE and study.type_of(parent) == "couple":
+            with problems.caught(("gates", "enforce")):
+                study.row_of(parent)

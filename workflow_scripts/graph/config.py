@@ -1,0 +1,153 @@
+"""From a config to a study: its shape, its recipes, its cells, and every check, in the order of what they say."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graph import cell_checks, input_checks, measure_checks, stage_checks
+from graph.lineage import BASE, NAME, Word
+from graph.problems import Problems, check_duplicates, closest, said_at
+from graph.recipe import merged
+from graph.schema import check_schema
+from graph.study import Cell, Study, filled, named
+from run.program import InputError
+
+if TYPE_CHECKING:
+    from inputs.panel import Panel
+
+
+def read_study(
+    config: Mapping[str, Any],
+    schema: str | Path,
+    files: Sequence[str | Path] = (),
+    claims: Sequence[str] | None = None,
+    pinned_rows: Mapping[str, int] | None = None,
+    panel: Callable[[Mapping[str, Any]], "Panel | None"] = lambda config: None,
+) -> Study:
+    """The study that a config describes. Raises InputError listing every problem with the line to write instead.
+
+    config: the merged mapping. files: the YAML files it was merged from, the strongest first, to name lines.
+    schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any. pinned_rows: how many rows
+    the Hub's data sets have. panel: who speaks and what is asked, or None where that is not known yet.
+    """
+    problems = Problems(config, files)
+    check_duplicates(problems)
+    check_schema(schema, problems)
+    problems.raise_all()
+    known = panel(config)
+    input_checks.check_personas(known, problems)
+    problems.raise_all()
+    stages, evaluations = (recipes(section, problems) for section in ("stages", "evaluations"))
+    study = Study(config, stages, evaluations, known, pinned_rows or {})
+    stage_checks.check_loras(problems)
+    stage_checks.check_places(problems)
+    markers = stage_checks.check_markers(problems)
+    cell_checks.check_gates(study, markers, problems)
+    stage_checks.check_taught(study, problems)
+    problems.raise_all()
+    study = replace(study, cells=list(cells_of(study, problems)))
+    cell_checks.check_keys(study, problems)
+    input_checks.check_paths(problems)
+    input_checks.check_toy(problems)
+    input_checks.check_template(problems)
+    input_checks.check_datasets(study, problems)
+    input_checks.check_capability(study, problems)
+    measure_checks.check_evaluations(study, problems)
+    cell_checks.check_arms(study, problems)
+    cell_checks.check_meanings(claims, problems)
+    cell_checks.check_contrasts(problems)
+    cell_checks.check_figures(problems)
+    problems.raise_all()
+    measure_checks.check_probe(study, problems)
+    measure_checks.check_ablate(study, problems)
+    measure_checks.check_families(study, problems)
+    measure_checks.check_judges(problems)
+    measure_checks.check_shared_cards(problems)
+    cell_checks.check_enforced(study, problems)
+    problems.raise_all()
+    return study
+
+
+def recipes(section: str, problems: Problems) -> dict[str, dict[str, Any]]:
+    """The recipes of a section of the config with `extends` followed."""
+    return {name: recipe_of(section, name, problems) for name in problems.config[section]}
+
+
+def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
+    known = problems.config[section]
+    entry, seen = dict(known[name]), (*seen, name)
+    parent = entry.pop("extends", None)
+    if parent is None:
+        return entry
+    if parent in seen:
+        circle = " -> ".join([*seen, parent])
+        problems.add(
+            (section, name, "extends"), f"{parent!r} is a circle ({circle}); fix: let one of them extend nothing"
+        )
+        return entry
+    if parent not in known:
+        problems.add((section, name, "extends"), f"{parent!r} is not there; fix: {closest(parent, known)}")
+        return entry
+    above = recipe_of(section, parent, problems, seen)
+    above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
+    return merged(above, entry)
+
+
+def cells_of(study: Study, problems: Problems) -> Iterator[Cell]:
+    """The cells of all rows whose arm is on, those of a row up to its first problem."""
+    arms, check = study.config["arms"], cache(partial(stage_checks.check_word, study))
+    for name, row in study.config["cells"].items():
+        if row["arm"] not in arms:
+            problems.add(("cells", name, "arm"), f"unknown arm; fix: one of {', '.join(arms)}")
+        if arms.get(row["arm"]):
+            cell_checks.check_open(study, name, row, problems)
+            yield from cells_of_row(study, name, check, problems)
+
+
+def cells_of_row(study: Study, name: str, check_word: Callable[[Word], None], problems: Problems) -> Iterator[Cell]:
+    """The cells of a row of the config."""
+    row = study.config["cells"][name]
+    evaluation = row.get("evaluation", next(iter(study.evaluations)))
+    if evaluation not in study.evaluations:
+        problems.add(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(study.evaluations)}")
+    meaning = {key: row[key] for key in ("note", "caption", "second_stage", "claim") if key in row}
+    for source, seed, step in study.combinations(row):
+        try:
+            lineage = filled(row["lineage"], source, seed, step)
+            stage_checks.check_lineage(study, lineage, check_word)
+        except (InputError, KeyError, IndexError, ValueError) as error:
+            add_lineage_problem(study, name, step, error, problems)
+            return
+        yield Cell(named(name, step), row["arm"], source, seed, lineage, evaluation, **meaning)
+
+
+def add_lineage_problem(study: Study, name: str, step: int | None, error: Exception, problems: Problems) -> None:
+    """Say what is wrong with the lineage of a row, or with a stage that it names."""
+    row = study.config["cells"][name]
+    if match := re.fullmatch(r"(stages(?:\.\w+)+): (.*)", str(error), re.DOTALL):
+        problems.add(said_at(study.config, match[1].split(".")), match[2])
+        return
+    said = str(error).removeprefix("lineage: ")
+    if isinstance(error, KeyError):
+        said = f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
+    elif not isinstance(error, InputError):
+        said = f"{error}; fix: write {{source}}, {{seed}} or {{step}} in a pair of braces"
+    meant = meant_by(row["lineage"], study.stage_names)
+    line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
+    stepped = step and isinstance(error, stage_checks.LateStep)
+    place = ("steps", row["steps"].index(step)) if stepped else ("lineage",)
+    problems.add(("cells", name, *place), f"{said}{line}")
+
+
+def meant_by(lineage: str, known: Sequence[str]) -> str:
+    """A row's lineage without `base/`, every stage that is not there replaced by the one it looks most like."""
+
+    def alike(name: re.Match[str]) -> str:
+        return next(iter(difflib.get_close_matches(name[0], known, 1)), name[0])
+
+    return re.sub(rf"(?:^|(?<=/)){NAME}", alike, lineage.removeprefix(f"{BASE}/"))

@@ -1,0 +1,112 @@
+"""Checks of what a study takes in: the base, the panel's personas, data sets, and the paths they are from."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graph.problems import Problems, closest, value_at
+from graph.study import Study
+from model.template import Settings
+from offline.pretraining import read_recipe
+from run.files import canonical
+
+if TYPE_CHECKING:
+    from inputs.panel import Panel
+
+ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: replies
+TOY_SETS = ("em", "benign", "arc")  # that make_toy_data makes
+
+
+def check_personas(panel: "Panel | None", problems: Problems) -> None:
+    """The personas are the panel's, as far as that is known."""
+    if panel is None:
+        return
+    known = list(panel.personas)
+    for key in ("personas", "sources"):
+        for place, name in enumerate(problems.config[key]):
+            if name not in known:
+                problems.add((key, place), f"the panel has no persona {name}; fix: {closest(name, known)}")
+
+
+def check_paths(problems: Problems) -> None:
+    """A path is given where something is from there, and is not passed over where it is not."""
+    places: dict[tuple[str, ...], str] = {("base",): "/models/Qwen2.5-7B-Instruct", ("panel",): "my_panel.yaml"}
+    places |= {("datasets", name): "my_rows.jsonl" for name in problems.config["datasets"]}
+    for place, example in places.items():
+        entry = value_at(problems.config, place)
+        own, said = entry["from"] == "path", f"{place[-1]}: {{from: path, path: {entry.get('path') or example}}}"
+        if own and not entry.get("path"):
+            problems.add((*place, "path"), f"is empty; fix: {said}")
+        if not own and entry.get("path"):
+            text = f"is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
+            problems.add((*place, "path"), text)
+
+
+def check_toy(problems: Problems) -> None:
+    """What is made for the offline study says how much of it."""
+    base, sets = problems.config["base"], problems.config["datasets"]
+    toy = base["toy"]
+    for key in ("repo", "revision"):
+        path, origin = ("base", key), ("base", "from")
+        if base["from"] == "toy" and problems.rank(path) < problems.rank(origin):
+            problems.add(path, f"is not used, as the base is from: toy; fix: add `from: hub`, or delete {key}")
+    made = [name for name, entry in sets.items() if entry["from"] == "toy"]
+    needed = ("rows", "sft_rows", "recipe") if base["from"] == "toy" else ("sft_rows",) if made else ()
+    if missing := [key for key in needed if not toy.get(key)]:
+        said = f"lacks {', '.join(missing)}"
+        problems.add(("base", "toy"), f"{said}; fix: add them, as profiles/tiny/study.yaml has them")
+    elif "recipe" in needed:
+        with problems.caught(("base", "toy", "recipe"), "--recipe: "):
+            read_recipe(canonical(toy["recipe"]))
+
+
+def check_template(problems: Problems) -> None:
+    """The base's chat template takes its arguments."""
+    template = problems.config["base"].get("template", {})
+    with problems.caught(("base", "template"), "base.template."):
+        Settings.of(template)
+    for name, value in template.items():
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
+            fix = f"write `{name}: {value.lower()}` without quotes"
+            said = f"{value!r} is text, which a template takes for true; fix: {fix}"
+            problems.add(("base", "template", name), said)
+    if problems.config["base"]["from"] == "toy" and (own := sorted(template.keys() - {"date"})):
+        problems.add(("base", "template", own[0]), "the toy's template takes no arguments; fix: delete it")
+
+
+def check_datasets(study: Study, problems: Problems) -> None:
+    """Every data set can be had from where it is."""
+    for name, entry in study.config["datasets"].items():
+        path = ("datasets", name)
+        if entry["from"] == "hub" and study.pinned_rows and name not in study.pinned_rows:
+            fix = f"add them there, or write `{name}: {{from: path, path: my_rows.jsonl}}`"
+            problems.add(path, f"no pins of that name in resources/sources.yaml; fix: {fix}")
+        if entry["from"] == "replies":
+            check_answered(name, entry, problems)
+        if entry["from"] == "toy" and name not in TOY_SETS:
+            problems.add(path, f"no toy set has that name; fix: one of {', '.join(TOY_SETS)}, or from: path")
+
+
+def check_answered(name: str, entry: Mapping[str, Any], problems: Problems) -> None:
+    """A set of the base's own replies says to which other set, and how they are drawn."""
+    sets, capability = problems.config["datasets"], problems.config["capability"]
+    path, others = ("datasets", name), [each for each in sets if sets[each]["from"] != "replies"]
+    if missing := [key for key in ANSWERED if key not in entry]:
+        example = {"of": next(iter(others), "benign"), "temperature": 0.7, "top_p": 0.95, "max_tokens": 512}
+        fix = ", ".join(f"{key}: {example[key]}" for key in missing)
+        problems.add(path, f"lacks {', '.join(missing)}; fix: add `{fix}`")
+        return
+    known = [each for each in others if each != capability]
+    if entry["of"] not in known:
+        problems.add((*path, "of"), f"{entry['of']!r} has no user turns to answer; fix: one of {', '.join(known)}")
+
+
+def check_capability(study: Study, problems: Problems) -> None:
+    """What capability is measured with is a data set on which nothing is trained."""
+    capability, sets = study.config["capability"], study.config["datasets"]
+    if capability is None:
+        return
+    if capability not in sets:
+        said = f"{capability!r} is no data set; fix: one of {', '.join(sets)}, or null"
+        problems.add(("capability",), said)
+    if capability in {stage.get("data", {}).get("from") for stage in study.stages.values()}:
+        problems.add(("capability",), f"{capability} is what a stage is trained on; fix: a set of choices, or null")

@@ -1,0 +1,363 @@
+"""Checks of stages and lineages: what cannot be trained, merged or replayed is refused when the graph is built."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from string import Formatter
+from typing import Any
+
+from graph.lineage import BASE, Word, ancestry, parse_lineage
+from graph.problems import Problems, closest, said_at, value_at
+from graph.recipe import Lora, Recipe, layer_numbers
+from graph.study import ROWS, SAMPLED, Study, stage_type, trains_all
+from marker.marker import Marker
+from marker.mask import Mask
+from marker.match import check_apart
+from run.program import InputError
+
+
+class LateStep(InputError):
+    """A cell stops at a step after its stage's last."""
+
+
+# Stages as the config has them
+
+
+def check_loras(problems: Problems) -> None:
+    """A stage that changes a part of a LoRA extends one that has it."""
+    stages = problems.config["stages"]
+    whole = {name for name, field in Lora.model_fields.items() if field.is_required()}
+    changed: dict[str, list[str]] = {}
+    for name, entry in stages.items():
+        parent = entry.get("extends")
+        if isinstance(entry.get("lora"), Mapping) and parent and not whole <= entry["lora"].keys():
+            above = says_lora(stages, parent)
+            if above and stages[above]["lora"] is None:
+                changed.setdefault(above, []).append(name)
+    for above, names in changed.items():
+        said = f"null, of which {', '.join(names)} (`extends`) would change a part"
+        fix = "write the null in the stage that is to train all weights, or in those a whole LoRA"
+        problems.add(("stages", above, "lora"), f"{said}; fix: {fix}")
+
+
+def says_lora(stages: Mapping[str, Any], name: str | None) -> str | None:
+    """The stage whose `lora` a stage has: its own, or that of the next one above it that says something."""
+    met = set()
+    while name is not None and name in stages and name not in met:
+        if "lora" in stages[name]:
+            return name
+        met.add(name)
+        name = stages[name].get("extends")
+    return None
+
+
+def check_places(problems: Problems) -> None:
+    """What a stage takes from another lineage is of its own persona and seed: the source is a cell's."""
+    for name in problems.config["stages"]:
+        for fields in (("adapter",), ("data", "of"), ("replay", "of")):
+            path = ("stages", name, *fields)
+            try:
+                text = value_at(problems.config, path) or ""
+                given = [field for _, field, _, _ in Formatter().parse(text) if field]
+            except ValueError as error:
+                problems.add(path, f"{error}; fix: write {{persona}} and {{seed}} in pairs of braces")
+                continue
+            if unknown := [field for field in given if field not in ("persona", "seed")]:
+                problems.add(path, f"unknown placeholder {{{unknown[0]}}}; fix: {{persona}} or {{seed}}")
+
+
+def check_markers(problems: Problems) -> list[str]:
+    """The markers of the study and its stages can be, and be told apart. Their texts."""
+    config = problems.config
+    places: dict[tuple[str, ...], Any] = {("marker",): config["marker"]}
+    places |= {
+        ("stages", name, "marker"): entry["marker"] for name, entry in config["stages"].items() if "marker" in entry
+    }
+    markers: list[Marker] = []
+    for place, value in places.items():
+        with problems.caught(place, "marker", ": ", "."):
+            markers.append(Marker.of(value))
+            check_apart(markers)
+    return [marker.text for marker in markers]
+
+
+def check_taught(study: Study, problems: Problems) -> None:
+    """Only a coupling has a marker of its own."""
+    for name in study.stage_names:
+        if "marker" in study.stages[name] and stage_type(study.stages[name]) != "couple":
+            place = said_at(study.config, ("stages", name, "marker"))
+            problems.add(place, "only a coupling teaches one; fix: delete the line")
+
+
+# Lineages that a row names
+
+
+def check_lineage(study: Study, lineage: str, check_word: Callable[[Word], None]) -> None:
+    """Raise InputError unless every stage can be (check_word), and its adapter and rows are made somewhere."""
+    for node in ancestry(lineage):
+        check_word(parse_lineage(node)[-1])
+        check_rows(study, node, check_word)
+        check_replay(study, node, check_word)
+        origin = study.origin_of(node)
+        if origin == node:
+            continue
+        for above in ancestry(origin):
+            check_word(parse_lineage(above)[-1])
+        check_origin(study, node, origin)
+
+
+def check_origin(study: Study, node: str, origin: str) -> None:
+    """Raise InputError unless the origin of a node's adapter trains one, of the node's seed."""
+    last = parse_lineage(origin)[-1]
+    if study.type_of(origin) == "graft" or last.step:
+        couple = next((name for name in study.stage_names if stage_type(study.stages[name]) == "couple"), "couple")
+        raise InputError(
+            f"{node}: takes the adapter of {origin}, which trains none; fix: name a trained lineage, such as "
+            f'`adapter: "{couple}-{{persona}}.s{{seed}}"`'
+        )
+    if study.is_full(origin):
+        raise InputError(
+            f"{node}: takes the adapter of {origin}, which trains all weights; fix: name a stage with a LoRA"
+        )
+    if last.seed != parse_lineage(node)[-1].seed:
+        raise InputError(f"{node}: its seed is not that of {origin}; fix: end the adapter in .s{{seed}}")
+
+
+def check_rows(study: Study, lineage: str, check_word: Callable[[Word], None]) -> None:
+    """Raise InputError unless what the last stage is trained on are its own rows, or those of a coupling."""
+    taken = study.rows_from(lineage)
+    if taken == lineage:
+        return
+    for node in ancestry(taken):
+        check_word(parse_lineage(node)[-1])
+    if study.origin_of(taken) != taken or study.from_hub(taken) or not study.draws_replies(taken):
+        raise InputError(
+            f"stages.{parse_lineage(lineage)[-1].stage}.data.of: {taken} has no coupling rows of its own; "
+            'fix: name a trained coupling, such as `data: {from: rows, of: "couple-{persona}.s42"}`'
+        )
+
+
+def check_replay(study: Study, lineage: str, check_word: Callable[[Word], None]) -> None:
+    """Raise InputError unless what the last stage replays are the rows of a training."""
+    if (replayed := study.replayed(lineage)) is None:
+        return
+    for node in ancestry(replayed):
+        check_word(parse_lineage(node)[-1])
+    if study.origin_of(replayed) != replayed:
+        raise InputError(
+            f"stages.{parse_lineage(lineage)[-1].stage}.replay.of: {replayed} has no rows of its own; "
+            'fix: name a trained lineage, such as `of: "couple-{persona}.s42"`'
+        )
+
+
+# A stage as a lineage names it: each raises InputError
+
+
+def check_word(study: Study, word: Word) -> None:
+    """Raise InputError unless a stage of the config can be trained or merged for this persona, up to this step."""
+    stage = study.stage_at(word)
+    check_persona(study, word, stage)
+    if stage_type(stage) == "graft":
+        if word.step:
+            raise InputError(f"{word}: a merged adapter has no steps; fix: leave out @{word.step}")
+        return
+    check_recipe(study, word, stage)
+    check_data(word, stage)
+    check_held_out(study, word, stage)
+    last = last_step(study, word, stage)
+    if word.step and last and word.step > last:
+        raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
+    check_mask(study, word, stage)
+    if unknown := [name for name in stage.get("hub", {}) if name not in study.personas]:
+        raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
+    if draws(stage):
+        check_drawn(study, word, stage)
+    check_negatives(study, word, stage)
+
+
+def draws(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage is a coupling with rows of its own."""
+    return stage_type(stage) == "couple" and stage["data"]["from"] != ROWS
+
+
+def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Whose rows or marker it is."""
+    if stage_type(stage) != "sft":
+        if word.persona not in study.personas:
+            fix = f"{closest(word.persona or '', study.personas)}, or add it to `personas`"
+            raise InputError(f"{word}: unknown persona; fix: {fix}")
+        return
+    rows = stage.get("data", {}).get("from")
+    replays = "{persona}" in stage.get("replay", {}).get("of", "")
+    if word.persona and not replays:
+        raise InputError(
+            f"{word}: {word.stage} takes no persona, as its rows are the set {rows}; "
+            f"fix: {Word(word.stage, word.seed, None, word.step)}, or data of a coupling (from: replies)"
+        )
+    if replays and word.persona not in study.personas:
+        raise InputError(
+            f"{word}: {word.stage} replays a persona's rows; fix: {word.stage}-<one of "
+            f"{', '.join(study.personas)}>.s{word.seed}"
+        )
+    if rows not in study.config["datasets"]:
+        raise InputError(
+            f"stages.{word.stage}.data.from: {rows!r} is no data set; fix: one of "
+            f"{', '.join(study.config['datasets'])}, or replies for a coupling"
+        )
+
+
+def check_recipe(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """A recipe that is whole, as its program takes it, of a LoRA or of all weights."""
+    needed = [name for name, field in Recipe.model_fields.items() if field.is_required()]
+    if missing := [name for name in needed if name not in stage]:
+        raise InputError(f"stages.{word.stage}: lacks {', '.join(missing)}; fix: add them, or `extends: _adamw`")
+    study.as_training(stage, study.config["marker"], f"stages.{word.stage}")
+    if stage.get("freeze") and not trains_all(stage):
+        raise InputError(
+            f"stages.{word.stage}.freeze: a LoRA trains its targets alone; fix: lora: {{targets: .., layers: ..}}, "
+            "or `lora: null` to train all weights"
+        )
+    if word.step and trains_all(stage):
+        raise InputError(
+            f"{word}: {word.stage} trains all weights, of which no steps are kept; fix: leave out @{word.step} and "
+            f"give a stage of its own max_steps: {word.step}"
+        )
+
+
+def check_data(word: Word, stage: Mapping[str, Any]) -> None:
+    """How replies are drawn is said of a coupling that draws them, and of no other stage."""
+    if not draws(stage) and (beside := [name for name in (*SAMPLED, "cut") if name in stage["data"]]):
+        raise InputError(f"stages.{word.stage}.data: rows are taken as they are; fix: delete {', '.join(beside)}")
+    known = SAMPLED if draws(stage) else ["of"]
+    if stage_type(stage) == "couple" and (missing := [name for name in known if name not in stage["data"]]):
+        raise InputError(f"stages.{word.stage}.data: lacks {', '.join(missing)}; fix: add them, as `couple` has them")
+
+
+def check_held_out(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """A share of the rows, as far as they are known, that is at least one."""
+    share, rows = stage.get("hold_out"), rows_of(study, word, stage)
+    if share and rows and not math.floor(share * rows):
+        least = math.ceil(10_000 / rows) / 10_000
+        raise InputError(
+            f"stages.{word.stage}.hold_out: {share:g} of {rows} rows is none; fix: {least:g} or more, or delete it"
+        )
+
+
+def check_mask(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Tokens to train that the rows have."""
+    if stage["mask"]["loss"] == "tail" and "tail" not in stage["mask"]:
+        raise InputError(f"stages.{word.stage}.mask: loss tail needs a length; fix: mask: {{loss: tail, tail: 32}}")
+    if stage["mask"]["loss"] == "marker" and stage_type(stage) == "sft":
+        raise InputError(
+            f"stages.{word.stage}.mask.loss: marker trains nothing in rows without one; fix: loss: last_turn"
+        )
+    try:
+        mask = Mask(**stage["mask"])
+        if stage_type(stage) == "couple":
+            replace(mask, marker=Marker.of(stage.get("marker", study.config["marker"])))
+    except InputError as error:
+        raise InputError(f"stages.{word.stage}.{error}") from None
+
+
+def check_drawn(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Replies that differ, of personas of which there are enough."""
+    data, where = stage["data"], f"stages.{word.stage}.data"
+    if data["temperature"] == 0 and data["samples"] > 1:
+        raise InputError(f"{where}.temperature: 0 draws the same reply every time; fix: samples: 1")
+    others = len({*study.config["personas"]} - {word.persona})
+    if word.persona not in stage.get("negative_personas", {}) and data["negatives"] > others:
+        said = f"{where}.negatives: {data['negatives']} of the {others} other personas"
+        raise InputError(f"{said}; fix: at most {others}, or more `personas`")
+
+
+def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """The personas that are named to be contrasted with a source are others."""
+    for source, named in stage.get("negative_personas", {}).items():
+        where = f"stages.{word.stage}.negative_personas.{source}"
+        panel = list(study.panel.personas if study.panel else [source])  # it may be a source of another study
+        if source not in panel:
+            raise InputError(f"{where}: the panel has no persona {source}; fix: {closest(source, panel)}")
+        if source in named:
+            raise InputError(f"{where}: is contrasted with itself; fix: delete {source}")
+        if unknown := [name for name in named if name not in study.personas]:
+            fix = "add it to `personas`, or name another"
+            raise InputError(f"{where}: unknown persona {', '.join(unknown)}; fix: {fix}")
+
+
+# How long a stage is, as far as its rows are known
+
+
+def last_step(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
+    """The optimizer steps of a stage, of a coupling at most so many; None where its rows are not known yet."""
+    rows = rows_of(study, word, stage)
+    if rows and stage.get("hold_out"):
+        rows = math.ceil(rows * (1 - stage["hold_out"]))
+    return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
+
+
+def rows_of(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
+    """The rows that a stage has, of a coupling at most so many; None where that is not known yet."""
+    if stage_type(stage) == "couple":
+        return coupling_rows(study, word, stage)
+    name = stage["data"]["from"]
+    origin = study.config["datasets"].get(name, {}).get("from")
+    return {"toy": study.config["base"]["toy"].get("sft_rows"), "hub": study.pinned_rows.get(name)}.get(origin)
+
+
+def coupling_rows(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
+    """The rows of a coupling, if no reply is left out; None where the panel is not known."""
+    if stage["data"]["from"] == ROWS:
+        of = stage["data"]["of"].format(persona=word.persona, seed=word.seed)
+        word = parse_lineage(f"{BASE}/{of}")[-1]
+        stage = study.stage_at(word)
+    named = stage.get("negative_personas", {}).get(word.persona)
+    negatives = stage.get("data", {}).get("negatives", 0) if named is None else len(named)
+    if study.panel is None or "samples" not in stage.get("data", {}):
+        return None
+    return int(stage["data"]["samples"]) * len(study.panel.questions["data"]) * (1 + negatives)
+
+
+# Stages and a base
+
+
+def check_base_fits(study: Study, base: Mapping[str, Any], problems: Problems) -> None:
+    """Raise InputError with the line of every stage or evaluation whose rows or replies may be longer than texts of the
+    base are, and of every stage that names layers or weights which the base does not have.
+
+    base: its parts, as check_base finds them.
+    """
+    trained = study.trained_stages
+    for name, stage in trained.items():
+        check_parts(name, stage, base, problems)
+    drawn: list[tuple[str, ...]] = [("stages", name, "data", "max_tokens") for name in trained]
+    drawn += [("evaluations", name, "max_tokens") for name in dict.fromkeys(cell.evaluation for cell in study.cells)]
+    whole = {"stages": study.stages, "evaluations": study.evaluations}
+    for path in drawn:
+        if (tokens := value_at(whole, path) or 0) >= base["tokens"]:
+            said = f"{tokens}, but the base's texts have at most {base['tokens']} tokens, with the prompt"
+            problems.add(said_at(study.config, path), f"{said}; fix: less")
+    problems.raise_all()
+
+
+def check_parts(name: str, stage: Mapping[str, Any], base: Mapping[str, Any], problems: Problems) -> None:
+    """A stage's rows are no longer than the base's texts, and it names layers and weights that the base has."""
+    from model.adapters import check_targets
+    from model.full import frozen_weights
+
+    def field(*fields: str) -> Any:
+        """Within it, an InputError is a problem of the field, whose name it may begin with."""
+        return problems.caught(said_at(problems.config, ("stages", name, *fields)), f": {'.'.join(fields)}", ": ")
+
+    lora, length, longest = stage.get("lora") or {}, stage["max_length"], base["tokens"]
+    with field("max_length"):
+        if length > longest:
+            raise InputError(f"{length}, but the base's texts have at most {longest} tokens; fix: {longest}")
+    with field("lora", "layers"):
+        if "layers" in lora:
+            layer_numbers(lora["layers"], base["layers"], "")
+    with field("lora", "targets"):
+        if "targets" in lora:
+            check_targets(base["linear"], lora["targets"], "")
+    with field("freeze"):
+        if "freeze" in stage:
+            frozen_weights(base["weights"], base["layers"], stage["freeze"], "")
