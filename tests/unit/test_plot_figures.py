@@ -123,6 +123,26 @@ def test_a_source_without_reversed_rows_gets_a_figure_that_says_so(tables, tmp_p
     assert any("No cell of the reversed" in text for text in drawn(tables, tmp_path, monkeypatch, "reversed_order"))
 
 
+def test_the_last_digits_of_the_layout_which_differ_from_run_to_run_change_nothing_in_a_file(
+    tables, tmp_path, monkeypatch
+):
+    from matplotlib import layout_engine
+
+    laid_out = layout_engine.do_constrained_layout
+
+    def files(nudge):
+        def nudged(figure, **options):
+            laid_out(figure, **options)
+            for axes in figure.axes:
+                axes._set_position([value * (1 + nudge) for value in axes.get_position(original=True).bounds])
+
+        monkeypatch.setattr(layout_engine, "do_constrained_layout", nudged)
+        drawn(tables, tmp_path, monkeypatch)
+        return [(tmp_path / f"marker_destruction.{kind}").read_bytes() for kind in ("svg", "pdf", "png")]
+
+    assert files(0) == files(1e-13)
+
+
 def test_a_source_that_is_not_in_the_study_is_refused(tables, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no row of source pirate"):
         drawn(tables, tmp_path, monkeypatch, source="pirate")

@@ -58,7 +58,24 @@ def new_figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -
             "svg.hashsalt": "figure",
         }
     )
-    return plt.subplots(rows, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False, **options)
+    return plt.subplots(rows, columns, figsize=(WIDTH, height), layout=steady_layout(), squeeze=False, **options)
+
+
+def steady_layout() -> Any:
+    """Constrained layout, to a billionth of the figure.
+
+    Its solver's last digits depend on where in memory things lie, and the ids in an SVG on all digits.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    class SteadyLayout(ConstrainedLayoutEngine):
+        def execute(self, fig: Any) -> None:
+            super().execute(fig)
+            for axes in fig.axes:
+                axes.set_position([round(value, 9) for value in axes.get_position(original=True).bounds])
+                axes.set_in_layout(True)  # which set_position ends
+
+    return SteadyLayout()
 
 
 def rate_axis(axes: Any, top: float = 1.0) -> None:
