@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from report.detail_figures import length_hits, persona_heatmap, question_strip
+from report.distance_figure import distance
 from report.figure_study import FigureData
 from report.figure_style import save
 from report.floor_figure import below_floor
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[FigureData], Any]] = {
     "relearning": relearning,
     "plane": plane,
     "layers": layers,
+    "distance": distance,
 }
 
 

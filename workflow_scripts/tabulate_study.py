@@ -7,9 +7,9 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
 persona_by_cell, by_question, concentration, cross_source, effects, selectivity_by_persona, gates, relearning,
-published_comparison, measures (measure/registry.py). Every rate stands beside its hits and completions. The columns low
-and high are the wider of its Wilson and cluster bounds: completions to one question, and of one seed, are not
-independent, so verdicts rest on these.
+equal_distance, published_comparison, measures (measure/registry.py). Every rate stands beside its hits and
+completions. The columns low and high are the wider of its Wilson and cluster bounds: completions to one question, and
+of one seed, are not independent, so verdicts rest on these.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 
 from measure.cells import read_result
 from measure.comparison import COMPARISON, comparison_rows
+from measure.equal_distance import EQUAL, equal_distance_rows
 from measure.gates import evaluate_gates, identical_cells, read_gates
 from measure.pooling import (
     CONCENTRATION,
@@ -126,6 +127,7 @@ def build_tables(
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
         "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
+        "equal_distance": (EQUAL, equal_distance_rows(cells, meaning["contrasts"])),
         "adapters": (OVERLAP, [row for cell in cells for row in adapter_rows(cell)]),
         "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
         "families": (FAMILIES, family_rows(cells)),

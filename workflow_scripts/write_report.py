@@ -39,7 +39,14 @@ from report.curves import curve_figures, curve_tables
 from report.embedded import by_source, figure_in, policy
 from report.fields import Contents, Table, plain
 from report.heat_maps import heat_maps
-from report.measure_tables import families_table, measures_table, parts_table, relearning_table, verdicts_table
+from report.measure_tables import (
+    equal_distance_table,
+    families_table,
+    measures_table,
+    parts_table,
+    relearning_table,
+    verdicts_table,
+)
 from report.outcome_tables import claims_table, comparison_table, gates_table
 from report.prose import conclusion, unique
 from report.provenance import cells_table, dataset_table, nodes_of, versions_table
@@ -141,6 +148,7 @@ def study_tables(study: Contents, label: str) -> list[Table]:
         verdicts_table(study),
         families_table(study),
         relearning_table(study),
+        equal_distance_table(study),
         parts_table(study),
         audit_table(study),
         *(measures_table(study, measurement) for measurement in own),

@@ -91,10 +91,10 @@ def sources_of(study: Study, figure: str) -> list[str]:
 
 def drawn(study: Study, figure: str) -> list[Cell]:
     """The cells in a figure; none in one of what the study does not measure."""
-    if figure in ("below_floor", "layers", "relearning") and study.config["probe"] is None:
+    if figure in ("below_floor", "distance", "layers", "relearning") and study.config["probe"] is None:
         return []
     cells = [cell for cell in study.cells if cell.arm in study.config["figures"][figure]]
-    if figure == "retention":
+    if figure in ("retention", "distance"):
         return [cell for cell in cells if study.compared(cell)]
     return [cell for cell in cells if study.ablated(cell)] if figure == "plane" else cells
 

@@ -26,6 +26,7 @@ TABLES = {
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
     "relearning": "How soon the coupling is learned again",
+    "equal_distance": "The persona gap of two stages at equal distance from their parent",
     "ablation": "What the second stage takes, and where",
     "families": "Out of distribution: onset rate by family of prompts",
     "layers": "What every layer says at the slot",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from measure.comparison import COMPARED
+from measure.equal_distance import EQUAL_NOTE
 from measure.relearning import RELEARNED
 from measure.rows import CONCENTRATED, FAMILIES_NOTE, ROLES
 from measure.tables import Row, one_sided, percent
@@ -30,6 +31,7 @@ NOTES = {
     "verdicts": VERDICT_NOTE,
     "families": FAMILIES_NOTE,
     "relearning": RELEARNED,
+    "equal_distance": EQUAL_NOTE,
     "published_comparison": COMPARED,
 }
 

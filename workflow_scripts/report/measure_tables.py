@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from measure.equal_distance import EQUAL_NOTE
 from measure.registry import Measurement
 from measure.relearning import RELEARNED
 from measure.rows import FAMILIES_NOTE, TABLES
@@ -10,6 +11,7 @@ from measure.tables import Row
 from probe.ablation import ABLATION_NOTE
 from probe.survival import VERDICT_NOTE
 from report.fields import Contents, Field, Table, anchor, browse, estimate, measured, plain, side_by_side
+from report.prose import equal_distance_sentences
 
 
 def measures_table(study: Contents, measurement: Measurement) -> Table:
@@ -106,6 +108,29 @@ def relearning_table(study: Contents) -> Table:
         for row in study.tables["relearning"]
     ]
     return Table("relearning", TABLES["relearning"], columns, rows, RELEARNED)
+
+
+def equal_distance_table(study: Contents) -> Table:
+    """The persona gap of two stages at equal distance from their parent, with a sentence of what the rows say."""
+
+    def fields(row: Row) -> list[Field]:
+        return [
+            *(plain(row[name]) for name in ("source", "cell", "seed", "steps")),
+            estimate(row["kl"], form=".3g"),
+            estimate(row["gap"]),
+            plain(row["other_cell"], "name"),
+            plain(row["between"]),
+            estimate(row["other_gap"]),
+            estimate(row["difference"], row["difference_low"], row["difference_high"]),
+            plain(row["n"]),
+            plain(row["larger"] or row["why"]),
+        ]
+
+    columns = ["source", "cell", "seed", "steps", "KL, nats per token", "its gap, nats", "the other", "between",
+               "the other's gap", "difference [95%]", "questions", "larger"]  # fmt: skip
+    rows = study.tables["equal_distance"]
+    note = " ".join([*equal_distance_sentences(rows), EQUAL_NOTE])
+    return Table("equal_distance", TABLES["equal_distance"], columns, [fields(row) for row in rows], note)
 
 
 def parts_table(study: Contents) -> Table:

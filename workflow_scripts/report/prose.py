@@ -96,6 +96,29 @@ def strength_sentences(measures: Sequence[Row]) -> list[str]:
     ]
 
 
+def equal_distance_sentences(rows: Sequence[Row]) -> list[str]:
+    """A sentence per source and pair of stages: whose gap is larger at how many distances. rows: equal_distance.csv."""
+    pairs: dict[tuple[str, frozenset[str]], list[tuple[str, Row]]] = {}
+    for row in rows:
+        own = str(row["cell"]).removesuffix(f"_{row['steps']}") if row["steps"] else str(row["cell"])
+        pairs.setdefault((row["source"], frozenset((own, row["other_cell"]))), []).append((own, row))
+    sentences = []
+    for (source, _), found in pairs.items():
+        one, other = found[0][0], found[0][1]["other_cell"]
+        decided = Counter(row["larger"] for _, row in found if row["larger"])
+        lacking = len(found) - decided.total()
+        where = f"At equal distance from their parent ({source})"
+        if not decided:
+            said = f"{one} and {other} cannot be held against each other: at none of {lacking} both were measured"
+            sentences.append(f"{where} {said}.")
+            continue
+        parts = [f"that of {name} at {decided[name]}" for name in (one, other) if decided[name]]
+        parts += [f"undecided at {decided['undecided']}"] if decided["undecided"] else []
+        without = f"; at {lacking} more one of the two was not measured" if lacking else ""
+        sentences.append(f"{where} the larger persona gap is {listed(parts)} of {decided.total()} distances{without}.")
+    return sentences
+
+
 def alarms(gates: Sequence[Row]) -> list[str]:
     """One sentence if models that should differ gave identical counts, else none."""
     found = [row["numbers"] for row in gates if row["gate"] == "identical"]

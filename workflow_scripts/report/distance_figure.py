@@ -1,0 +1,120 @@
+"""The persona gap against how far the second stage has moved the model, a line per stage through its steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from graph.lineage import Word, parent_of, parse_lineage
+from measure.tables import Row
+from report.figure_study import FigureData, empty_figure, footnote
+from report.figure_style import FAINT, INK, LINES, caption, new_figure
+
+X, Y = "kl_shared_source", "gap_slot_shared"
+MARKS = "os^DvP*X"
+Key = tuple[str, int]  # cell, seed
+
+
+def distance(study: FigureData) -> Any:
+    """d over the KL divergence from the parent, of every model whose parent is coupled to the source."""
+    title = f"The same at equal distance, and not only after equal steps? Source: {study.source}"
+    measures = {name: of_measure(study, name) for name in (X, Y)}
+    lineages = {
+        (row["cell"], row["seed"]): row["lineage"]
+        for table in ("headline", "reversed", "dose")
+        for row in study.drawn(table)
+    }
+    shown = {
+        key: parse_lineage(lineages[key])
+        for key, row in measures[X].items()
+        if row["value"] and key in measures[Y] and of_source(lineages[key], study.source)
+    }
+    if not shown:
+        return empty_figure(study, title, "Not run: measure_distance, on no model after a coupling of the source.")
+    lines: dict[Word, list[Key]] = {}
+    for key, words in shown.items():
+        lines.setdefault(replace(words[-1], step=None), []).append(key)
+    stages = list(dict.fromkeys(replace(word, seed=0) for word in lines))
+    figure, grid = new_figure(3.9)
+    axes = grid[0][0]
+    axes.set_xscale("log")
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes.set_xlabel(f"KL divergence from the parent under {study.source} [nats per token]")
+    axes.set_ylabel("persona gap d [nats]")
+    for word, keys in lines.items():
+        place = stages.index(replace(word, seed=0))
+        style = {"color": LINES[place % len(LINES)], "marker": MARKS[place % len(MARKS)]}
+        draw(axes, sorted(keys, key=lambda key: shown[key][-1].step or float("inf")), shown, measures, style)
+    befores = [key for key in measures[Y] if lineages.get(key) in {parent_of(lineages[each]) for each in shown}]
+    for key in befores:
+        level = measures[Y][key]["value"]
+        axes.axhline(level, color=FAINT, linewidth=0.9, zorder=1)
+        axes.annotate(f"before ({key[0]})", (0, level), (3, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=6.5, color="#444444")  # fmt: skip
+    axes.axhline(0, color="#CCCCCC", linewidth=0.8, zorder=0)
+    axes.margins(x=0.08)
+    tidy_ticks(axes)
+    handles = [
+        handle(stage, LINES[place % len(LINES)], MARKS[place % len(MARKS)]) for place, stage in enumerate(stages)
+    ]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=7)
+    axes.set_title(title, pad=22)
+    n = " or ".join(str(n) for n in sorted({measures[Y][key]["n"] for key in shown}))
+    said = [
+        f"Study {study.name}. A mark per model: the persona gap of the slot on shared replies, with its interval over",
+        f"{n} questions (no noise of training), against how far the stage moved the model from its parent, on the",
+        "base's replies to the source. Lines: one training at the steps beside its marks (end: the whole stage); marks",
+        "alone: the whole stage with other seeds (s).",
+        "The table equal_distance holds stages against each other at one distance.",
+        *(["No model before the stages is drawn: its gap was not measured."] if not befores else []),
+    ]
+    caption(figure, footnote(study, said))
+    return figure
+
+
+def of_measure(study: FigureData, name: str) -> dict[Key, Row]:
+    """The values of a measure by cell and seed, of what the figure draws."""
+    rows = study.drawn("measures")
+    return {(row["cell"], row["seed"]): row for row in rows if row["measure"] == name and row["value"] is not None}
+
+
+def of_source(lineage: str, source: str) -> bool:
+    """Whether the model before the last stage is coupled to the source."""
+    return any(word.persona == source for word in parse_lineage(lineage)[:-1])
+
+
+def draw(
+    axes: Any,
+    keys: Sequence[Key],
+    words: Mapping[Key, Sequence[Word]],
+    measures: Mapping[str, Mapping[Key, Row]],
+    style: Mapping[str, Any],
+) -> None:
+    """The models of one training by their steps."""
+    at = [measures[X][key]["value"] for key in keys]
+    rows = [measures[Y][key] for key in keys]
+    axes.plot(at, [row["value"] for row in rows], linewidth=1.2, markersize=4.5, zorder=4, **style)
+    bounds = ([row["value"] if row[side] is None else row[side] for row in rows] for side in ("low", "high"))
+    axes.vlines(at, *bounds, color=style["color"], linewidth=0.9, zorder=3)
+    for x, row, key in zip(at, rows, keys, strict=True):
+        last = words[key][-1]
+        text = str(last.step) if last.step else ("end" if len(keys) > 1 else f"s{last.seed}")
+        axes.annotate(text, (x, row["value"]), (5, 3), textcoords="offset points", fontsize=6.5, color=INK, zorder=6)
+
+
+def handle(stage: Word, colour: str, mark: str) -> Any:
+    """A legend handle of a stage, by the name that the config calls it."""
+    from matplotlib.lines import Line2D
+
+    name = str(stage).removesuffix(f".s{stage.seed}").replace("_", " ")
+    return Line2D([], [], color=colour, marker=mark, markersize=4.5, linewidth=1.2, label=name)
+
+
+def tidy_ticks(axes: Any) -> None:
+    """Plain numbers along a log axis that may span less than a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axes.get_xlim()
+    subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
