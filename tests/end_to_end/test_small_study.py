@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 RESULTS = "results/smallest"
 FIGURES = [
-    "below_floor", "gates", "layers", "length_hits", "marker_destruction", "persona_heatmap", "plane", "question_strip",
-    "retention",
+    "below_floor", "distance", "gates", "layers", "length_hits", "marker_destruction", "persona_heatmap", "plane",
+    "question_strip", "retention",
 ]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from graph.lineage import Word, parent_of, parse_lineage
 from measure.tables import Row
-from report.figure_study import FigureData, empty_figure, footnote
-from report.figure_style import FAINT, INK, LINES, caption, new_figure
+from report.figure_study import FigureData, empty_figure, explain
+from report.figure_style import FAINT, GRID, INK, LINES, new_figure
 
 X, Y = "kl_shared_source", "gap_slot_shared"
 MARKS = "os^DvP*X"
@@ -37,7 +37,7 @@ def distance(study: FigureData) -> Any:
     figure, grid = new_figure(3.9)
     axes = grid[0][0]
     axes.set_xscale("log")
-    axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_xlabel(f"KL divergence from the parent under {study.source} [nats per token]")
     axes.set_ylabel("persona gap d [nats]")
     for word, keys in lines.items():
@@ -59,15 +59,15 @@ def distance(study: FigureData) -> Any:
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=7)
     axes.set_title(title, pad=22)
     n = " or ".join(str(n) for n in sorted({measures[Y][key]["n"] for key in shown}))
-    said = [
-        f"Study {study.name}. A mark per model: the persona gap of the slot on shared replies, with its interval over",
-        f"{n} questions (no noise of training), against how far the stage moved the model from its parent, on the",
-        "base's replies to the source. Lines: one training at the steps beside its marks (end: the whole stage); marks",
-        "alone: the whole stage with other seeds (s).",
-        "The table equal_distance holds stages against each other at one distance.",
-        *(["No model before the stages is drawn: its gap was not measured."] if not befores else []),
-    ]
-    caption(figure, footnote(study, said))
+    explain(
+        figure,
+        study,
+        f"A mark per model: the persona gap of the slot on shared replies, with its interval over {n} questions (no",
+        "noise of training), against how far the stage moved the model from its parent, on the base's replies to the",
+        "source. Lines: one training at the steps beside its marks (end: the whole stage); marks alone: the whole",
+        "stage with other seeds (s). The table equal_distance holds stages against each other at one distance.",
+        "" if befores else "No model before the stages is drawn: its gap was not measured.",
+    )
     return figure
 
 
