@@ -19,7 +19,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,14 @@ ROOT = Path(__file__).parents[1]
 # Snakemake's own modules import by name from the working folder
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(Path.cwd())]
 
-from measure.registry import unit_costs  # noqa: E402
-from measure.tables import read_table  # noqa: E402
-from run import plan_study  # noqa: E402
-from run.plan_study import Cost, Job, dry_run  # noqa: E402
+from run.dry_run import Job, dry_run, parents_of  # noqa: E402
+from run.job_costs import Cost, costs_of, measured_seconds, unit_cost_table  # noqa: E402
 from run.program import InputError, run  # noqa: E402
 from run.readers import read_json  # noqa: E402
+from run.schedule import schedule  # noqa: E402
 
 STARTS = ("first_step_seconds", "engine_start_seconds")  # of a run record
 NEAR = 0.15
-
-
-def costs_of(jobs: Iterable[Job], everything: Sequence[Job]) -> list[Cost]:
-    """What the jobs take by the table. everything: the jobs of the whole study, which say how large they are."""
-    table = read_table(plan_study.RESOURCES / "unit_costs.csv", plan_study.COLUMNS) + unit_costs()
-    return plan_study.costs_of(list(jobs), everything, table)
 
 
 def beside(planned: float, measured: float) -> dict[str, float | None]:
@@ -60,7 +53,7 @@ def row_of(job: Job, cost: Cost) -> dict[str, Any]:
     return {
         "job": f"{job.rule} {words}".strip(),
         "gpus": float(job.cards),
-        **beside(cost.seconds, plan_study.measured_seconds(str(job.benchmark))),
+        **beside(cost.seconds, measured_seconds(str(job.benchmark))),
         **({"start_s": starts[0]} if starts else {}),
         "ended": Path(str(job.benchmark)).stat().st_mtime,
     }
@@ -105,8 +98,8 @@ def main() -> None:
     jobs = dry_run(arguments, args.cores)
     result: dict[str, Any] = {"arguments": arguments, "gpus": args.gpus, "cores": args.cores}
     if jobs:
-        costs = costs_of(jobs, everything)
-        packed = plan_study.schedule(jobs, plan_study.parents_of(jobs), costs, args.gpus, args.cores).seconds
+        costs = costs_of(jobs, everything, unit_cost_table())
+        packed = schedule(jobs, parents_of(jobs), costs, args.gpus, args.cores).seconds
         places = args.gpus * max(job.share for job in jobs)
         command = [sys.executable, "-m", "snakemake", "--cores", str(args.cores), "--resources", f"gpu={places}"]
         began = time.time()
@@ -114,7 +107,7 @@ def main() -> None:
         if not failed:
             result["wall"] = beside(packed, time.time() - began)
     else:
-        jobs, costs, began, failed = everything, costs_of(everything, everything), 0.0, 0
+        jobs, costs, began, failed = everything, costs_of(everything, [], unit_cost_table()), 0.0, 0
     rows = [
         row_of(job, cost)
         for job, cost in zip(jobs, costs, strict=True)

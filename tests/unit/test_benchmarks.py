@@ -38,7 +38,8 @@ def test_generation_asks_for_every_persona_question_and_sample():
 
 def test_a_job_stands_beside_its_plan_and_when_it_ran(tmp_path):
     against = importlib.import_module("plan_against_run")
-    from run.plan_study import Cost, Job
+    from run.dry_run import Job
+    from run.job_costs import Cost
 
     benchmark, record = tmp_path / "job.tsv", tmp_path / "run.json"
     benchmark.write_text("s\th:m:s\n120.0\t0:02:00\n")

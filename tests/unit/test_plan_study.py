@@ -11,27 +11,11 @@ from hypothesis import strategies as st
 from workspace import ROOT, Workspace, rules
 
 from measure.tables import read_table
-from run.plan_study import (
-    Cost,
-    Job,
-    clock,
-    corrections,
-    costs_of,
-    find_row,
-    first_starts,
-    kept_by_cores,
-    longest_chain,
-    measured_seconds,
-    of_another_model,
-    of_another_share,
-    options_of,
-    parents_of,
-    part_of,
-    schedule,
-    weights_of,
-    why,
-)
+from run.dry_run import Job, options_of, parents_of, why
+from run.job_costs import Cost, corrections, costs_of, find_row, measured_seconds, part_of
+from run.plan_study import clock, first_starts, kept_by_cores, of_another_model, of_another_share, weights_of
 from run.program import InputError
+from run.schedule import longest_chain, schedule
 
 TABLE = read_table(ROOT / "resources/unit_costs.csv")
 RECIPE = {"max_steps": None, "epochs": 1, "batch": 16, "max_length": 2048, "lora": {"r": 32}}
@@ -440,7 +424,7 @@ def test_the_planned_graph_has_the_edges_of_snakemake_s_own(fresh):
     (fresh.folder / "edges.py").write_text("""
 import sys
 sys.path[:0] = ["workflow_scripts", "."]
-from run.plan_study import dry_run, parents_of
+from run.dry_run import dry_run, parents_of
 jobs = dry_run(["forward", *sys.argv[1:]], 8)
 for job, above in zip(jobs, parents_of(jobs)):
     for parent in above:

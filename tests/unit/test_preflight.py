@@ -14,7 +14,8 @@ from workspace import ROOT, Workspace
 
 from inputs.downloads import Hub
 from run import preflight
-from run.plan_study import Cost, Job
+from run.dry_run import Job
+from run.job_costs import Cost
 from run.preflight import ask_all, check_hub, checks_of, table
 from run.program import InputError
 

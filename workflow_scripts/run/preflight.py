@@ -29,19 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
+from run.dry_run import Job, dry_run, options_of, parents_of
+from run.job_costs import UNIT_COSTS, costs_of, gigabytes, unit_cost_table
 from run.lease_gpu import IDLE_MIB, LOCK_DIR, Gpu, cards, make_lock_dir, nvidia_smi, visible
-from run.plan_study import (
-    COLUMNS,
-    RESOURCES,
-    Job,
-    costs_of,
-    dry_run,
-    gigabytes,
-    options_of,
-    parents_of,
-    schedule,
-)
 from run.program import InputError, printable, run
+from run.schedule import schedule
 from run.space import free_space
 
 if TYPE_CHECKING:
@@ -391,7 +383,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--unit-costs", default=RESOURCES / "unit_costs.csv", help="what a job of each rule leaves")
+    parser.add_argument("--unit-costs", default=UNIT_COSTS, help="what a job of each rule leaves")
     arguments, others = parser.parse_known_args()
     jobs = dry_run(others, os.cpu_count() or 1)
     answers = ask_all(checks_of(jobs, *disk_of(jobs, arguments.unit_costs)))
@@ -405,13 +397,9 @@ def disk_of(jobs: Sequence[Job], table: str | Path) -> tuple[float, float]:
 
     What is fetched lies in the Hub client's cache.
     """
-    from measure.registry import unit_costs
-    from measure.tables import read_table
-
-    rows = read_table(table, COLUMNS) + unit_costs()
     costs = [
         replace(cost, disk=0.0) if job.rule.startswith("fetch_") else cost
-        for job, cost in zip(jobs, costs_of(jobs, [], rows), strict=True)
+        for job, cost in zip(jobs, costs_of(jobs, [], unit_cost_table(table)), strict=True)
     ]
     gpus = max((job.gpus for job in jobs), default=0)
     with contextlib.suppress(InputError):  # where there are no cards, check_gpus says so
