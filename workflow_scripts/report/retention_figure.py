@@ -52,50 +52,64 @@ def retention(study: FigureData) -> Any:
         1.85 + 0.52 * len(cells), 1 + len(WEIGHED), sharey=True, width_ratios=[1.2, *(1 for _ in WEIGHED)]
     )
     words, *panels = grid[0]
-    words.axis("off")
-    words.set_xlim(0, 1)
-    words.set_ylim(len(cells) - 0.5, -0.5)
-    words.set_title("replies with the marker", **HEADING | {"loc": "left"})
-    for y, cell in enumerate(cells):
-        persona = next((who for (name, _), who in coupled.items() if name == cell), study.source)
-        words.text(0, y - 0.28, cell.replace("_", " "), fontweight="bold", fontsize=8.5, va="center")
-        words.text(0, y + 0.01, " ".join(study.captions[cell].split()), fontsize=7, va="center", color="#444444")
-        words.text(0, y + 0.28, counted(study, cell, persona), fontsize=7.5, va="center")
+    counts_column(words, study, {cell: persona_of(cell, coupled, study.source) for cell in cells})
     # what is not testable has no share to show
     tested = [row for row in shown if row["seed"] != "all" and row["verdict"] != NOT_TESTABLE]
     span = span_of(tested)
     for axes, quantity in zip(panels, WEIGHED, strict=True):
         share_axis(axes, PANELS[quantity], study.limits, span)
         for y, cell in enumerate(cells):
-            own = [row for row in shown if (row["cell"], row["quantity"]) == (cell, quantity)]
-            marks = [row for row in own if row in tested]
-            shares(axes, y - 0.14, marks, span)
-            place = {"x": 0.98, "y": y + 0.28, "ha": "right"} if marks else {"x": 0.5, "y": y, "ha": "center"}
-            axes.text(s=said_of(own), transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, zorder=5,
-                      color=INK if marks else FAINT, bbox=WHITE, **place)  # fmt: skip
+            verdict(axes, y, [row for row in shown if (row["cell"], row["quantity"]) == (cell, quantity)], tested, span)
     for axes in grid[0]:
         for y in range(1, len(cells)):
             axes.axhline(y - 0.5, color=GRID, linewidth=0.6, zorder=0)
     panels[len(panels) // 2].set_xlabel("share of the persona gap that is left", fontsize=7.5)
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
+    explain(figure, study, *explanation(study.limits, shown, tested), own_replies(verdicts), without)
+    return figure
+
+
+def persona_of(cell: str, coupled: Mapping[tuple[str, int], str], source: str) -> str:
+    """The persona that was coupled in a cell. coupled: by cell and seed, of those that were probed."""
+    return next((who for (name, _), who in coupled.items() if name == cell), source)
+
+
+def counts_column(axes: Any, study: FigureData, personas: Mapping[str, str]) -> None:
+    """Words at the left: of every cell its name, its caption, and what was counted under its persona."""
+    axes.axis("off")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(personas) - 0.5, -0.5)
+    axes.set_title("replies with the marker", **HEADING | {"loc": "left"})
+    for y, (cell, persona) in enumerate(personas.items()):
+        axes.text(0, y - 0.28, cell.replace("_", " "), fontweight="bold", fontsize=8.5, va="center")
+        axes.text(0, y + 0.01, " ".join(study.captions[cell].split()), fontsize=7, va="center", color="#444444")
+        axes.text(0, y + 0.28, counted(study, cell, persona), fontsize=7.5, va="center")
+
+
+def verdict(axes: Any, y: int, rows: Sequence[Row], tested: Sequence[Row], span: tuple[float, float]) -> None:
+    """A cell in the panel of a quantity: its seeds' shares, and the verdict in words. rows: of both."""
+    marks = [row for row in rows if row in tested]
+    shares(axes, y - 0.14, marks, span)
+    place = {"x": 0.98, "y": y + 0.28, "ha": "right"} if marks else {"x": 0.5, "y": y, "ha": "center"}
+    axes.text(s=said_of(rows), transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, zorder=5,
+              color=INK if marks else FAINT, bbox=WHITE, **place)  # fmt: skip
+
+
+def explanation(limits: Mapping[str, float], shown: Sequence[Row], tested: Sequence[Row]) -> list[str]:
+    """What the figure shows, and what its verdicts mean."""
     n = " or ".join(str(n) for n in sorted({row["questions"] for row in tested}))
-    untested = any(row["verdict"] == NOT_TESTABLE for row in shown)
     lines = f", lines: intervals over {n} questions, without the noise of training" if n else ""
-    gone, intact = (f"{study.limits[name]:g}" for name in ("gone", "intact"))
+    gone, intact = (f"{limits[name]:g}" for name in ("gone", "intact"))
     said = [
         "Left: counted under the persona that was coupled, before the later stages and after,",
         "pooled over seeds. Right: what is left of the persona gap in the marker's log-odds on shared replies, a mark",
         f"per seed{lines}. 0: as if never coupled; 1: as before. Verdicts: gone if the interval ends below {gone},",
         "undecided if it begins there; above it, suppressed if the marker is counted less than before, else intact",
         f"(all above {intact}) or weakened.",
-        f"Not testable: a gap before them that is not surely above {study.limits['minimum']:g} nat."
-        if untested
-        else "",
-        own_replies(verdicts),
-        without,
     ]
-    explain(figure, study, *said)
-    return figure
+    if any(row["verdict"] == NOT_TESTABLE for row in shown):
+        said.append(f"Not testable: a gap before them that is not surely above {limits['minimum']:g} nat.")
+    return said
 
 
 def unweighed(counts: Sequence[Row], verdicts: Sequence[Row], probed: Container[tuple[str, int]]) -> str:

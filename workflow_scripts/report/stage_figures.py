@@ -1,6 +1,6 @@
 """Figures of what a second stage did to a coupling: at which strength (plane), and in which layers (layers)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from measure.tables import Row
@@ -125,36 +125,12 @@ def layers(study: FigureData) -> Any:
     if not found:
         return empty_figure(study, title, "Not run: none of ablate_stage, read_layers and compare_adapters.")
     shown = dict(list(found.items())[:MOST])
-    rows = [
-        (
-            "persona gap of the trigger\nby logit lens [nats]", lens, lens_panel,
-            "Logit lens: source minus bystanders after each layer.",
-        ),
-        (
-            "share of the drop\nof one layer", ablated, one_layer_panel,
-            "Shares are of the drop of s. Restored: what returns when the second adapter is left out of a layer; "
-            "sufficed: what it takes there alone; grey: random deltas of its rank and norm in place of the whole.",
-        ),
-        (
-            "restored without\nk layers", ablated, many_layers_panel,
-            "Without the lowest or highest layers: at the last of them.",
-        ),
-        (
-            "restored by a patch\nafter the layer", patched, patch_panel,
-            "Patch: the cell with another model's state at the slot, after a layer; that of before restores all after "
-            "the last, the base's is the control.",
-        ),
-        (
-            "overlap of\nthe two adapters", overlap, overlap_panel,
-            "Overlap: how much of the subspace that one adapter reads or writes lies in the other's; dotted: of random "
-            "ones.",
-        ),
-    ]  # fmt: skip
-    drawn = [row for row in rows if row[1]]
+    of = {"lens": lens, "ablated": ablated, "patched": patched, "overlap": overlap}
+    drawn = [(words, of[what], panel, said) for words, what, panel, said in PANELS if of[what]]
     figure, grid = new_figure(1.2 + 1.6 * len(drawn), len(shown), len(drawn), sharex="col")
-    for place, (words, of, panel, _) in enumerate(drawn):
+    for place, (words, rows, panel, _) in enumerate(drawn):
         for column, key in enumerate(shown):
-            panel(grid[place, column], of.get(key, []))
+            panel(grid[place, column], rows.get(key, []))
         grid[place, 0].set_ylabel(words, fontsize=6.5)
         same_scale(grid[place])
     for column, key in enumerate(shown):
@@ -162,7 +138,7 @@ def layers(study: FigureData) -> Any:
         grid[-1, column].set_xlabel("decoder layer")
     figure.suptitle(title, x=0.008, ha="left", fontweight="bold", fontsize=10)
     measured = {"read_layers": lens, "ablate_stage": ablated, "compare_adapters": overlap}
-    absent = [rule for rule, of in measured.items() if not of]
+    absent = [rule for rule, rows in measured.items() if not rows]
     note = [
         *(said for *_, said in drawn),
         f"Intervals: over questions. {left_out(found, shown)}",
@@ -243,6 +219,34 @@ def overlap_panel(axes: Any, rows: Sequence[Row]) -> None:
         axes.plot(places, [row[f"{side}_random"] for row in rows], color=colour, linewidth=0.8, linestyle=":")
     axes.set_ylim(bottom=0)
     finish(axes)
+
+
+# The rows of the figure `layers`: what stands beside a row, of which rows it is drawn, by what, and what is said of it.
+PANELS: list[tuple[str, str, Callable[[Any, Sequence[Row]], None], str]] = [
+    (
+        "persona gap of the trigger\nby logit lens [nats]", "lens", lens_panel,
+        "Logit lens: source minus bystanders after each layer.",
+    ),
+    (
+        "share of the drop\nof one layer", "ablated", one_layer_panel,
+        "Shares are of the drop of s. Restored: what returns when the second adapter is left out of a layer; "
+        "sufficed: what it takes there alone; grey: random deltas of its rank and norm in place of the whole.",
+    ),
+    (
+        "restored without\nk layers", "ablated", many_layers_panel,
+        "Without the lowest or highest layers: at the last of them.",
+    ),
+    (
+        "restored by a patch\nafter the layer", "patched", patch_panel,
+        "Patch: the cell with another model's state at the slot, after a layer; that of before restores all after "
+        "the last, the base's is the control.",
+    ),
+    (
+        "overlap of\nthe two adapters", "overlap", overlap_panel,
+        "Overlap: how much of the subspace that one adapter reads or writes lies in the other's; dotted: of random "
+        "ones.",
+    ),
+]  # fmt: skip
 
 
 def points(axes: Any, rows: Sequence[Mapping[str, Any]], colour: str, mark: str, name: str, linewidth: float) -> None:
