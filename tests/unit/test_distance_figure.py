@@ -49,6 +49,11 @@ def test_a_training_is_a_line_through_its_steps_to_its_end_and_other_seeds_stand
     assert (said["9"], said["before (C4)"][1]) == ((1.9, 4.0), 14.0)
 
 
+def test_a_stage_that_was_stopped_at_its_last_step_has_one_name(draw):
+    axes = draw([*MODELS, ("dose_em_80", 42, "dose", f"{PARENT}/em@80.s42", 1.7, 2.7)])
+    assert [text.get_text() for text in axes.texts if text.xy == (1.7, 2.7)] == ["80, end"]
+
+
 def test_without_a_distance_the_figure_says_that_none_was_measured(draw):
     axes = draw([(*model[:4], None, model[5]) for model in MODELS])
     assert [text.get_text().partition(":")[0] for text in axes.texts] == ["Not run"]

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from graph.lineage import Word, parent_of, parse_lineage
 from measure.tables import Row
 from report.figure_study import FigureData, empty_figure, explain
-from report.figure_style import FAINT, GRID, INK, LINES, new_figure
+from report.figure_style import FAINT, GRID, LINES, new_figure
 
 X, Y = "kl_shared_source", "gap_slot_shared"
 MARKS = "os^DvP*X"
 Key = tuple[str, int]  # cell, seed
+# Where a mark's name stands from it [points], out of its line's way: alone, last, or whether the next is at the right.
+SPOTS: dict[str | bool, tuple[float, float]] = {"alone": (-4, 3), "last": (5, -9), True: (-4, -9), False: (5, 3)}
 
 
 def distance(study: FigureData) -> Any:
@@ -34,7 +37,7 @@ def distance(study: FigureData) -> Any:
     for key, words in shown.items():
         lines.setdefault(replace(words[-1], step=None), []).append(key)
     stages = list(dict.fromkeys(replace(word, seed=0) for word in lines))
-    figure, grid = new_figure(3.9)
+    figure, grid = new_figure(4.4)
     axes = grid[0][0]
     axes.set_xscale("log")
     axes.grid(axis="y", color=GRID, linewidth=0.6)
@@ -48,8 +51,8 @@ def distance(study: FigureData) -> Any:
     for key in befores:
         level = measures[Y][key]["value"]
         axes.axhline(level, color=FAINT, linewidth=0.9, zorder=1)
-        axes.annotate(f"before ({key[0]})", (0, level), (3, 2), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", fontsize=6.5, color="#444444")  # fmt: skip
+        axes.annotate(f"before ({key[0]})", (1, level), (-3, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=6.5, color="#444444", ha="right")  # fmt: skip
     axes.axhline(0, color="#CCCCCC", linewidth=0.8, zorder=0)
     axes.margins(x=0.08)
     tidy_ticks(axes)
@@ -64,7 +67,7 @@ def distance(study: FigureData) -> Any:
         study,
         f"A mark per model: the persona gap of the slot on shared replies, with its interval over {n} questions (no",
         "noise of training), against how far the stage moved the model from its parent, on the base's replies to the",
-        "source. Lines: one training at the steps beside its marks (end: the whole stage); marks alone: the whole",
+        "source. Lines: one training at the steps beside its marks (end: the whole stage); hollow marks: the whole",
         "stage with other seeds (s). The table equal_distance holds stages against each other at one distance.",
         "" if befores else "No model before the stages is drawn: its gap was not measured.",
     )
@@ -90,15 +93,27 @@ def draw(
     style: Mapping[str, Any],
 ) -> None:
     """The models of one training by their steps."""
-    at = [measures[X][key]["value"] for key in keys]
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=1.8, foreground="white")]  # where a name has to stand on a line
+    at = {key: (measures[X][key]["value"], measures[Y][key]["value"]) for key in keys}
     rows = [measures[Y][key] for key in keys]
-    axes.plot(at, [row["value"] for row in rows], linewidth=1.2, markersize=4.5, zorder=4, **style)
     bounds = ([row["value"] if row[side] is None else row[side] for row in rows] for side in ("low", "high"))
-    axes.vlines(at, *bounds, color=style["color"], linewidth=0.9, zorder=3)
-    for x, row, key in zip(at, rows, keys, strict=True):
-        last = words[key][-1]
-        text = str(last.step) if last.step else ("end" if len(keys) > 1 else f"s{last.seed}")
-        axes.annotate(text, (x, row["value"]), (5, 3), textcoords="offset points", fontsize=6.5, color=INK, zorder=6)
+    face = "white" if len(keys) == 1 else style["color"]
+    axes.plot(*zip(*at.values(), strict=True), linewidth=1.2, markersize=4.5, markerfacecolor=face, zorder=4, **style)
+    axes.vlines([x for x, _ in at.values()], *bounds, color=style["color"], linewidth=0.9, zorder=3)
+    names = {key: named(words[key][-1], alone=len(keys) == 1) for key in keys}
+    if len(keys) > 1 and at[keys[-1]] == at[keys[-2]]:  # stopped at its last step, it is the whole stage
+        names[keys[-2]] += f", {names.pop(keys[-1])}"
+    for key, after in zip_longest(names, [*names][1:]):
+        spot = SPOTS["alone" if len(keys) == 1 else "last" if after is None else at[after][0] > at[key][0]]
+        axes.annotate(names[key], at[key], spot, textcoords="offset points", fontsize=6.5, color=style["color"],
+                      ha="right" if spot[0] < 0 else "left", zorder=6, path_effects=halo)  # fmt: skip
+
+
+def named(last: Word, alone: bool) -> str:
+    """What is written beside a model: its steps, or its seed where its training has no other."""
+    return f"s{last.seed}" if alone else str(last.step or "end")
 
 
 def handle(stage: Word, colour: str, mark: str) -> Any:
