@@ -983,28 +983,31 @@ def cell_adapters(wildcards):
 # How far a cell's last stage moved it: nothing is asked for where no stage follows its coupling, and the job says so.
 
 
-def moved(wildcards, files):
-    """The files, if a stage follows the cell's coupling."""
-    return files if study.compared(cell_of(wildcards)) else []
+def is_moved(wildcards):
+    """Whether a stage follows the cell's coupling."""
+    return bool(study.compared(cell_of(wildcards)))
 
 
 def moved_adapters(wildcards):
-    return moved(wildcards, cell_adapters(wildcards))
+    return cell_adapters(wildcards) if is_moved(wildcards) else []
 
 
 def left_adapters(wildcards):
     """Those of the model that the last stage moved away from."""
-    parent = parent_of(cell_of(wildcards).lineage)
-    return moved(wildcards, adapters_of(parent))
+    if not is_moved(wildcards):
+        return []
+    return adapters_of(parent_of(cell_of(wildcards).lineage))
 
 
 def moved_manifests(wildcards):
+    if not is_moved(wildcards):
+        return []
     lineage = cell_of(wildcards).lineage
-    return moved(wildcards, [manifest_file(parent_of(lineage)), manifest_file(lineage)])
+    return [manifest_file(parent_of(lineage)), manifest_file(lineage)]
 
 
 def gpus_to_measure_distance(wildcards):
-    return HARDWARE["gpus"] if moved(wildcards, [True]) else 0
+    return HARDWARE["gpus"] if is_moved(wildcards) else 0
 
 
 def distance_personas(wildcards):
