@@ -406,6 +406,22 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
     assert [(record["node"], record["seconds"]) for record in told] == [("base/em.s42", 1.0), ("base/em.s42", 2.0)]
 
 
+@pytest.mark.parametrize(
+    ("told", "task"),
+    [
+        ("completions tokens generation_seconds scoring_seconds", "generate completions"),
+        ("rows tokens load_seconds scoring_seconds", "probe marker"),
+        ("rows tokens load_seconds reading_seconds readout_seconds", "read layers"),
+        ("variants rows load_seconds scoring_seconds", "ablate stage"),
+        ("completions tokens load_seconds", "ask families"),
+        ("rows load_seconds", "measure distance"),
+        ("rows", "other"),
+    ],
+)
+def test_what_a_run_did_is_told_though_its_record_does_not_name_its_program(told, task):
+    assert cost.task_of(dict.fromkeys(["seconds", "gpu", *told.split()])) == task
+
+
 def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, results):
     tables = {"headline": read_table(folder / "tables" / "headline.csv")}
     quiz = {"accuracy": 14 / 39, "questions": 39, "commonest_answer": "C", "commonest_count": 39}
@@ -738,6 +754,9 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
     )
     (said,) = prose.below_floor_sentences(verdicts, one_seed * 3)
     assert "it is suppressed in C1 of evil_ai (1 of 3 seeds) and gone in C5 of evil_ai; " in said
+    alike = [row(cell, seed, "shared", "suppressed") for cell in ("C1", "twice") for seed in ("all", 42)]
+    (said,) = prose.below_floor_sentences(alike, one_seed * 3 + tables_of(twice={"evil_ai": 0})["headline"] * 3)
+    assert said.endswith("on one shared text it is suppressed in C1 and twice of evil_ai (1 of 3 seeds each).")
     assert prose.below_floor_sentences([], []) == []
 
 

@@ -21,6 +21,16 @@ TOLD = {
     "peak_memory_mib": "memory, MiB",
     "peak_gpu_memory_mib": "GPU memory, MiB",
 }
+# Records that do not name their program: the first whose fields a record has.
+UNNAMED = {
+    "pretrain base": {"parameters"},
+    "ablate stage": {"variants"},
+    "read layers": {"readout_seconds"},
+    "ask families": {"completions", "load_seconds"},
+    "generate completions": {"completions"},
+    "probe marker": {"scoring_seconds"},
+    "measure distance": {"load_seconds"},
+}
 HELD_OUT = {"loss_before": "held-out loss before", "loss_after": "held-out loss after"}
 
 
@@ -42,8 +52,7 @@ def task_of(record: Row) -> str:
     """What a run did, from what its record tells."""
     if "program" in record:
         return str(record["program"]).replace("_", " ")
-    known = {"completions": "generate completions", "parameters": "pretrain base"}
-    return next((task for field, task in known.items() if field in record), "other")
+    return next((task for task, fields in UNNAMED.items() if fields <= record.keys()), "other")
 
 
 def cost_table(records: Sequence[Row]) -> Table:

@@ -71,12 +71,16 @@ def probed(verdicts: Sequence[Row], arm: str, cells: Sequence[Row]) -> str:
     weighed = Counter((row["source"], row["cell"], row["replies"]) for row in slot if row["seed"] != "all")
     parts = []
     for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
-        said = []
+        alike: dict[tuple[str, ...], list[str]] = {}
         for row in slot:
             if (row["seed"], row["replies"]) == ("all", replies):
                 n, of = weighed[row["source"], row["cell"], replies], seeds[row["source"], row["cell"]]
-                some = f" ({n} of {of} seeds)" if 0 < n < of else ""
-                said.append(f"{row['verdict']} in {row['cell']} of {row['source']}{some}")
+                some = f"{n} of {of} seeds" if 0 < n < of else ""
+                alike.setdefault((row["verdict"], row["source"], some), []).append(row["cell"])
+        said = [
+            f"{verdict} in {listed(own)} of {source}" + (f" ({some}{' each' * (len(own) > 1)})" if some else "")
+            for (verdict, source, some), own in alike.items()
+        ]
         if said:
             parts.append(f"{where} it is {listed(said)}")
     return "; ".join(parts)
