@@ -81,6 +81,11 @@ def test_the_plane_has_the_value_of_every_pair_of_strengths_and_marks_where_half
     assert any("Seed 42." in text for text in found)
 
 
+def test_a_log_odds_of_nearly_0_has_no_sign(tmp_path):
+    found = texts(drawn("plane", write_tables(tmp_path / "tables", scale=0.575)))  # 9.1 - 9.2 at full strength
+    assert "-0" not in found
+
+
 def test_the_layers_show_where_damage_was_planted_and_say_what_was_not_run(tables):
     figure = drawn("layers", tables)
     panel = next(axes for axes in figure.axes if "share of the drop" in axes.get_ylabel())

@@ -80,7 +80,7 @@ def heat(axes: Any, rows: Sequence[Row], limit: float) -> None:
     for y, line_of in enumerate(values):
         for x, value in enumerate(line_of):
             dark = abs(value) > 0.55 * limit
-            axes.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=6, color="white" if dark else INK)
+            axes.text(x, y, f"{round(value)}", ha="center", va="center", fontsize=6, color="white" if dark else INK)
     axes.set_xticks(range(len(betas)), [f"{beta:g}" for beta in betas])
     axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     axes.tick_params(length=0, labelsize=6.5)
