@@ -248,6 +248,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"probe__shared": 11}, "probe.shared: 11 of at most 10, the base's replies per persona and question"),
         ({"probe__crossed": 100}, "probe.crossed: 100 of at most 26, `shared` times 13 personas"),
         ({"probe__layers": 5}, "probe.layers: 5 of at most 4, `crossed`, of which they are"),
+        ({"probe__distance": 11}, "probe.distance: 11 of at most 10, the base's replies per persona and question"),
         ({"probe__subset": 11}, "probe.subset: 11 of at most 10"),
         ({"probe__verdict": {"minimum": 1, "gone": 0.5, "intact": 0.1}}, "probe.verdict: gone is not below intact"),
         ({"families__cells": ["X"]}, "families.cells.0: no cell X; fix: one of the 86 of `cells`, such as "),

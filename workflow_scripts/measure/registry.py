@@ -355,7 +355,7 @@ MEASUREMENTS = (
         costs=(
             UnitCost("assumed: two models to load and merge, 50 s; 56 rows through both, 5 s", start_s=55, model="7B"),
             UnitCost("assumed: as a probe's start", start_s=25, model="135M"),
-            UnitCost(CPU_SECONDS, "2026-11-26", start_s=3, model="toy"),
+            UnitCost(CPU_SECONDS, "2026-11-26", start_s=2, model="toy"),
         ),
     ),
     Measurement(
