@@ -459,6 +459,10 @@ def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (
+            {"arms__dose": True, "cells__dose_em_10": CONFIG["cells"]["matched_em"] | {"arm": "dose"}},
+            "cells: evil_ai/dose_em_10_seed42 comes out twice; fix: rename one",
+        ),
         ({"contrasts": [["C1", "C22"]]}, "contrasts.0: no cell C22; fix: C2"),
         ({"contrasts": [["dose_em", "C5"]]}, "one of the two has steps"),
         ({"figures__gates": ["forwards"]}, "figures.gates: no arm forwards; fix: forward"),
