@@ -38,7 +38,7 @@ def by_cell(cells):
 
 def test_the_other_s_gap_is_read_between_its_doses_on_a_straight_line_over_log_kl():
     found = by_cell(study({9: (1.0, 6.0)}, {1: (0.1, 10.0), 9: (10.0, 0.0)}))["dose_em_9"]
-    assert (found["other_cell"], found["between"], found["other_gap"]) == ("dose_benign", "1 steps and 9 steps", 5.0)
+    assert (found["other_cell"], found["between"], found["other_gap"]) == ("dose_benign", "1 and 9", 5.0)
     assert (found["gap"], found["difference"], found["n"], found["larger"]) == (6.0, 1.0, 3, "dose_em")
     nearer = by_cell(study({9: (0.2, 6.0)}, {1: (0.1, 10.0), 9: (10.0, 0.0)}))["dose_em_9"]
     assert nearer["other_gap"] == pytest.approx(10 - 10 * math.log(2) / math.log(100), abs=1e-6)
@@ -77,7 +77,7 @@ def test_a_whole_stage_is_held_against_the_doses_of_the_other_with_its_seed():
     ]  # fmt: skip
     rows = [row for row in equal_distance_rows(cells, CONTRASTS) if row["cell"] == "C1"]
     first, second = sorted(rows, key=lambda row: row["seed"])
-    assert (first["between"], first["difference"]) == ("1 steps and the end", 1.0)
+    assert (first["between"], first["difference"]) == ("1 and end", 1.0)
     assert second["why"] == "C5 was measured at one distance alone"
 
 

@@ -114,7 +114,7 @@ def compared(point: Point, line: Sequence[Point], own: str, name: str) -> Row:
     rounded = found.rounded(DIGITS)
     return row | {
         "gap": round(mean([point.gaps[each] for each in questions]), DIGITS),
-        "between": " and ".join(f"{each.steps} steps" if each.steps else "the end" for each in around),
+        "between": " and ".join(str(each.steps or "end") for each in around),
         "other_gap": round(mean(list(other.values())), DIGITS),
         "difference": rounded["value"],
         "difference_low": rounded["low"],

@@ -126,7 +126,7 @@ def equal_distance_table(study: Contents) -> Table:
             plain(row["larger"] or row["why"]),
         ]
 
-    columns = ["source", "cell", "seed", "steps", "KL, nats per token", "its gap, nats", "the other", "between",
+    columns = ["source", "cell", "seed", "steps", "KL, nats per token", "its gap, nats", "the other", "between steps",
                "the other's gap", "difference [95%]", "questions", "larger"]  # fmt: skip
     rows = study.tables["equal_distance"]
     note = " ".join([*equal_distance_sentences(rows), EQUAL_NOTE])

@@ -118,8 +118,9 @@ def equal_distance_sentences(rows: Sequence[Row]) -> list[str]:
             continue
         parts = [f"that of {name} at {decided[name]}" for name in (one, other) if decided[name]]
         parts += [f"undecided at {decided['undecided']}"] if decided["undecided"] else []
+        of = f"of {decided.total()} distance{'s' if decided.total() > 1 else ''}"
         without = f"; at {lacking} more one of the two was not measured" if lacking else ""
-        sentences.append(f"{where} the larger persona gap is {listed(parts)} of {decided.total()} distances{without}.")
+        sentences.append(f"{where} the larger persona gap is {listed(parts)} {of}{without}.")
     return sentences
 
 
