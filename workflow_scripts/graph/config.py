@@ -12,7 +12,7 @@ from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
 from graph.problems import Problems, check_duplicates, closest, said_at
 from graph.recipe import merged
-from graph.schema import check_schema
+from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
 from run.program import InputError
 
@@ -36,6 +36,8 @@ def read_study(
     """
     problems = Problems(config, files)
     check_duplicates(problems)
+    check_values(problems)
+    problems.raise_all()
     check_schema(schema, problems)
     problems.raise_all()
     known = panel(config)

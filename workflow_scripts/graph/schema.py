@@ -2,6 +2,7 @@
 
 import datetime
 import difflib
+import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from graph.problems import YAML, Problems
 from graph.recipe import stage_schema
 from run.files import canonical
 
+LARGEST = 2**53  # whole numbers up to which every reader of JSON, and a float, is exact
 NAMED = "a name of lower-case letters, digits and _, a letter first"
 # The types of JSON schema, as a person calls them who writes YAML.
 TYPES = {
@@ -36,6 +38,32 @@ LIMITS = {
     "exclusiveMinimum": "above {}",
     "exclusiveMaximum": "below {}",
 }
+
+
+def check_values(problems: Problems) -> None:
+    """The config holds what JSON can say and every program reads alike, in which its parts go to them."""
+    check_value((), problems.config, problems)
+
+
+def check_value(path: tuple[Any, ...], value: Any, problems: Problems) -> None:
+    """A value of the config, and all that is in it. YAML reads days, and whole numbers of any length."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                problems.add((*path, key), f'the key {key} is not text; fix: write `"{key}": ...`')
+            check_value((*path, key), inner, problems)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            check_value((*path, place), inner, problems)
+    elif isinstance(value, datetime.date):
+        line = f'"{value}"' if isinstance(path[-1], int) else f'{path[-1]}: "{value}"'
+        problems.add(path, f"YAML reads {value} as a day, not as text; fix: write `{line}`")
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.add(path, f"{value} is no number to compute with; fix: a finite one")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        problems.add(path, f"too large a whole number; fix: at most {LARGEST}")
+    elif not isinstance(value, str | int | float | None):
+        problems.add(path, f"{reprlib.repr(value)} is neither text nor a number; fix: write it without the YAML tag")
 
 
 def check_schema(schema: str | Path, problems: Problems) -> None:
@@ -62,8 +90,6 @@ def explain(error: Any) -> str:
     value, kind = error.instance, error.validator
     if kind == "additionalProperties":
         return of_unknown(error)
-    if isinstance(value, datetime.date):
-        return f'YAML reads {value} as a day, not as text; fix: write `{key_of(error)}: "{value}"`'
     if kind == "type":
         return of_text(error) or of_type(error)
     if kind == "uniqueItems":
