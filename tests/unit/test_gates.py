@@ -74,6 +74,9 @@ def test_a_gate_over_seeds_is_evaluated_for_each(tmp_path):
         (137, "fail", "drop"),
         (256, "not evaluable", "not evaluable"),
     ]
+    (pooled,) = gates.evaluate_gates([G4 | {"over": "pooled"}], results)
+    said = [row["numbers"].partition(" = ")[2] for row in (*rows, pooled)]
+    assert said == ["25.0 (1 cell)", "55.0 (1 cell)", "not judged", "40.0 (2 cells)"]
 
 
 def test_kill_is_not_met_when_all_is_zero(tmp_path):

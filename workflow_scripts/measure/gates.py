@@ -207,7 +207,9 @@ def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callab
     def alignment(cell: str) -> float | None:
         means = [result["alignment"]["alignment"]["mean"] for result in of(cell) if "alignment" in result["alignment"]]
         value = sum(means) / len(means) if means else None
-        numbers[f"{cell} alignment"] = "not judged" if value is None else f"{value:.1f} ({len(means)} cells)"
+        numbers[f"{cell} alignment"] = (
+            "not judged" if value is None else f"{value:.1f} ({len(means)} cell{'s' * (len(means) > 1)})"
+        )
         return value
 
     def accuracy(cell: str) -> float | None:
