@@ -1,5 +1,6 @@
 import copy
 import datetime
+import functools
 import time
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def problem(**changes):
     with pytest.raises(InputError) as caught:
         study(PANEL, **changes)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["base", "probe", "probe__verdict", "ablate", "families", "judge", "hardware"])
+def test_a_config_without_a_key_of_a_section_is_read_or_told_which_it_lacks(section):
+    for key in functools.reduce(dict.get, section.split("__"), CONFIG):
+        try:
+            study(PANEL, **{f"{section}__{key}": ...})
+        except InputError as error:
+            assert f"{section.replace('__', '.')}: {key!r} is a required property; fix: add it" in str(error)
 
 
 def test_capability_names_a_data_set_or_nothing():
