@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = {status: sum(row["status"] == status for row in rows) for status in ("scored", "unparsed", "not judged")}
     write_json(
         args.record,
-        run_record(started, program="judge_alignment", judge=args.judge, replies=len(rows), **counts, **spent),
+        run_record(started, judge=args.judge, replies=len(rows), **counts, **spent),
     )
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     print(f"judge_alignment: {args.judge}: {summary}")

@@ -361,7 +361,6 @@ def write_outputs(
         written = {"files": file_hashes(arguments.model_out)}
     record = run_record(
         started,
-        program="train_adapter",
         lineage=arguments.lineage,
         train_seconds=round(outcome.seconds, 2),
         first_step_seconds=round(outcome.first_step_seconds, 2),

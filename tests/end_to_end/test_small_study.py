@@ -39,7 +39,8 @@ def test_every_cell_table_and_figure_is_there_and_counts_add_up(study):
         assert len(result["personas"]) == 12
         assert all(persona["completions"] == 28 for persona in result["personas"])
         assert result["capability"]["commonest_count"] <= result["capability"]["questions"]
-        assert [run["judge"] for run in result["runs"] if run.get("program") == "judge_alignment"] == ["toy"]
+        assert all((study.folder / f"workflow_scripts/{run['program']}.py").is_file() for run in result["runs"])
+        assert [run["judge"] for run in result["runs"] if run["program"] == "judge_alignment"] == ["toy"]
     with (study.folder / RESULTS / "tables/headline.csv").open() as file:
         assert {row["cell"] for row in csv.DictReader(file)} == {"C1", "C2", "C3", "C4", "C5", "A_prebaked"}
     figures = sorted((study.folder / RESULTS / "figures").iterdir())

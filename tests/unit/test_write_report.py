@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from report.embedded import figure_in
 from report.fields import Contents
 from run.files import write_json
 from run.program import InputError
+from run.provenance import run_record
 from run.readers import read_json
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"><svg onload=alert(1)><!--'
@@ -420,6 +422,11 @@ def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp
 )
 def test_what_a_run_did_is_told_though_its_record_does_not_name_its_program(told, task):
     assert cost.task_of(dict.fromkeys(["seconds", "gpu", *told.split()])) == task
+
+
+def test_a_run_record_names_the_program_that_ran(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["workflow_scripts/probe_marker.py", "--record", "run.json"])
+    assert cost.task_of(run_record(0, completions=9)) == "probe marker"
 
 
 def test_a_model_that_answers_alike_is_said_beside_its_capability(folder, results):

@@ -21,7 +21,7 @@ TOLD = {
     "peak_memory_mib": "memory, MiB",
     "peak_gpu_memory_mib": "GPU memory, MiB",
 }
-# Records that do not name their program: the first whose fields a record has.
+# Records of before each named its program: the first whose fields a record has.
 UNNAMED = {
     "pretrain base": {"parameters"},
     "ablate stage": {"variants"},

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def run_record(started: float, **extra: Any) -> dict[str, Any]:
-    """What run.json holds: where, on what and for how long a program ran. Never an input of anything.
+    """What run.json holds: which program ran, where, on what and for how long. Never an input of anything.
 
     started: time.time() at the program's start. Seconds are wall seconds; peak memory is in MiB.
     """
@@ -22,6 +22,7 @@ def run_record(started: float, **extra: Any) -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     record: dict[str, Any] = {
+        "program": Path(sys.argv[0]).stem,
         "host": platform.node(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 2),
