@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph.lineage import BASE, ancestry, parent_of
 from inputs.downloads import causes, endpoint, retrying, status_of, unreachable
-from measure.cells import read_result
+from measure.registry import read_result
 from measure.tables import counted, one_sided
 from model.adapters import check_adapter, check_lora
 from model.full import check_full, is_full

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure.cells import read_result
 from measure.comparison import COMPARISON, comparison_rows
 from measure.equal_distance import EQUAL, equal_distance_rows
 from measure.gates import evaluate_gates, identical_cells, read_gates
@@ -34,7 +33,7 @@ from measure.pooling import (
     selectivity_rows,
     staged,
 )
-from measure.registry import MEASURES, study_rows
+from measure.registry import MEASURES, read_result, study_rows
 from measure.relearning import RELEARNING, relearning_rows
 from measure.rows import (
     ABLATION,

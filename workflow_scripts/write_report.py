@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure.cells import read_result
-from measure.registry import MEASUREMENTS
+from measure.registry import MEASUREMENTS, read_result
 from measure.rows import TABLES
 from measure.tables import Row, read_table
 from report.completions_view import index_json, key_of, load_completions, packed

@@ -91,7 +91,7 @@ def test_tables_carry_the_marker_and_differences_are_of_one_marker(cells):
 
 
 def test_a_study_of_one_marker_has_no_column_for_it(tmp_path):
-    from measure.cells import read_result
+    from measure.registry import read_result
 
     paths = fake_study.study(tmp_path, sources=("evil_ai",), reverse=False)
     one = [read_result(path) for path in paths]

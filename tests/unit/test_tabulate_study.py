@@ -6,7 +6,8 @@ import pytest
 import tabulate_study
 
 from measure import comparison, rows, stats
-from measure.registry import SECTIONS
+from measure.cells import sealed
+from measure.registry import SECTIONS, read_result
 from measure.tables import read_table
 from report.markdown import markdown_wide
 from run.files import write_json
@@ -278,6 +279,28 @@ def test_the_program_writes_the_same_bytes_twice_and_labels_every_table(paths, t
         assert not name.endswith(".md") or label.encode() in text
     comparison = read_table(tmp_path / "one" / "published_comparison.csv")
     assert {row["verdict"] for row in comparison} == {"not comparable"}
+
+
+@pytest.mark.parametrize("measurement", SECTIONS, ids=lambda each: each.name)
+def test_a_cell_of_before_a_measurement_was_there_reads_as_one_that_was_not_measured(paths, tmp_path, measurement):
+    now = read_result(paths[0])
+    own = {measure.name for measure in measurement.measures}
+    kept = [row for row in now["measures"] if row["measure"] not in own]
+    older = {name: value for name, value in now.items() if name != measurement.name} | {"measures": kept}
+    write_json(tmp_path / "older.json", sealed(older))
+    read = read_result(tmp_path / "older.json")
+    assert read[measurement.name] == now[measurement.name] == {"status": measurement.statuses[0]}
+    assert read["measures"] == [*kept, *(row for row in now["measures"] if row["measure"] in own)]
+    assert read | dict.fromkeys(("measures", "result_sha256")) == now | dict.fromkeys(("measures", "result_sha256"))
+
+
+def test_a_study_of_older_code_gives_the_tables_of_the_measurements_that_it_has(tmp_path):
+    paths = sorted((Path(PUBLISHED).parent / "small_study/cells").glob("C[14]_r2_*.json"))
+    cells = tabulate_study.checked_cells([str(path) for path in paths])
+    tables = tabulate_study.build_tables(cells, [], None, fake_study.TABLES)
+    assert [row["strict_hits"] for row in tables["pooled"][1] if (row["cell"], row["role"]) == ("C4_r2", "source")]
+    distances = [row for row in tables["measures"][1] if row["measure"] == "kl_shared_source"]
+    assert [row["value"] for row in distances] == [None] * len(paths) and not tables["equal_distance"][1]
 
 
 def test_a_cell_given_twice_or_not_a_result_is_refused(paths, tmp_path):

@@ -176,13 +176,3 @@ def sealed(result: Row) -> Row:
     """The result with `result_sha256`, the hash of all that it says but of `runs`: equal results have equal hashes."""
     said = {name: value for name, value in result.items() if name not in ("runs", "result_sha256")}
     return result | {"result_sha256": hashlib.sha256(canonical(said).encode()).hexdigest()}
-
-
-def read_result(path: str | Path) -> Row:
-    """A result as `summarize` made it. Raises InputError if it is none, or if anything in it was changed since."""
-    result: Row = read_json(path, dict)
-    if result.get("format") != FORMAT:
-        raise InputError(f"{path}: not a run result; fix: {AGAIN}")
-    if result != sealed(result):
-        raise InputError(f"{path}: not what its result_sha256 was written for: damaged or edited; fix: {AGAIN}")
-    return result

@@ -16,9 +16,11 @@ that ends in .json is the section itself: {"status": "measured", "<measure>": {"
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from measure import sections
+from measure.cells import FORMAT, sealed
 from measure.grading import SCORES
 from measure.sections import section_of_rows
 from measure.tables import Row, read_table
@@ -485,6 +487,23 @@ def measure_rows(result: Row) -> list[Row]:
             found = measurement.rows({"personas": other} if measurement is COUNTS else other)
             rows += [row | {"marker": marker} for row in found if of_marker[row["measure"]]]
     return rows
+
+
+def read_result(path: str | Path) -> Row:
+    """A cell's JSON as `summarize` made it, with a section of every measurement: of those that are newer, "not run".
+
+    Raises InputError if it is none, or if anything in it was changed since.
+    """
+    result: Row = read_json(path, dict)
+    if result.get("format") != FORMAT:
+        raise InputError(f"{path}: not a run result; fix: {AGAIN}")
+    if result != sealed(result):
+        raise InputError(f"{path}: not what its result_sha256 was written for: damaged or edited; fix: {AGAIN}")
+    if newer := [each for each in SECTIONS if each.name not in result]:
+        result |= {each.name: each.section(None) for each in newer}
+        names = {measure.name for each in newer for measure in each.measures}
+        result["measures"] += [row for row in measure_rows(result) if row["measure"] in names]
+    return result
 
 
 def study_rows(path: str) -> list[Row]:
