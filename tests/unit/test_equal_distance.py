@@ -45,6 +45,19 @@ def test_the_other_s_gap_is_read_between_its_doses_on_a_straight_line_over_log_k
     assert nearer["larger"] == "dose_benign"
 
 
+@pytest.mark.parametrize(
+    ("kl", "between", "why"),
+    [
+        (0.5, "1 and 3", None),  # before its line turns
+        (1.5, None, "the line of dose_benign turns back and is there more than once"),
+        (2.0, "1 and 3", None),  # where it turns
+    ],
+)
+def test_a_line_that_turns_back_is_read_where_it_is_once_alone(kl, between, why):
+    found = by_cell(study({9: (kl, 6.0)}, {1: (0.1, 10.0), 3: (2.0, 4.0), 9: (1.0, 0.0)}))["dose_em_9"]
+    assert (found.get("between"), found.get("why")) == (between, why)
+
+
 def test_the_interval_is_over_the_questions_of_both_and_undecided_where_it_holds_0():
     own = cell("dose_em_9", "em@9", 1.0, 5.2, spread={"a": -1.0, "b": 0.0, "c": 4.0, "d": 9.0})
     line = [cell(f"dose_benign_{step}", f"benign@{step}", kl, 5.0) for step, kl in ((1, 0.1), (9, 10.0))]

@@ -2,9 +2,10 @@
 
 After equal steps one of two stages may have moved the model further. A stage's line holds its model after every number
 of steps that was measured, and at its end, by the KL divergence from their parent under the coupled persona [nats per
-token]. For a model of one stage, d of the other is read at the same divergence from the straight line between its two
-neighbours there, over log KL. Nothing is extrapolated: where the other was not, there is no number, and why. Intervals
-are over resampled questions, the same for both; the divergences are held as they were measured.
+token]. For a model of one stage, d of the other is read at the same divergence from the straight line between the two
+models before and after it there, over log KL. Nothing is extrapolated: where the other was never so far, or more than
+once since its line turns back, there is no number, and why. Intervals are over resampled questions, the same for both;
+the divergences are held as they were measured.
 """
 
 import math
@@ -107,7 +108,7 @@ def compared(point: Point, line: Sequence[Point], own: str, name: str) -> Row:
     questions = sorted(point.gaps.keys() & below.gaps.keys() & above.gaps.keys())
     if len(questions) < 2:
         return row | {"why": f"{len(questions)} questions in common with {name}, an interval needs two"}
-    part = math.log(point.kl / below.kl) / math.log(above.kl / below.kl) if above.kl > below.kl else 0.0
+    part = math.log(point.kl / below.kl) / math.log(above.kl / below.kl)
     other = {each: (1 - part) * below.gaps[each] + part * above.gaps[each] for each in questions}
     found = averaged({each: point.gaps[each] - other[each] for each in questions})
     assert found.value is not None and found.low is not None and found.high is not None
@@ -125,12 +126,20 @@ def compared(point: Point, line: Sequence[Point], own: str, name: str) -> Row:
 
 
 def neighbours(kl: float, line: Sequence[Point]) -> tuple[Point, Point] | str:
-    """The points of a line on both sides of a divergence, or why there are none, with {} for the line's name."""
-    known = sorted((point for point in line if point.kl > 0), key=lambda point: point.kl)
-    if len({point.kl for point in known}) < 2:
+    """The points of a line, in the order of its steps, on both sides of a divergence, the nearer first; or why there
+    are none, with {} for the line's name.
+    """
+    known = sorted((point for point in line if point.kl > 0), key=lambda point: point.steps or math.inf)
+    reached = sorted({point.kl for point in known})
+    if len(reached) < 2:
         return "{} was measured at one distance alone"
-    if kl < known[0].kl:
-        return f"nearer than {{}} was measured ({known[0].kl:.3g} or more)"
-    if kl > known[-1].kl:
-        return f"further than {{}} was measured (at most {known[-1].kl:.3g})"
-    return next(pair for pair in pairwise(known) if pair[0].kl <= kl <= pair[1].kl)
+    if kl < reached[0]:
+        return f"nearer than {{}} was measured ({reached[0]:.3g} or more)"
+    if kl > reached[-1]:
+        return f"further than {{}} was measured (at most {reached[-1]:.3g})"
+    pairs = [(one, other) if one.kl < other.kl else (other, one) for one, other in pairwise(known)]
+    found = [(below, above) for below, above in pairs if below.kl <= kl <= above.kl and below.kl < above.kl]
+    meeting = {point.steps for pair in found for point in pair if point.kl == kl}
+    if len(found) > 1 and not (len(meeting) == 1 and all(kl in (below.kl, above.kl) for below, above in found)):
+        return "the line of {} turns back and is there more than once"
+    return found[0]

@@ -19,7 +19,7 @@ SPOTS: dict[str | bool, tuple[float, float]] = {"alone": (-4, 3), "last": (5, -9
 
 def distance(study: FigureData) -> Any:
     """d over the KL divergence from the parent, of every model whose parent is coupled to the source."""
-    title = f"The same at equal distance, and not only after equal steps? Source: {study.source}"
+    title = f"Is the persona gap the same at equal distance, not only at equal steps? Source: {study.source}"
     measures = {name: of_measure(study, name) for name in (X, Y)}
     lineages = {
         (row["cell"], row["seed"]): row["lineage"]
@@ -32,7 +32,9 @@ def distance(study: FigureData) -> Any:
         if row["value"] and key in measures[Y] and of_source(lineages[key], study.source)
     }
     if not shown:
-        return empty_figure(study, title, "Not run: measure_distance, on no model after a coupling of the source.")
+        return empty_figure(
+            study, title, "Not run: measure_distance measured no model of a stage after a coupling of the source."
+        )
     lines: dict[Word, list[Key]] = {}
     for key, words in shown.items():
         lines.setdefault(replace(words[-1], step=None), []).append(key)
