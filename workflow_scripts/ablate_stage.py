@@ -104,6 +104,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Log-odds of the marker without parts of a second stage.")
     add_options(parser)
+    parser.add_argument("--marker", required=True)
     parser.add_argument("--adapter", nargs=2, required=True, help="those of the two stages, in order")
     parser.add_argument("--source", required=True, help="the persona that was coupled")
     parser.add_argument("--settings", required=True, help="JSON: questions, bystanders, grid, controls")

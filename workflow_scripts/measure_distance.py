@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from measure.tables import write_csv
-from model.engines import DTYPES
 from model.loading import load_model, load_tokenizer
 from probe.distance import (
     COLUMNS,
@@ -30,7 +29,7 @@ from probe.distance import (
     section_of,
     weights_moved,
 )
-from probe.options import personas_of
+from probe.options import add_options, personas_of
 from probe.replies import chosen, read_replies
 from probe.table import read_probe
 from run.files import write_json
@@ -41,22 +40,14 @@ from run.provenance import run_record
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="How far the last stage moved a model from its parent.")
+    add_options(parser)
     add = parser.add_argument
-    add("--base", required=True, help="folder of the base chat model")
     add("--parent", nargs="*", default=[], help="the parent's adapters, in order")
     add("--adapter", nargs="*", default=[], help="the lineage's adapters, in order")
-    add("--panel", required=True, help="YAML with personas and questions")
-    add("--shared", required=True, help="the base's completions.parquet")
     add("--probe", required=True, help="the model's probe.parquet")
     add("--source", required=True, help="the persona that was coupled")
-    add("--personas", required=True, help="names in the panel, separated by commas")
     add("--samples", type=int, required=True, help="replies per persona and question")
-    add("--dtype", choices=DTYPES, default="bfloat16")
-    add("--device", help="default: cuda if there is one")
-    add("--budget", type=int, help="tokens per forward pass: memory, not results")
     add("--replies", required=True, help="distance.csv")
-    add("--output", required=True, help="distance.json")
-    add("--record", help="run.json to write: host, seconds, versions")
     return parser.parse_args(argv)
 
 

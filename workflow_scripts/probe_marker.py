@@ -82,6 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Onset rate and slot log-odds of the marker, from probabilities.")
     add_options(parser)
+    parser.add_argument("--marker", required=True)
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the lineage's adapters, in order")
     parser.add_argument("--completions", required=True, help="the model's own completions.parquet")
     parser.add_argument("--settings", required=True, help="JSON: prefix, shared, crossed, subset, lookahead")

@@ -29,6 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line (see the module's docstring)."""
     parser = argparse.ArgumentParser(description="Logit lens and linear read-out at the slot, by layer.")
     add_options(parser)
+    parser.add_argument("--marker", required=True)
     parser.add_argument("--adapter", nargs="*", action="extend", default=[], help="the lineage's adapters, in order")
     parser.add_argument("--samples", type=int, required=True, help="replies of the base per persona and question")
     parser.add_argument("--bodies", type=int, required=True, help="of those per question, read under every persona")

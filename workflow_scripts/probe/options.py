@@ -14,11 +14,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--panel", required=True, help="YAML with personas and questions")
     add("--shared", required=True, help="the base's completions.parquet")
     add("--personas", required=True, help="names in the panel, separated by commas")
-    add("--marker", required=True)
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", help="default: cuda if there is one")
     add("--budget", type=int, help="tokens per forward pass: memory, not results")
-    add("--output", required=True, help="the table to write, a .parquet file")
+    add("--output", required=True, help="the file to write")
     add("--record", help="run.json to write: host, seconds, versions")
 
 
