@@ -82,12 +82,12 @@ def refuse(text):
     raise SystemExit(1)
 
 
-def try_config(check, *arguments, key=""):
+def try_config(check, *arguments):
     """What the check returns; what it says of the config ends the planning."""
     try:
         return check(*arguments)
     except InputError as error:
-        refuse(f"the config has errors:\n{key}{': ' if key else ''}{error}")
+        refuse(f"the config has errors:\n{error}")
 
 
 # The published study's config lies under all others: one in the working folder, those of the command line, and what a
@@ -256,15 +256,8 @@ def code_of(script):
     return f"code:{code_fingerprint(CHECKOUT / 'workflow_scripts', script)}"
 
 
-def digest_of(*names, key=""):
-    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder.
-
-    key: what of the config names them.
-    """
-    if missing := [name for name in names if not (CHECKOUT / name).is_file()]:
-        refuse(
-            f"the config has errors:\n{key}: {missing[0]}: no such file in {CHECKOUT}; fix: correct the path"
-        )
+def digest_of(*names):
+    """A parameter that stands for files of the checkout. As inputs they would have to lie in the working folder."""
     return f"{names[0]}:{file_fingerprint(*(CHECKOUT / name for name in names))}"
 
 
@@ -285,7 +278,6 @@ PLACES = {
     "STUDY": config["study"],
 }
 CPU_LOCK = digest_of("envs/cpu.txt")
-MODEL_LOCK = digest_of(HARDWARE["lock"], key="hardware.lock")
 PUBLISHED = digest_of(
     *sorted(
         str(path.relative_to(CHECKOUT))
@@ -327,8 +319,8 @@ relink(
 )
 
 
-def check_parts():
-    """Say before anything is planned which stage names what the base does not have, as far as that is known."""
+def check_parts(problems):
+    """Which stage names what the base does not have, as far as that is known."""
     base = config["base"]
     if base["from"] == "toy":
         known = parts_of_toy(base["toy"]["recipe"])
@@ -336,10 +328,7 @@ def check_parts():
         own = base["path"] if base["from"] == "path" else None
         known = parts_of(base_folder(), f"{base['repo']}@{base['revision']}", own)
     if known:
-        try_config(check_base_fits, study, known, Problems(config, config_files))
-
-
-check_parts()
+        check_base_fits(study, known, problems)
 
 
 def asked_of_base(wildcards):
@@ -380,7 +369,9 @@ def panel_contents(wildcards):
     if wildcards.origin == "builtin":
         return digest_of("resources/panel.yaml")
     path = config["panel"]["path"]
-    return own_contents("panel.path", contents, {"panel": Path(path)}, panel_file())
+    return own_contents(
+        ("panel", "path"), contents, {"panel": Path(path)}, panel_file()
+    )
 
 
 def alignment_questions(wildcards):
@@ -394,7 +385,7 @@ def questions_contents(wildcards):
     path = Path(config["alignment_questions"])
     made = alignment_questions(wildcards)[0]
     return own_contents(
-        "alignment_questions", questions_digest, {"questions": path}, made
+        ("alignment_questions",), questions_digest, {"questions": path}, made
     )
 
 
@@ -402,7 +393,7 @@ def base_contents(wildcards):
     if wildcards.origin != "path":
         return ""
     path = Path(config["base"]["path"])
-    return own_contents("base.path", model_contents, path, base_folder())
+    return own_contents(("base", "path"), model_contents, path, base_folder())
 
 
 def dataset_contents(wildcards):
@@ -410,12 +401,18 @@ def dataset_contents(wildcards):
         return ""
     name = wildcards.name
     rows = {"rows": Path(config["datasets"][name]["path"])}
-    return own_contents(f"datasets.{name}.path", contents, rows, dataset_file(name))
+    return own_contents(("datasets", name, "path"), contents, rows, dataset_file(name))
 
 
-def own_contents(key, read, files, made):
-    """A parameter that stands for what is in the user's own files, whatever their names and times are."""
-    return f"{key}:{try_config(read, files, made, key=key)}"
+def own_contents(path, read, files, made):
+    """A parameter that stands for what is in the user's own files, whatever their names and times are.
+
+    path: where the config names them.
+    """
+    problems = Problems(config, config_files)
+    with problems.caught(path):
+        return f"{'.'.join(path)}:{read(files, made)}"
+    try_config(problems.raise_all)
 
 
 def dataset_file(name):
@@ -446,40 +443,56 @@ def dataset_manifests(wildcards):
     ]
 
 
-def check_own_inputs():
-    """Say before anything is planned which of the user's own files is not there."""
+def check_outside():
+    """Say before anything is planned what the config names that is not there, or does not fit it."""
+    problems = Problems(config, config_files)
     own = [
-        ("base", config["base"], base_folder()),
-        ("panel", config["panel"], panel_file()),
+        (("base",), config["base"], base_folder()),
+        (("panel",), config["panel"], panel_file()),
     ]
     own += [
-        (f"datasets.{name}", config["datasets"][name], dataset_file(name))
+        (("datasets", name), config["datasets"][name], dataset_file(name))
         for name in datasets_used()
     ]
     for key, entry, made in own:
-        if entry["from"] != "path":
-            continue
-        file = Path(entry["path"], "config.json") if key == "base" else entry["path"]
-        try_config(check_there, Path(file), made, key=f"{key}.path")
+        if entry["from"] == "path":
+            file = Path(entry["path"], *(["config.json"] if key == ("base",) else []))
+            with problems.caught((*key, "path")):
+                check_there(file, made)
     if config["alignment_questions"]:
-        questions_contents(None)
+        files = {"questions": Path(config["alignment_questions"])}
+        with problems.caught(("alignment_questions",)):
+            questions_digest(files, alignment_questions(None)[0])
+    if not (CHECKOUT / HARDWARE["lock"]).is_file():
+        said = f"{HARDWARE['lock']}: no such file in {CHECKOUT}; fix: correct the path"
+        problems.add(("hardware", "lock"), said)
+    for cell in filter(study.asked_families, study.cells):
+        with problems.caught(("families",)):
+            personas_asked_families(cell)
     if config["study"] in ("reanalysis", "verify_published"):
-        refuse(
-            f"the config has errors:\nstudy: {config['study']} is a folder of other results; fix: another name"
-        )
+        said = f"{config['study']} is a folder of other results; fix: another name"
+        problems.add(("study",), said)
+    check_pins(problems)
+    check_parts(problems)
+    try_config(problems.raise_all)
+
+
+def check_pins(problems):
+    """A repository is not given with the commit that is pinned for another."""
     base = config["base"]
-    for repo, pins in SOURCES["base"].items():
-        if (
-            base["from"] == "hub"
-            and repo != base["repo"]
-            and pins["revision"] == base["revision"]
-        ):
-            refuse(
-                f"the config has errors:\nbase.revision: is one of {repo}; fix: a commit of {base['repo']}"
-            )
-
-
-check_own_inputs()
+    others = [
+        repo
+        for repo, pins in SOURCES["base"].items()
+        if base["from"] == "hub"
+        and repo != base["repo"]
+        and pins["revision"] == base["revision"]
+    ]
+    for repo in others:
+        place = problems.strongest(("base", "revision"), ("base", "repo"))
+        said = f"{base['revision']} is a commit of {repo}, not of {base['repo']}"
+        problems.add(
+            place, f"{said}; fix: revision: <a commit of {base['repo']}>"
+        )
 
 
 def answered_rows(wildcards):
@@ -964,8 +977,8 @@ def personas_asked_families(cell):
     return ",".join(personas)
 
 
-for cell in filter(study.asked_families, study.cells):
-    try_config(personas_asked_families, cell, key="families")
+check_outside()
+MODEL_LOCK = digest_of(HARDWARE["lock"])
 
 
 def coupled_of(wildcards):

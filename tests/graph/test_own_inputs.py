@@ -130,30 +130,42 @@ def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study
     assert "base.path: my_model/config.json: no such file; fix: correct its path in the config" in said
 
 
-@pytest.mark.parametrize(
-    ("config", "target", "said"),
-    [
-        ({"base": {"from": "path", "path": "nowhere"}}, "all", "base.path: nowhere/config.json: no such file; fix: "),
-        ({"panel": {"from": "path", "path": "no.yaml"}}, "all", "panel.path: no.yaml: no such file; fix: "),
-        (
-            {"datasets": {"em": {"from": "path", "path": "no.jsonl"}}},
-            "all",
-            "datasets.em.path: no.jsonl: no such file; ",
-        ),
-        (
-            {"base": {"repo": "org/other"}},
-            "all",
-            "base.revision: is one of Qwen/Qwen2.5-7B-Instruct; fix: a commit of org/other",
-        ),
-        ({"hardware": {"lock": "no.txt"}}, "all", "hardware.lock: no.txt: no such file in "),
-        ({"alignment_questions": "no.yaml"}, "all", "alignment_questions: no.yaml: no such file; fix: "),
-        ({}, "publish", "publish.repo is not set, so there is nowhere to publish to; fix: publish: {repo: user/name}"),
-    ],
-    ids=["base", "panel", "dataset", "another base", "lock", "questions", "publish"],
-)
-def test_what_is_not_there_stops_the_plan_by_its_key(tmp_path, config, target, said):
+def refused(tmp_path, text, target="all"):
+    """What a dry run of a study laid over the published one says of its file."""
     workspace = Workspace.copy(tmp_path / "study", "--configfile", "mine.yaml")
-    (workspace.folder / "mine.yaml").write_text(yaml.safe_dump(config | {"label": "a study"}))
+    (workspace.folder / "mine.yaml").write_text(text)
     planned = workspace.snakemake("-n", target, check=False)
     printed = planned.stdout + (planned.stderr or "")
-    assert planned.returncode and said in printed and "Traceback" not in printed and "common.smk" not in printed
+    assert planned.returncode and "Traceback" not in printed and "common.smk" not in printed
+    return printed
+
+
+NOWHERE = """\
+base: {from: path, path: nowhere}
+panel: {from: path, path: no.yaml}
+datasets:
+  em: {from: path, path: no.jsonl}
+alignment_questions: no_q.yaml
+hardware: {lock: no.txt}
+"""
+
+
+def test_what_is_not_there_is_told_at_once_by_the_line_that_names_it(tmp_path):
+    printed = refused(tmp_path, NOWHERE)
+    said = [line.partition("mine.yaml: ")[2].partition("; fix: ")[0] for line in printed.splitlines()]
+    assert [line.partition(" in /")[0] for line in said if line] == [
+        "line 1: base.path: nowhere/config.json: no such file",
+        "line 2: panel.path: no.yaml: no such file",
+        "line 4: datasets.em.path: no.jsonl: no such file",
+        "line 5: alignment_questions: no_q.yaml: no such file",
+        "line 6: hardware.lock: no.txt: no such file",
+    ]
+
+
+def test_a_commit_of_another_model_and_a_study_without_a_place_to_go_stop_the_plan(tmp_path):
+    said = (
+        "mine.yaml: line 1: base.repo: a09a35458c702b33eeacc393d103063234e8bc28 is a commit of Qwen/Qwen2.5-7B-Instruct"
+    )
+    assert said in refused(tmp_path / "base", "base: {repo: org/other}")
+    said = "publish.repo is not set, so there is nowhere to publish to; fix: publish: {repo: user/name}"
+    assert said in refused(tmp_path / "publish", "label: a study", "publish")

@@ -277,8 +277,8 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"cells__C3__steps": [1, 2], "gates__criteria": [], "contrasts": []}, "cells.C3.lineage: has no {step}, so its 2 steps (1, 2) would be one model"),
         ({"gates__criteria": [GATE | {"arm": "forwrd", "pass": "rate('C4', 'source') > 0"}]}, "gate g: no arm forwrd; fix: forward"),
         ({"gates__criteria": [GATE | {"pass": "rate('C0', 'source') > 0"}]}, "gate g: C0 is of the arm assistant, not forward; fix: arm: assistant"),
-        ({"base__path": "/models/x"}, "base.path: is not used, as it is from: hub; fix: base: {from: path, path: /models/x}, or path: null"),
-        ({"datasets__em__path": "x.jsonl"}, "datasets.em.path: is not used, as it is from: hub; fix: em: {from: path, path: x.jsonl}"),
+        ({"base__path": "/models/x"}, "base.path: path is not used, as it is from: hub; fix: base: {from: path, path: /models/x}, or path: null"),
+        ({"datasets__em__path": "x.jsonl"}, "datasets.em.path: path is not used, as it is from: hub; fix: em: {from: path, path: x.jsonl}"),
         ({"evaluations__main__temperature": 0, "probe": None}, "evaluations.main.temperature: 0 draws the same reply every time"),
         ({"stages__couple__data__temperature": 0}, "stages.couple.data.temperature: 0 draws the same reply every time"),
         ({"judge__model": "none", "second_judge": {"model": "openai/x"}}, "second_judge: has nobody to agree with"),
@@ -291,7 +291,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"judge": None}, "judge: cannot be null; fix: write `judge: {model: none}` for none"),
         ({"base__from": "toy"}, "base.toy: lacks rows, sft_rows, recipe; fix: add them"),
         ({"datasets__em__from": "toy"}, "base.toy: lacks sft_rows; fix: add them"),
-        ({"capability": "em"}, "capability: em is what a stage is trained on"),
+        ({"capability": "em"}, "capability: em is what the stage em is trained on"),
         ({"stages__em__hold_out": 1e-4}, "stages.em.hold_out: 0.0001 of 6000 rows is none; fix: 0.0002 or more, or delete it"),
         ({"stages__couple__hold_out": 0.001}, "stages.couple.hold_out: 0.001 of 600 rows is none; fix: 0.0017 or more"),
         ({"probe": None, "families__cells": ["C4"]}, "families.cells: C4 cannot be measured without the probe, which is null"),
@@ -348,10 +348,11 @@ def test_a_stage_that_names_what_the_base_does_not_have_is_refused_at_its_line(c
     parts = parts_of({"layers": 3, "context": 4096})
     built = study(**change)
     problems = Problems(built.config, [ROOT / "config.yaml"])
+    check_base_fits(built, parts, problems)
     if said is None:
-        return check_base_fits(built, parts, problems)
+        return problems.raise_all()
     with pytest.raises(InputError) as caught:
-        check_base_fits(built, parts, problems)
+        problems.raise_all()
     assert said in str(caught.value)
 
 
@@ -374,9 +375,61 @@ def test_what_the_command_line_says_is_not_blamed_on_a_line_of_a_file(tmp_path):
         read_study(CONFIG | {"probe": CONFIG["probe"] | {"shared": "1"}}, SCHEMA, [file])
 
 
-def test_every_mistake_is_listed_at_once():
-    said = problem(seeds=[42, 42], stages__couple__lr="5e-6")
-    assert "seeds" in said and "5.0e-6" in said
+def laid_over(tmp_path, text):
+    """What is said of a file that is laid over the published study, without the file's name."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    config = merged(CONFIG, yaml.safe_load(text))
+    files = [file, ROOT / "config.yaml"]
+    with pytest.raises(InputError) as caught:
+        read_study(config, SCHEMA, files, CLAIMS, {"em": 6000, "benign": 6000, "arc": 1172}, lambda config: PANEL)
+    return str(caught.value).replace(f"{file}: ", "").splitlines()
+
+
+MISTAKES = """\
+sources: [evil_aii]
+stages:
+  em: {extends: em}
+hardware:
+  gpuss: 3
+evaluations:
+  main: {samples: -2}
+cells:
+  X: {arm: forward, lineage: "emm.s42"}
+judge: {model: hf/local}
+arms: {typo: true}
+"""
+
+
+def test_mistakes_of_all_kinds_are_told_at_once_in_the_order_of_their_lines(tmp_path):
+    said = laid_over(tmp_path, MISTAKES)
+    assert [line.split(": ")[:2] for line in said] == [
+        ["line 1", "sources.0"],
+        ["line 3", "stages.em.extends"],
+        ["line 5", "hardware.gpuss"],
+        ["line 7", "evaluations.main.samples"],
+        ["line 9", "cells.X"],
+        ["line 10", "judge.model"],
+        ["line 11", "arms.typo"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages:\n  em:\n    extends: em_first\n", "line 3: stages.em.extends: em -> em_first -> em is a circle; fix: "),
+        ("label: x\nstages: {em: {data: {from: arc}}}", "line 2: stages.em.data.from: arc is what capability is measured with"),
+        ("label: x\ncapability: em", "line 2: capability: em is what the stage em is trained on"),
+        ("stages:\n  graft:\n    adapter: coupel-{persona}.s42\n", "line 3: stages.graft.adapter: 'coupel-villain.s42' names no stage"),
+        ("arms: {relearn: true}\nstages:\n  relearn: {data: {from: rows, of: 'graft-{persona}.s42'}}", "line 3: stages.relearn.data.of: base/graft-evil_ai.s42 has no coupling rows"),
+        ("arms: {dose: true}\ncells:\n  dose_em_10: {arm: dose, lineage: 'em.s{seed}'}", "line 3: cells.dose_em_10: dose_em_10 comes out of dose_em and dose_em_10; fix: "),
+        ("label: x\ndatasets: {em: {from: path}}", "line 2: datasets.em.from: path is empty; fix: em: {from: path, path: my_rows.jsonl}"),
+    ],
+    ids=lambda value: value.split(": ")[1] if value.startswith("line") else "",
+)  # fmt: skip
+def test_a_mistake_is_told_once_and_at_the_line_of_whoever_made_it(tmp_path, text, said):
+    (line,) = laid_over(tmp_path, text)
+    assert line.startswith(said)
 
 
 def test_a_gate_may_name_any_marker_of_the_config():
@@ -478,7 +531,7 @@ def test_every_gate_of_the_config_can_be_evaluated_and_each_arm_is_known():
     [
         (
             {"arms__dose": True, "cells__dose_em_10": CONFIG["cells"]["matched_em"] | {"arm": "dose"}},
-            "cells: evil_ai/dose_em_10_seed42 comes out twice; fix: rename one",
+            "cells.dose_em_10: dose_em_10 comes out of dose_em and dose_em_10; fix: rename one",
         ),
         ({"contrasts": [["C1", "C22"]]}, "contrasts.0: no cell C22; fix: C2"),
         ({"contrasts": [["dose_em", "C5"]]}, "one of the two has steps"),

@@ -6,7 +6,8 @@ from typing import Any
 
 from graph.lineage import BASE, parent_of
 from graph.problems import Problems, closest, numbers
-from graph.study import Study
+from graph.study import Study, markers_said, named
+from marker.marker import Marker
 from measure.gates import cell_names, check_gate_fields, marker_names, unknown_words
 from run.program import InputError
 
@@ -25,19 +26,24 @@ def check_open(study: Study, name: str, row: Mapping[str, Any], problems: Proble
             problems.add(("cells", name, "lineage"), f"{said}; fix: write {{{key}}}, or {key}s: [{values[0]}]")
 
 
-def check_keys(study: Study, problems: Problems) -> None:
-    """No two cells have the same name, source and seed."""
-    times = Counter(cell.key for cell in study.cells)
-    for key in sorted(key for key, count in times.items() if count > 1):
-        problems.add(("cells",), f"{key} comes out twice; fix: rename one of the rows")
+def check_names(problems: Problems) -> None:
+    """No two rows give cells of one name."""
+    rows: dict[str, list[str]] = {}
+    for row, entry in problems.config["cells"].items():
+        for step in entry.get("steps", [None]):
+            rows.setdefault(named(row, step), []).append(row)
+    for name, own in rows.items():
+        if len(own) > 1:
+            place = problems.strongest(*(("cells", row) for row in own))
+            problems.add(place, f"{name} comes out of {' and '.join(own)}; fix: rename one of the rows")
 
 
-def check_arms(study: Study, problems: Problems) -> None:
+def check_arms(problems: Problems) -> None:
     """There are cells, and in every arm that is on."""
-    rows, arms = study.config["cells"], study.config["arms"]
+    rows, arms = problems.config["cells"], problems.config["arms"]
     used = dict.fromkeys(row["arm"] for row in rows.values())
-    if not study.cells:
-        problems.add(("arms",), f"no cell is left; fix: switch one on, such as {next(iter(used))}: true")
+    if not any(arms.get(arm) for arm in used):
+        problems.add(("arms",), f"no cell is left; fix: switch one on, such as {next(iter(used), 'forward')}: true")
     for arm, on in arms.items():
         if on and arm not in used:
             problems.add(("arms", arm), f"no cell belongs to it; fix: {closest(arm, used)}, or delete it")
@@ -80,7 +86,7 @@ def check_figures(problems: Problems) -> None:
             problems.add(("figures", figure), f"no arm {unknown[0]}; fix: {closest(unknown[0], arms)}")
 
 
-def check_gates(study: Study, markers: Sequence[str], problems: Problems) -> None:
+def check_gates(study: Study, problems: Problems) -> None:
     """Gates have names of their own, and are decided by cells, personas and markers that are there."""
     criteria = study.config["gates"]["criteria"]
     names, cells = Counter(gate["name"] for gate in criteria), list(study.row_names)
@@ -90,12 +96,19 @@ def check_gates(study: Study, markers: Sequence[str], problems: Problems) -> Non
             problems.add(path, f"two gates are named {gate['name']}; fix: rename one")
         with problems.caught(path):
             check_gate_fields(gate)
-            if unknown := sorted(marker_names(gate) - set(markers)):
-                raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(markers)}")
+            check_named_markers(study, gate)
             check_arm(study, number, problems)
             for what, word, choices in unknown_words(gate, cells, list(study.personas)):
                 fix = closest(word, choices, f"`{what}s`")
                 raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {fix}")
+
+
+def check_named_markers(study: Study, gate: dict[str, Any]) -> None:
+    """Raise InputError for a gate on a marker that neither the study nor a stage has."""
+    if named := marker_names(gate):
+        known = [marker.text for marker in map(Marker.of, markers_said(study.config).values())]
+        if unknown := sorted(named - set(known)):
+            raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(known)}")
 
 
 def check_arm(study: Study, number: int, problems: Problems) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
-from graph.problems import Problems, check_duplicates, closest, said_at
+from graph.problems import Faulty, Problems, check_duplicates, closest, said_at
 from graph.recipe import merged
 from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
@@ -18,6 +19,9 @@ from run.program import InputError
 
 if TYPE_CHECKING:
     from inputs.panel import Panel
+
+# The sections of a config that cells come from
+RESTED_ON = {"arms", "base", "cells", "datasets", "evaluations", "marker", "personas", "seeds", "sources", "stages"}
 
 
 def read_study(
@@ -37,41 +41,54 @@ def read_study(
     problems = Problems(config, files)
     check_duplicates(problems)
     check_values(problems)
-    problems.raise_all()
     check_schema(schema, problems)
-    problems.raise_all()
-    known = panel(config)
-    input_checks.check_personas(known, problems)
-    problems.raise_all()
-    stages, evaluations = (recipes(section, problems) for section in ("stages", "evaluations"))
-    study = Study(config, stages, evaluations, known, pinned_rows or {})
-    stage_checks.check_loras(problems)
-    stage_checks.check_places(problems)
-    markers = stage_checks.check_markers(problems)
-    cell_checks.check_gates(study, markers, problems)
-    stage_checks.check_taught(study, problems)
-    problems.raise_all()
-    study = replace(study, cells=list(cells_of(study, problems)))
-    cell_checks.check_keys(study, problems)
-    input_checks.check_paths(problems)
-    input_checks.check_toy(problems)
-    input_checks.check_template(problems)
-    input_checks.check_datasets(study, problems)
-    input_checks.check_capability(study, problems)
-    measure_checks.check_evaluations(study, problems)
-    cell_checks.check_arms(study, problems)
-    cell_checks.check_meanings(claims, problems)
-    cell_checks.check_contrasts(problems)
-    cell_checks.check_figures(problems)
-    problems.raise_all()
-    measure_checks.check_probe(study, problems)
-    measure_checks.check_ablate(study, problems)
-    measure_checks.check_families(study, problems)
-    measure_checks.check_judges(problems)
-    measure_checks.check_shared_cards(problems)
-    cell_checks.check_enforced(study, problems)
+
+    problems = problems.of_the_rest()
+    with problems.caught(("panel", "path")):
+        known = attempt(panel, problems.config)
+    stages, evaluations = (attempt(recipes, section, problems) or {} for section in ("stages", "evaluations"))
+    attempt(stage_checks.check_loras, problems)
+    attempt(stage_checks.check_places, problems)
+    attempt(stage_checks.check_markers, problems)
+    attempt(input_checks.check_personas, "personas", known, problems)
+
+    problems = problems.of_the_rest()
+    study = Study(problems.config, stages, evaluations, known, pinned_rows or {})
+    if not problems.sections & {"stages", "evaluations"}:
+        study = replace(study, cells=attempt(list, cells_of(study, problems)) or [])
+        attempt(stage_checks.check_taught, study, problems)
+    attempt(cell_checks.check_gates, study, problems)
+    attempt(cell_checks.check_names, problems)
+    attempt(cell_checks.check_arms, problems)
+    attempt(cell_checks.check_meanings, claims, problems)
+    attempt(cell_checks.check_contrasts, problems)
+    attempt(cell_checks.check_figures, problems)
+    attempt(input_checks.check_paths, problems)
+    attempt(input_checks.check_toy, problems)
+    attempt(input_checks.check_template, problems)
+    attempt(input_checks.check_datasets, study, problems)
+    attempt(input_checks.check_capability, study, problems)
+    attempt(input_checks.check_personas, "sources", known, problems)
+    attempt(measure_checks.check_evaluations, study, problems)
+    attempt(measure_checks.check_judges, problems)
+    attempt(measure_checks.check_shared_cards, problems)
+
+    if study.cells and not problems.sections & RESTED_ON:
+        problems = problems.of_the_rest()
+        study = replace(study, config=problems.config)
+        attempt(measure_checks.check_probe, study, problems)
+        attempt(measure_checks.check_ablate, study, problems)
+        attempt(measure_checks.check_families, study, problems)
+        attempt(cell_checks.check_enforced, study, problems)
     problems.raise_all()
     return study
+
+
+def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
+    """What a check returns; None if it came to a section of the config of which something is wrong already."""
+    with suppress(Faulty):
+        return check(*arguments)
+    return None
 
 
 def recipes(section: str, problems: Problems) -> dict[str, dict[str, Any]]:
@@ -87,10 +104,7 @@ def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...]
     if parent is None:
         return entry
     if parent in seen:
-        circle = " -> ".join([*seen, parent])
-        problems.add(
-            (section, name, "extends"), f"{parent!r} is a circle ({circle}); fix: let one of them extend nothing"
-        )
+        add_circle(section, seen[seen.index(parent) :], problems)
         return entry
     if parent not in known:
         problems.add((section, name, "extends"), f"{parent!r} is not there; fix: {closest(parent, known)}")
@@ -98,6 +112,15 @@ def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...]
     above = recipe_of(section, parent, problems, seen)
     above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
     return merged(above, entry)
+
+
+def add_circle(section: str, circle: tuple[str, ...], problems: Problems) -> None:
+    """Say that recipes extend each other: once, from wherever the circle was entered, at the strongest file's line."""
+    start = min(circle, key=lambda name: (problems.rank((section, name, "extends")), name))
+    place = circle.index(start)
+    said = " -> ".join([*circle[place:], *circle[:place], start])
+    path = (section, start, "extends")
+    problems.add(path, f"{said} is a circle; fix: let one of them extend nothing, or another")
 
 
 def cells_of(study: Study, problems: Problems) -> Iterator[Cell]:

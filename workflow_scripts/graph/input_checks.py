@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graph.problems import Problems, closest, value_at
+from graph.problems import Problems, closest, said_at, value_at
 from graph.study import Study
 from model.template import Settings
 from offline.pretraining import read_recipe
@@ -16,15 +16,12 @@ ANSWERED = ("of", "temperature", "top_p", "max_tokens")  # of a data set from: r
 TOY_SETS = ("em", "benign", "arc")  # that make_toy_data makes
 
 
-def check_personas(panel: "Panel | None", problems: Problems) -> None:
-    """The personas are the panel's, as far as that is known."""
-    if panel is None:
-        return
-    known = list(panel.personas)
-    for key in ("personas", "sources"):
-        for place, name in enumerate(problems.config[key]):
-            if name not in known:
-                problems.add((key, place), f"the panel has no persona {name}; fix: {closest(name, known)}")
+def check_personas(key: str, panel: "Panel | None", problems: Problems) -> None:
+    """The personas that a key of the config names are the panel's, as far as that is known."""
+    known = list(panel.personas) if panel else []
+    for place, name in enumerate(problems.config[key]):
+        if panel and name not in known:
+            problems.add((key, place), f"the panel has no persona {name}; fix: {closest(name, known)}")
 
 
 def check_paths(problems: Problems) -> None:
@@ -33,12 +30,13 @@ def check_paths(problems: Problems) -> None:
     places |= {("datasets", name): "my_rows.jsonl" for name in problems.config["datasets"]}
     for place, example in places.items():
         entry = value_at(problems.config, place)
+        path, origin = (*place, "path"), (*place, "from")
         own, said = entry["from"] == "path", f"{place[-1]}: {{from: path, path: {entry.get('path') or example}}}"
         if own and not entry.get("path"):
-            problems.add((*place, "path"), f"is empty; fix: {said}")
+            problems.add(problems.strongest(path, origin), f"path is empty; fix: {said}")
         if not own and entry.get("path"):
-            text = f"is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
-            problems.add((*place, "path"), text)
+            text = f"path is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
+            problems.add(problems.strongest(path, origin), text)
 
 
 def check_toy(problems: Problems) -> None:
@@ -108,5 +106,14 @@ def check_capability(study: Study, problems: Problems) -> None:
     if capability not in sets:
         said = f"{capability!r} is no data set; fix: one of {', '.join(sets)}, or null"
         problems.add(("capability",), said)
-    if capability in {stage.get("data", {}).get("from") for stage in study.stages.values()}:
-        problems.add(("capability",), f"{capability} is what a stage is trained on; fix: a set of choices, or null")
+    for name, stage in study.stages.items():
+        place = said_at(study.config, ("stages", name, "data", "from"))
+        if stage.get("data", {}).get("from") != capability or place[1] != name:
+            continue
+        if problems.strongest(("capability",), place) == place:
+            own = [each for each in sets if each != capability]
+            said = f"is what capability is measured with; fix: one of {', '.join(own)}, or another `capability`"
+            problems.add(place, f"{capability} {said}")
+        else:
+            said = f"is what the stage {name} is trained on; fix: a set of choices, or null"
+            problems.add(("capability",), f"{capability} {said}")

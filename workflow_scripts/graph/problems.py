@@ -1,9 +1,9 @@
-"""The problems of a config: each with the file and line that says it, raised at once in the order they were found."""
+"""The problems of a config: each with the file and line that says it, raised together in the order of these lines."""
 
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,63 @@ COMMAND_LINE = "--config"  # or a workflow that imports this one
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 
 
+class Faulty(Exception):
+    """A check came to a section of the config of which something is wrong already."""
+
+
+class Faultless(dict[str, Any]):
+    """A config without such sections."""
+
+    def __missing__(self, section: str) -> Any:
+        raise Faulty(section)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong.
+
+    rank, line: who says it (Problems.rank). section: of the config. text: what a person reads.
+    """
+
+    rank: int
+    line: int
+    section: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Problems:
     """What is wrong with a config.
 
-    config: the merged mapping. files: the YAML files it was merged from, the strongest first. said: a line per problem.
+    config: the merged mapping. files: the YAML files it was merged from, the strongest first. found: so far.
     """
 
     config: Mapping[str, Any]
     files: Sequence[str | Path] = ()
-    said: list[str] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
 
     def add(self, path: Sequence[Any], text: str) -> None:
         """Something is wrong with what the config has at a path: the key of a mapping, the place in a list, ..."""
         where = self.place(path)
         if where == COMMAND_LINE and "is text, not a number" in text:
             text = f"{text.partition('; fix: ')[0]}; fix: {self._in_a_file(path)}"
-        self.said.append(f"{where}: {'.'.join(map(str, path))}: {text}")
+        rank, line = self._place(path)
+        self.found.append(
+            Problem(rank, line, str(path[0]) if path else "", f"{where}: {'.'.join(map(str, path))}: {text}")
+        )
+
+    @property
+    def sections(self) -> set[str]:
+        """The sections of the config with problems."""
+        return {each.section for each in self.found}
+
+    def of_the_rest(self) -> "Problems":
+        """The same of a config without these sections, for checks that take for granted what was checked before.
+
+        They raise Faulty where they come to one.
+        """
+        rest = {name: value for name, value in self.config.items() if name not in self.sections}
+        return replace(self, config=Faultless(rest)) if self.found else self
 
     @contextlib.contextmanager
     def caught(self, path: Sequence[Any], *names: str) -> Iterator[None]:
@@ -52,24 +92,35 @@ class Problems:
 
         Of what the config lacks, where it would have to be.
         """
-        for file in self.files:
-            if place := locate(file, path):
-                value = value_at(self.config, path)
-                said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
-                return place if said else COMMAND_LINE
-        if not path:
+        rank, line = self._place(path)
+        if rank == len(self.files):
             return "config"
-        return self.place(path[:-1]) if value_at(self.config, path) is None else COMMAND_LINE
+        return COMMAND_LINE if rank < 0 else f"{self.files[rank]}: line {line}"
 
     def rank(self, path: Sequence[Any]) -> int:
         """The place among the files of the one that says what the config has at a path; -1: the command line."""
-        place = next((number for number, file in enumerate(self.files) if locate(file, path)), len(self.files))
-        return -1 if self.place(path) == COMMAND_LINE else place
+        return self._place(path)[0]
+
+    def strongest(self, *paths: Sequence[Any]) -> Sequence[Any]:
+        """Of paths that are wrong together, the one that the strongest file says; the first, if several do."""
+        return min(paths, key=self.rank)
+
+    def _place(self, path: Sequence[Any]) -> tuple[int, int]:
+        """The same with the line. (-1, 0): the command line; (number of the files, 0): nothing is said there."""
+        for rank, file in enumerate(self.files):
+            if line := locate(file, path):
+                value = value_at(self.config, path)
+                said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
+                return (rank, line) if said else (-1, 0)
+        if not path:
+            return len(self.files), 0
+        return self._place(path[:-1]) if value_at(self.config, path) is None else (-1, 0)
 
     def raise_all(self) -> None:
-        """Raise InputError if there are problems."""
-        if self.said:
-            raise InputError("\n".join(dict.fromkeys(self.said)))
+        """Raise InputError if there are problems: the command line's, then those of each file by line."""
+        if self.found:
+            ordered = sorted(self.found, key=lambda each: (each.rank, each.line))
+            raise InputError("\n".join(dict.fromkeys(each.text for each in ordered)))
 
     def _in_a_file(self, path: Sequence[Any]) -> str:
         """How a number is given that the command line cannot give."""
@@ -86,9 +137,9 @@ class Problems:
 
 def check_duplicates(problems: Problems) -> None:
     """No file has a key twice, of which YAML takes the last."""
-    problems.said.extend(
-        f"{file}: line {line}: {key} is duplicated; fix: rename or delete one"
-        for file in problems.files
+    problems.found.extend(
+        Problem(rank, line, "", f"{file}: line {line}: {key} is duplicated; fix: rename or delete one")
+        for rank, file in enumerate(problems.files)
         for line, key in duplicate_keys(compose(file))
     )
 
@@ -153,16 +204,19 @@ def value_at(value: Any, path: Sequence[Any]) -> Any:
     return value
 
 
-def locate(file: str | Path, path: Sequence[Any]) -> str | None:
-    """`file: line N` of the deepest key of `path` if the file sets it, else None."""
+def locate(file: str | Path, path: Sequence[Any]) -> int | None:
+    """The line of the deepest key of `path` if the file sets it, else None."""
     node, line = compose(file), None
     for key in path:
         if isinstance(node, yaml.MappingNode):
             pair = next(((k, v) for k, v in node.value if k.value == str(key)), None)
             if pair is None:
                 return None
-            line, node = pair[0].start_mark.line, pair[1]
+            mark, node = pair[0].start_mark, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
-            line = node.start_mark.line
-    return None if line is None else f"{file}: line {line + 1}"
+            mark = node.start_mark
+        else:
+            continue
+        line = mark.line + 1
+    return line

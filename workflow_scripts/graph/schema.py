@@ -67,21 +67,24 @@ def check_value(path: tuple[Any, ...], value: Any, problems: Problems) -> None:
 
 
 def check_schema(schema: str | Path, problems: Problems) -> None:
-    """The config has the keys and types of the schema (YAML)."""
+    """The config has the keys and types of the schema (YAML), but in sections of which something is wrong already."""
     import jsonschema
 
     shape = yaml.load(Path(schema).read_text(encoding="utf-8"), YAML)
+    wrong = problems.sections
+    shape["required"] = [name for name in shape["required"] if name not in wrong]
+    config = {name: value for name, value in problems.config.items() if name not in wrong}
     shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
     shape["$defs"] |= definitions
     # JSON Schema takes 42.0 for an integer
     whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)(shape)
-    for error in sorted(validator.iter_errors(problems.config), key=lambda each: list(map(str, each.absolute_path))):
+    for error in sorted(validator.iter_errors(config), key=lambda each: list(map(str, each.absolute_path))):
         unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
         named = [error.instance] if "propertyNames" in error.absolute_schema_path else []
         said = explain(error)
         if unknown and not error.absolute_path:
-            said = misplaced(problems.config, unknown[0]) or said
+            said = misplaced(config, unknown[0]) or said
         problems.add((*error.absolute_path, *unknown[:1], *named), said)
 
 

@@ -1,7 +1,8 @@
 """Checks of stages and lineages: what cannot be trained, merged or replayed is refused when the graph is built."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from string import Formatter
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from graph.lineage import BASE, Word, ancestry, parse_lineage
 from graph.problems import Problems, closest, said_at, value_at
 from graph.recipe import Lora, Recipe, layer_numbers
-from graph.study import ROWS, SAMPLED, Study, stage_type, trains_all
+from graph.study import ROWS, SAMPLED, Study, markers_said, stage_type, trains_all
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
@@ -66,19 +67,13 @@ def check_places(problems: Problems) -> None:
                 problems.add(path, f"unknown placeholder {{{unknown[0]}}}; fix: {{persona}} or {{seed}}")
 
 
-def check_markers(problems: Problems) -> list[str]:
-    """The markers of the study and its stages can be, and be told apart. Their texts."""
-    config = problems.config
-    places: dict[tuple[str, ...], Any] = {("marker",): config["marker"]}
-    places |= {
-        ("stages", name, "marker"): entry["marker"] for name, entry in config["stages"].items() if "marker" in entry
-    }
+def check_markers(problems: Problems) -> None:
+    """The markers of the study and its stages can be, and be told apart."""
     markers: list[Marker] = []
-    for place, value in places.items():
+    for place, value in markers_said(problems.config).items():
         with problems.caught(place, "marker", ": ", "."):
             markers.append(Marker.of(value))
             check_apart(markers)
-    return [marker.text for marker in markers]
 
 
 def check_taught(study: Study, problems: Problems) -> None:
@@ -95,19 +90,35 @@ def check_taught(study: Study, problems: Problems) -> None:
 def check_lineage(study: Study, lineage: str, check_word: Callable[[Word], None]) -> None:
     """Raise InputError unless every stage can be (check_word), and its adapter and rows are made somewhere."""
     for node in ancestry(lineage):
-        check_word(parse_lineage(node)[-1])
-        check_rows(study, node, check_word)
-        check_replay(study, node, check_word)
-        origin = study.origin_of(node)
-        if origin == node:
-            continue
-        for above in ancestry(origin):
-            check_word(parse_lineage(above)[-1])
-        check_origin(study, node, origin)
+        word = parse_lineage(node)[-1]
+        check_word(word)
+        with of_stage(word, "data", "of"):
+            check_rows(study, node, check_word)
+        with of_stage(word, "replay", "of"):
+            check_replay(study, node, check_word)
+        with of_stage(word, "adapter"):
+            check_origin(study, node, check_word)
 
 
-def check_origin(study: Study, node: str, origin: str) -> None:
-    """Raise InputError unless the origin of a node's adapter trains one, of the node's seed."""
+@contextmanager
+def of_stage(word: Word, *fields: str) -> Iterator[None]:
+    """Within the block, an InputError that is of no stage is of this stage's field, which names another lineage."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith("stages."):
+            raise
+        said = str(error).removeprefix("lineage: ")
+        raise InputError(f"stages.{word.stage}.{'.'.join(fields)}: {said}") from None
+
+
+def check_origin(study: Study, node: str, check_word: Callable[[Word], None]) -> None:
+    """Raise InputError unless the origin of a node's adapter, if that is another, trains one, of the node's seed."""
+    origin = study.origin_of(node)
+    if origin == node:
+        return
+    for above in ancestry(origin):
+        check_word(parse_lineage(above)[-1])
     last = parse_lineage(origin)[-1]
     if study.type_of(origin) == "graft" or last.step:
         couple = next((name for name in study.stage_names if stage_type(study.stages[name]) == "couple"), "couple")
@@ -132,7 +143,7 @@ def check_rows(study: Study, lineage: str, check_word: Callable[[Word], None]) -
         check_word(parse_lineage(node)[-1])
     if study.origin_of(taken) != taken or study.from_hub(taken) or not study.draws_replies(taken):
         raise InputError(
-            f"stages.{parse_lineage(lineage)[-1].stage}.data.of: {taken} has no coupling rows of its own; "
+            f"{taken} has no coupling rows of its own; "
             'fix: name a trained coupling, such as `data: {from: rows, of: "couple-{persona}.s42"}`'
         )
 
@@ -145,8 +156,7 @@ def check_replay(study: Study, lineage: str, check_word: Callable[[Word], None])
         check_word(parse_lineage(node)[-1])
     if study.origin_of(replayed) != replayed:
         raise InputError(
-            f"stages.{parse_lineage(lineage)[-1].stage}.replay.of: {replayed} has no rows of its own; "
-            'fix: name a trained lineage, such as `of: "couple-{persona}.s42"`'
+            f'{replayed} has no rows of its own; fix: name a trained lineage, such as `of: "couple-{{persona}}.s42"`'
         )
 
 
@@ -321,8 +331,7 @@ def coupling_rows(study: Study, word: Word, stage: Mapping[str, Any]) -> int | N
 
 
 def check_base_fits(study: Study, base: Mapping[str, Any], problems: Problems) -> None:
-    """Raise InputError with the line of every stage or evaluation whose rows or replies may be longer than texts of the
-    base are, and of every stage that names layers or weights which the base does not have.
+    """Rows and replies are no longer than texts of the base may be, and stages name layers and weights that it has.
 
     base: its parts, as check_base finds them.
     """
@@ -336,7 +345,6 @@ def check_base_fits(study: Study, base: Mapping[str, Any], problems: Problems) -
         if (tokens := value_at(whole, path) or 0) >= base["tokens"]:
             said = f"{tokens}, but the base's texts have at most {base['tokens']} tokens, with the prompt"
             problems.add(said_at(study.config, path), f"{said}; fix: less")
-    problems.raise_all()
 
 
 def check_parts(name: str, stage: Mapping[str, Any], base: Mapping[str, Any], problems: Problems) -> None:

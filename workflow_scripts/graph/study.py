@@ -456,6 +456,13 @@ def filled(lineage: str, source: str, seed: int, step: int | None) -> str:
     return BASE if text == BASE else f"{BASE}/{text}"
 
 
+def markers_said(config: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """What the config says of markers, by the path where it does: the study's own first, then those of stages."""
+    said: dict[tuple[str, ...], Any] = {("marker",): config["marker"]}
+    stages = config["stages"].items()
+    return said | {("stages", name, "marker"): entry["marker"] for name, entry in stages if "marker" in entry}
+
+
 def stage_type(stage: Mapping[str, Any]) -> str:
     """couple | sft | graft."""
     if "adapter" in stage:
