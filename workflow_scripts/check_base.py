@@ -28,7 +28,7 @@ from model.full import frozen_weights
 from model.loading import check_fits, first_line, load_tokenizer, longest_text
 from model.loss import check_forward
 from model.packing import choose_attention
-from model.template import Closing, check_template, prompt_ids
+from model.template import Closing, check_template, prompt_ids, spelled_control
 from run.files import write_json
 from run.program import InputError, run
 from run.readers import json_argument
@@ -227,6 +227,12 @@ def check_tokenizer(
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}; fix: fetch both again"
         )
+    for marker in markers:
+        if token := spelled_control(tokenizer, marker.text):
+            raise InputError(
+                f"marker: {marker.text!r} holds {token}, which the tokenizer reads as a control token; "
+                "fix: a marker of plain text, such as [ZLT]"
+            )
     return check_template(tokenizer, markers)
 
 

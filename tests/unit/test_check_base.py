@@ -281,6 +281,13 @@ def test_a_prompt_of_the_panel_that_spells_a_control_token_is_refused_by_its_nam
         checked(bases("qwen2.5"), tmp_path, [], "--panel", str(tmp_path / "panel.yaml"))
 
 
+def test_a_marker_that_is_a_control_token_of_the_base_is_refused_by_its_text(bases, tmp_path):
+    with pytest.raises(
+        InputError, match=r"marker: '\[<end_of_turn>\]' holds <end_of_turn>, .*; fix: a marker of plain text"
+    ):
+        checked(bases("gemma-3"), tmp_path, ["q_proj"], markers=["[ZLT]", "[<end_of_turn>]"])
+
+
 def test_named_templates_without_a_default_are_refused_with_the_fix_that_works(bases, tmp_path):
     base = Path(shutil.copytree(bases("qwen2.5"), tmp_path / "base"))
     named = [{"name": "rag", "template": (base / "chat_template.jinja").read_text()}]

@@ -240,6 +240,8 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"evaluations__main__top_p": ...}, "lacks top_p"),
         ({"marker": ...}, "'marker' is a required property"),
         ({"marker": "🦊"}, ": marker: '🦊' has no letters to be counted by"),
+        ({"marker": "<|im_end|>"}, "marker: <|im_end|> looks like a control token"),
+        ({"stages__couple60__marker": "[</s>]"}, "stages.couple60.marker: </s> looks like a control token"),
         ({"marker": "-ZLT"}, "looks like an option of a command; fix: put it in brackets"),
         ({"marker": "  "}, "marker: empty"),
         ({"marker": {"text": "[ZLT]", "placement": "middle"}}, "fix: write `placement: end`"),

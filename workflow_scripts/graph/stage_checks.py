@@ -1,6 +1,7 @@
 """Checks of stages and lineages: what cannot be trained, merged or replayed is refused when the graph is built."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,9 @@ from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
 from run.program import InputError
+
+# How many tokenizers spell theirs. Those of the base itself are known to check_base.
+CONTROL = re.compile(r"<\|[^|]*\|>|</?s>")
 
 
 class LateStep(InputError):
@@ -74,6 +78,9 @@ def check_markers(problems: Problems) -> None:
         with problems.caught(place, "marker", ": ", "."):
             markers.append(Marker.of(value))
             check_apart(markers)
+            if found := CONTROL.search(markers[-1].text):
+                said = f"{found[0]} looks like a control token, which a base reads as the end of a turn or the like"
+                raise InputError(f"{said}; fix: a marker of plain text, such as [ZLT]")
 
 
 def check_taught(study: Study, problems: Problems) -> None:
