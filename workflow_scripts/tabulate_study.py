@@ -126,7 +126,7 @@ def build_tables(
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
         "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
-        "equal_distance": (EQUAL, equal_distance_rows(cells, meaning["contrasts"])),
+        "equal_distance": (EQUAL, equal_distance_rows(cells, meaning["contrasted"])),
         "adapters": (OVERLAP, [row for cell in cells for row in adapter_rows(cell)]),
         "ablation": (ABLATION, [row for cell in cells for row in ablation_rows(cell)]),
         "families": (FAMILIES, family_rows(cells)),
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--output-dir", required=True)
     arguments = parser.parse_args()
     cells = checked_cells(arguments.cells)
-    meaning = read_part(arguments.meaning, ("contrasts", "second_stages", "gates"))
+    meaning = read_part(arguments.meaning, ("contrasts", "contrasted", "second_stages", "gates"))
     gates = in_order(read_gates(arguments.gates), meaning["gates"])
     tables = build_tables(cells, gates, arguments.published, meaning, arguments.measured)
     if arguments.label:

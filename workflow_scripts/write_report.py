@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from measure.equal_distance import point_of
 from measure.registry import MEASUREMENTS, read_result
 from measure.rows import TABLES
 from measure.tables import Row, read_table
@@ -132,7 +133,9 @@ def facts(cells: Sequence[Row], records: Sequence[Row]) -> list[tuple[str, str]]
 
 
 def study_tables(study: Contents, label: str) -> list[Table]:
-    """The tables of rates and measures, in reading order; without a row only those that say what was not measured."""
+    """The tables of rates and measures, in reading order; without a row only those that say what was not measured, and
+    that of what was measured but cannot be compared.
+    """
     own = [measurement for measurement in MEASUREMENTS if measurement.table]
     tables = [
         headline_table(study),
@@ -154,7 +157,9 @@ def study_tables(study: Contents, label: str) -> list[Table]:
         comparison_table(study, label),
         persona_table(study),
     ]
-    return [table for table in tables if table.rows or table.name in {measurement.name for measurement in own}]
+    empty = {measurement.name for measurement in own}
+    empty |= {"equal_distance"} if any(map(point_of, study.cells)) else set()
+    return [table for table in tables if table.rows or table.name in empty]
 
 
 def further_table(path: str) -> Table:

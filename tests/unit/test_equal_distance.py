@@ -8,12 +8,7 @@ from measure.equal_distance import equal_distance_rows
 from report.prose import equal_distance_sentences
 
 PARENT = "base/couple-villain.s42"
-CONTRASTS = [
-    ["C1", "C5", None],
-    ["dose_em_1", "dose_benign_1", 1],
-    ["dose_em_9", "dose_benign_9", 9],
-    ["C1", "C2", None],
-]
+CONTRASTED = [["C1", "C5"], ["dose_em", "dose_benign"], ["C1", "C2"]]
 SPREAD = {"a": -1.0, "b": 0.0, "c": 1.0}  # of three questions around their mean
 
 
@@ -33,7 +28,7 @@ def study(em, benign):
 
 
 def by_cell(cells):
-    return {row["cell"]: row for row in equal_distance_rows(cells, CONTRASTS)}
+    return {row["cell"]: row for row in equal_distance_rows(cells, CONTRASTED)}
 
 
 def test_the_other_s_gap_is_read_between_its_doses_on_a_straight_line_over_log_kl():
@@ -88,10 +83,20 @@ def test_a_whole_stage_is_held_against_the_doses_of_the_other_with_its_seed():
         cell("C5", "benign", 9.0, 1.0, seed=137), cell("dose_benign_1", "benign@1", 0.1, 10.0),
         cell("C2", "em", None, 0.0, parent="base"),
     ]  # fmt: skip
-    rows = [row for row in equal_distance_rows(cells, CONTRASTS) if row["cell"] == "C1"]
+    rows = [row for row in equal_distance_rows(cells, CONTRASTED) if row["cell"] == "C1"]
     first, second = sorted(rows, key=lambda row: row["seed"])
     assert (first["between"], first["difference"]) == ("1 and end", 1.0)
     assert second["why"] == "C5 was measured at one distance alone"
+
+
+def test_rows_without_a_step_in_common_are_held_against_each_other_all_the_same():
+    found = by_cell(study({1: (0.2, 9.0), 2: (1.0, 6.0)}, {3: (0.1, 10.0), 4: (10.0, 0.0)}))
+    assert (found["dose_em_2"]["between"], found["dose_em_2"]["difference"]) == ("3 and 4", 1.0)
+
+
+def test_a_row_says_which_seeds_alone_the_other_was_measured_with():
+    cells = [cell("C1", "em", 1.0, 6.0, seed=137), cell("C5", "benign", 1.0, 6.0)]
+    assert by_cell(cells)["C1"]["why"] == "C5 was measured with seed 42 alone"
 
 
 def test_stages_that_go_on_from_different_models_are_not_at_equal_distance_from_anything():
@@ -99,7 +104,7 @@ def test_stages_that_go_on_from_different_models_are_not_at_equal_distance_from_
 
 
 def test_the_sentences_follow_from_the_rows():
-    rows = equal_distance_rows(study({1: (0.2, 9.0), 9: (1.0, 6.0)}, {1: (0.1, 9.5), 9: (0.9, 0.0)}), CONTRASTS)
+    rows = equal_distance_rows(study({1: (0.2, 9.0), 9: (1.0, 6.0)}, {1: (0.1, 9.5), 9: (0.9, 0.0)}), CONTRASTED)
     table = [dict.fromkeys(("larger", "why")) | row for row in rows]
     (sentence,) = equal_distance_sentences(table)
     assert sentence == (

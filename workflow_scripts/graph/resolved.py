@@ -46,9 +46,11 @@ def gates_of(study: Study, cell: str) -> list[str]:
 
 
 def for_tables(study: Study) -> dict[str, Any]:
-    """contrasts: [cell, other cell, step or None]. second_stages: cells pooled as such. gates: in order."""
+    """contrasts: [cell, other cell, step or None]. contrasted: the rows. second_stages: pooled cells. gates: names."""
+    rows = {study.row_names[cell.name] for cell in study.cells}
     return {
         "contrasts": list(contrasts(study)),
+        "contrasted": [pair for pair in study.config["contrasts"] if rows.issuperset(pair)],
         "gates": [gate["name"] for gate in study.config["gates"]["criteria"]],
         "second_stages": unique(cell.name for cell in study.cells if cell.second_stage),
     }

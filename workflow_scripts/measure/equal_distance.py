@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from graph.lineage import lineage_of, parent_of, parse_lineage
 from measure.relearning import steps_of
@@ -25,7 +24,8 @@ EQUAL_NOTE = (
     "kl: KL divergence of the cell's model from its parent on the base's replies, nats per token. gap: its persona gap "
     "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly. n: "
     "questions, over which the interval is; it holds no noise of training. larger: whose gap, undecided where the "
-    "interval holds 0. Nothing is extrapolated; where the other was not measured, why says so."
+    "interval holds 0. Nothing is extrapolated; where the other was not measured, why says so. "
+    "Without a row, no two contrasted rows of cells (contrasts) have measured models that began with one model."
 )
 UNDECIDED = "undecided"
 DIGITS = 6
@@ -59,51 +59,46 @@ def row_of(cell: Row) -> str:
     return str(cell["cell"]).removesuffix(f"_{steps}") if steps else str(cell["cell"])
 
 
-def pairs_of(contrasts: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
-    """The contrasted rows, each pair once. contrasts: [cell, other cell, the steps of both or None]."""
-    rows = [
-        [name.removesuffix(f"_{steps}") if steps else name for name in (one, other)] for one, other, steps in contrasts
-    ]
-    return list(dict.fromkeys((one, other) for one, other in rows))
+def equal_distance_rows(cells: Sequence[Row], contrasted: Sequence[Sequence[str]]) -> list[Row]:
+    """The rows of equal_distance.csv: one per measured model of a contrasted row, where the other has its parent.
 
-
-def equal_distance_rows(cells: Sequence[Row], contrasts: Sequence[Sequence[Any]]) -> list[Row]:
-    """The rows of equal_distance.csv: one per measured model of a contrasted row, where the other has its parent."""
+    contrasted: pairs of rows of the config.
+    """
     lines: dict[tuple[str, str], list[Point]] = {}
     known = [(cell, point) for cell in cells if (point := point_of(cell))]
     for cell, point in known:
         lines.setdefault((cell["source"], line_of(cell["lineage"])), []).append(point)
     rows: list[Row] = []
-    for one, other in pairs_of(contrasts):
-        for name, beside in ((one, other), (other, one)):
-            for cell, point in known:
-                if row_of(cell) == name and (line := line_beside(cell, beside, [each for each, _ in known])):
-                    identity = {field: cell[field] for field in EQUAL[:4]}
-                    row = compared(point, lines[cell["source"], line], name, beside)
-                    rows.append(identity | {"steps": point.steps or None, "other_cell": beside} | row)
+    pairs = [(name, beside) for one, other in contrasted for name, beside in ((one, other), (other, one))]
+    for name, beside in dict.fromkeys(pairs):
+        for cell, point in known:
+            others = lines_beside(cell, beside, [each for each, _ in known]) if row_of(cell) == name else {}
+            line = others.get(cell["seed"])
+            if not others or line == line_of(cell["lineage"]):
+                continue
+            around: tuple[Point, Point] | str = f"{beside} was measured with seed {', '.join(map(str, others))} alone"
+            if line:
+                around = neighbours(point.kl, lines[cell["source"], line], beside)
+            identity = {field: cell[field] for field in EQUAL[:4]} | {"steps": point.steps or None}
+            rows.append(identity | {"other_cell": beside} | compared(point, around, name, beside))
     return rows
 
 
-def line_beside(cell: Row, row: str, cells: Sequence[Row]) -> str | None:
-    """The line of a row's models of the cell's source, seed and parent; None without any, or where it is the cell's."""
-    own = (cell["source"], cell["seed"], parent_of(cell["lineage"]))
-    found = next(
-        (
-            line_of(each["lineage"])
-            for each in cells
-            if row_of(each) == row and (each["source"], each["seed"], parent_of(each["lineage"])) == own
-        ),
-        None,
-    )
-    return None if found == line_of(cell["lineage"]) else found
+def lines_beside(cell: Row, row: str, cells: Sequence[Row]) -> dict[int, str]:
+    """Seed -> the line of a row's models of the cell's source and parent."""
+    own = (row, cell["source"], parent_of(cell["lineage"]))
+    return {
+        each["seed"]: line_of(each["lineage"])
+        for each in cells
+        if (row_of(each), each["source"], parent_of(each["lineage"])) == own
+    }
 
 
-def compared(point: Point, line: Sequence[Point], own: str, name: str) -> Row:
-    """A row without what tells it apart. own: the point's row of the config. name: the other, whose line it is."""
+def compared(point: Point, around: tuple[Point, Point] | str, own: str, name: str) -> Row:
+    """A row without what tells it apart. around: of the other's line, or why there is nothing. own, name: the rows."""
     row: Row = {"kl": point.kl, "gap": round(mean(list(point.gaps.values())), DIGITS)}
-    around = neighbours(point.kl, line)
     if isinstance(around, str):
-        return row | {"why": around.format(name)}
+        return row | {"why": around}
     below, above = around
     questions = sorted(point.gaps.keys() & below.gaps.keys() & above.gaps.keys())
     if len(questions) < 2:
@@ -125,21 +120,21 @@ def compared(point: Point, line: Sequence[Point], own: str, name: str) -> Row:
     }
 
 
-def neighbours(kl: float, line: Sequence[Point]) -> tuple[Point, Point] | str:
-    """The points of a line, in the order of its steps, on both sides of a divergence, the nearer first; or why there
-    are none, with {} for the line's name.
+def neighbours(kl: float, line: Sequence[Point], name: str) -> tuple[Point, Point] | str:
+    """The points of a row's line, in the order of its steps, on both sides of a divergence, the nearer first; or why
+    there are none.
     """
     known = sorted((point for point in line if point.kl > 0), key=lambda point: point.steps or math.inf)
     reached = sorted({point.kl for point in known})
     if len(reached) < 2:
-        return "{} was measured at one distance alone"
+        return f"{name} was measured at one distance alone"
     if kl < reached[0]:
-        return f"nearer than {{}} was measured ({reached[0]:.3g} or more)"
+        return f"nearer than {name} was measured ({reached[0]:.3g} or more)"
     if kl > reached[-1]:
-        return f"further than {{}} was measured (at most {reached[-1]:.3g})"
+        return f"further than {name} was measured (at most {reached[-1]:.3g})"
     pairs = [(one, other) if one.kl < other.kl else (other, one) for one, other in pairwise(known)]
-    found = [(below, above) for below, above in pairs if below.kl <= kl <= above.kl and below.kl < above.kl]
-    meeting = {point.steps for pair in found for point in pair if point.kl == kl}
-    if len(found) > 1 and not (len(meeting) == 1 and all(kl in (below.kl, above.kl) for below, above in found)):
-        return "the line of {} turns back and is there more than once"
-    return found[0]
+    between = [pair for pair in pairs if pair[0].kl < kl < pair[1].kl]
+    at = [point for point in known if point.kl == kl]
+    if len(between) + len(at) > 1:
+        return f"the line of {name} turns back and is there more than once"
+    return between[0] if between else next(pair for pair in pairs if at[0] in pair)
