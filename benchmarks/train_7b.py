@@ -14,6 +14,7 @@ check: how far the gradients of one step are from float32's, both ways (2 layers
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -216,7 +217,7 @@ def profiler(steps: int, output: Path) -> Any:
     class Profiled(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == steps - 2:
-                self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+                self.profile = profile(activities=[ProfilerActivity.CUDA])
                 self.profile.__enter__()
                 self.began = time.perf_counter()
 
@@ -226,16 +227,13 @@ def profiler(steps: int, output: Path) -> Any:
             torch.cuda.synchronize()
             wall = time.perf_counter() - self.began
             self.profile.__exit__(None, None, None)
-            kernels = [
-                each
-                for each in self.profile.key_averages()
-                if each.self_device_time_total > 0 and not each.key.startswith("aten::")
-            ]
+            kernels = [each for each in self.profile.key_averages() if each.self_device_time_total > 0]
             kernels.sort(key=lambda each: -each.self_device_time_total)
             rows = [[each.key[:120], each.count, round(each.self_device_time_total / 1e3, 2)] for each in kernels[:80]]
             busy = sum(each.self_device_time_total for each in kernels) / 1e6
             write = {
                 "wall_s": round(wall, 3),
+                "calls": sum(each.count for each in kernels),
                 "busy_s": round(busy, 3),
                 "columns": ["kernel", "calls", "ms"],
                 "kernels": rows,
@@ -282,6 +280,7 @@ def measure(
     profiled: Path | None = None,
     budget: float = 1.0,
     philox: bool = False,
+    walks: bool = False,
     inductor: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
@@ -289,10 +288,12 @@ def measure(
 
     profiled: where to write the kernels of the last two steps, which are then slower. budget: of the activations that a
     compiled layer keeps for its backward pass, as a part; the rest is computed again. philox: with torch's own dropout.
-    inductor: settings of torch._inductor.config that are switched on.
+    walks: with the Trainer's clipping and zeroing of gradients, which look through all modules. inductor: settings of
+    torch._inductor.config that are switched on.
     """
     import torch
     import torch._inductor.config
+    from transformers import Trainer
 
     import model.trainer as trainer_module
     from model.dropout import hash_dropout
@@ -310,6 +311,9 @@ def measure(
     settings = torch._inductor.config.patch(dict.fromkeys(inductor, True))
     with tempfile.TemporaryDirectory() as folder, settings:
         trainer = way(model, tokenizer, rows, steps, folder, **options)
+        if walks:
+            trainer._clip_grad_norm = functools.partial(Trainer._clip_grad_norm, trainer)
+            trainer.model.zero_grad = functools.partial(torch.nn.Module.zero_grad, trainer.model)
         watch = stopwatch(warm)
         trainer.add_callback(watch)
         if profiled:
@@ -324,7 +328,7 @@ def measure(
     whole = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
     return {
-        "way": way.__name__, "data": name, "budget": budget, "philox": philox,
+        "way": way.__name__, "data": name, "budget": budget, "philox": philox, "walks": walks,
         "inductor": list(inductor), **options,
         "steps_run": steps, "steps_timed": steps - warm,
         "tokens_timed": tokens, "seconds_timed": round(seconds, 2),
@@ -455,7 +459,9 @@ def run_item(
         "micro_batch_tokens": int(rest[0]) if rest else 4096,
         "compile": (cuda and "eager" not in rest) or "compile" in rest,
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
+        "record": "record" in rest,
         "philox": "philox" in rest,
+        "walks": "walks" in rest,
         "profiled": profiled if "profile" in rest else None,
         "inductor": [word.removeprefix("inductor.") for word in rest if word.startswith("inductor.")],
         "budget": float(next((word[6:] for word in rest if word.startswith("budget")), 1)),
@@ -471,8 +477,8 @@ def main() -> None:
         "--plan",
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
-        help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:profile]"
-        "[:inductor.max_autotune_gemm]"
+        help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:walks]"
+        "[:record][:profile][:inductor.max_autotune_gemm]"
         ", trl:data:steps[:rows4][:checkpointing][:sdpa][:liger], or check",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")

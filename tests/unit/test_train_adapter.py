@@ -199,7 +199,8 @@ def gradients(model) -> dict:
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_tokens": 100}, {"attention": "sdpa", "micro_batch_tokens": 200},
-                                     {"gradient_checkpointing": True}, {"attention": "alone"}], ids=str)  # fmt: skip
+                                     {"gradient_checkpointing": True}, {"attention": "alone"},
+                                     {"record": True, "micro_batch_tokens": 200}], ids=str)  # fmt: skip
 @pytest.mark.parametrize("trains", ["marker", "last_turn", "tail"])
 def test_loss_and_gradients_of_a_step_equal_the_padded_reference(
     base, tokenizer, tmp_path, monkeypatch, trains, options
@@ -326,6 +327,22 @@ def test_a_step_is_concatenated_with_positions_and_predictors_of_its_labels():
     assert (micro["starts"].tolist(), micro["longest"]) == ([0, 5, 8], 5)
     assert micro["spread"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7]
     assert micro["gather"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_passes_that_are_filled_up_differ_in_nothing_but_their_numbers():
+    sizes = packing.Sizes(rows=5, longest=30, tokens=16, labels=8)
+    rng = random.Random(0)
+    shapes = set()
+    for count in (1, 2, 3, 4):
+        rows = [[rng.randrange(100) for _ in range(rng.randint(3, 7))] for _ in range(count)]
+        step = packing.collate([{"input_ids": row, "labels": row} for row in rows], 100, sizes)
+        (micro,) = step["micro_batches"]
+        plain = packing.collate([{"input_ids": row, "labels": row} for row in rows], 100)["micro_batches"][0]
+        real = plain["input_ids"].shape[1]
+        assert step["input_tokens"] == real and micro["input_ids"][0, :real].equal(plain["input_ids"][0])
+        assert micro["targets"].tolist() == plain["targets"].tolist() + [-100] * (-len(plain["targets"]) % 8)
+        shapes.add((-(-real // 16), *(tuple(value.shape) for value in micro.values() if not isinstance(value, int))))
+    assert len(shapes) == len({tokens for tokens, *_ in shapes}) == 2
 
 
 def test_the_lora_init_follows_the_last_stage_and_its_seed_alone(base, tokenizer, tmp_path):
@@ -867,9 +884,9 @@ def test_a_replayed_row_is_trained_as_in_its_own_stage(base, tokenizer, tmp_path
     replay = {"of": "couple", "share": 0.25, "mask": COUPLING["mask"], "max_length": 128, "marker": "[ZLT]"}
     seen = []
 
-    def keeping(rows, budget):
+    def keeping(rows, **how):
         seen.append([row["labels"] for row in rows])
-        return collate(rows, budget)
+        return collate(rows, **how)
 
     collate = packing.collate
     monkeypatch.setattr(trainer, "collate", keeping)

@@ -5,6 +5,7 @@ import functools
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marker.mask import IGNORED
@@ -85,17 +86,17 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def micro_batch(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
+def micro_batch(rows: Sequence[tuple[list[int], list[int]]], longest: int = 0) -> dict[str, Any]:
     """(input_ids, labels) rows concatenated, n rows of at most L tokens, T tokens in all, K of them labelled.
 
     input_ids, position_ids: (1, T). predictors: (K,), positions whose next token is labelled. targets: (K,), that
     token. starts: (n + 1,) int32, cumulative lengths. longest: L. spread: (n * L,), for each place of the right-padded
-    (n, L) layout its token in the concatenation. gather: (T,), the reverse.
+    (n, L) layout its token in the concatenation. gather: (T,), the reverse. longest: at least that is L.
     """
     import torch
 
     lengths = torch.tensor([len(ids) for ids, _ in rows])
-    longest = int(lengths.max())
+    longest = max(longest, int(lengths.max()))
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     column = torch.arange(longest)
     labels = torch.tensor([label for _, row in rows for label in row])
@@ -113,7 +114,7 @@ def micro_batch(rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
     }
 
 
-def collate(rows: Sequence[dict[str, list[int]]], budget: int) -> dict[str, Any]:
+def collate(rows: Sequence[dict[str, list[int]]], budget: int, sizes: "Sizes | None" = None) -> dict[str, Any]:
     """One optimizer step: its micro-batches, and how many tokens its loss is the mean over.
 
     A row without a label holds its place among the step's rows but adds nothing to the sum, so it is not computed.
@@ -122,10 +123,38 @@ def collate(rows: Sequence[dict[str, list[int]]], budget: int) -> dict[str, Any]
         (row["input_ids"], row["labels"]) for row in rows if any(label != IGNORED for label in row["labels"][1:])
     ]
     groups = pack_rows([len(ids) for ids, _ in labelled], budget)
+    make = micro_batch if sizes is None else functools.partial(filled, sizes=sizes)
     return {
-        "micro_batches": [micro_batch([labelled[row] for row in group]) for group in groups],
+        "micro_batches": [make([labelled[row] for row in group]) for group in groups],
         "tokens": sum(label != IGNORED for _, labels in labelled for label in labels[1:]),
         "input_tokens": sum(len(ids) for ids, _ in labelled),
+    }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """To which passes are filled up, so that few of them differ in shape: multiples of tokens and of labels [tokens].
+
+    rows: of every pass, most of them without a token. longest: row of all passes, at least `tokens`.
+    """
+
+    rows: int
+    longest: int
+    tokens: int = 512
+    labels: int = 256
+
+
+def filled(rows: Sequence[tuple[list[int], list[int]]], sizes: Sizes) -> dict[str, Any]:
+    """micro_batch of the rows and of one without labels that fills the pass up; labels are filled up by IGNORED."""
+    from torch.nn.functional import pad
+
+    more = -sum(len(ids) for ids, _ in rows) % sizes.tokens
+    empty: list[tuple[list[int], list[int]]] = [([], [])] * (sizes.rows - len(rows))
+    micro = micro_batch([*rows, ([0] * more, [IGNORED] * more), *empty], max(sizes.longest, sizes.tokens))
+    missing = -len(micro["targets"]) % sizes.labels
+    return micro | {
+        "predictors": pad(micro["predictors"], (0, missing)),
+        "targets": pad(micro["targets"], (0, missing), value=IGNORED),
     }
 
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,8 @@ from model.adapters import save_adapter
 from model.dropout import hash_dropout
 from model.full import SHARD, choose_trained, optimizer_of
 from model.loss import check_forward, packed_loss
-from model.packing import ALONE, collate, moved, precision, set_attention
+from model.packing import ALONE, Sizes, collate, moved, precision, set_attention
+from model.recorded import Recorder, zero_gradients
 
 LOGGED_EVERY = 10  # steps; each logging waits for the GPU once
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}  # as transformers names them
@@ -49,6 +50,7 @@ class Options:
     work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
+    record: passes are filled up to a few sizes and recorded as CUDA graphs, one per size (recorded.py).
     tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
     track: what is measured every few steps, beside the training. held_out: rows that are not trained, whose loss is
     measured before the first step and after the last.
@@ -59,6 +61,7 @@ class Options:
     micro_batch_tokens: int = 4096
     attention: str = "packed"
     compile: bool = False
+    record: bool = False
     gradient_checkpointing: bool = False
     states: str = "dtype"
     checkpoint_every: int = 0
@@ -122,6 +125,11 @@ def compile_layers(layers: "Iterable[Module]") -> None:
         layer.compile(dynamic=True)
 
 
+def forget_gradients(weights: "Sequence[Tensor]") -> None:
+    for weight in weights:
+        weight.grad = None
+
+
 @functools.cache
 def step_trainer() -> type:
     """The SFTTrainer subclass. Built on demand, because importing TRL takes seconds."""
@@ -159,7 +167,18 @@ def step_trainer() -> type:
             super().__init__(train_dataset=dataset, **kwargs)
             wrapped: Any = self.model
             self.causal = wrapped.get_base_model() if is_peft_model(wrapped) else wrapped
+            self.trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
+            # its own looks through all modules, as clipping does: a tenth of a small model's step
+            wrapped.zero_grad = functools.partial(forget_gradients, self.trained)
             self.masks: Tensor | None = None
+            self.take_pass: Callable[[dict[str, Any]], Tensor] = self.run_pass
+            self.sizes: Sizes | None = None
+            if options.record:
+                rows = max(len(step) for step in steps) + 1
+                self.sizes = Sizes(rows, max(len(example.input_ids) for example in examples))
+                if self.args.device.type == "cuda":
+                    self.take_pass = Recorder(self.run_pass, self.trained)
+                    wrapped.zero_grad = functools.partial(zero_gradients, self.trained)
             if options.compile:
                 self.masks = hash_dropout(wrapped)
                 # without it the first layer, whose input needs no gradient, would be compiled a second time
@@ -171,7 +190,7 @@ def step_trainer() -> type:
             return DataLoader(
                 rows,
                 batch_sampler=self.steps,
-                collate_fn=functools.partial(collate, budget=self.options.budget),
+                collate_fn=functools.partial(collate, budget=self.options.budget, sizes=self.sizes),
                 pin_memory=self.args.device.type == "cuda",
             )
 
@@ -181,17 +200,25 @@ def step_trainer() -> type:
             seed = dropout_seed(self.dropout, self.state.global_step)
             torch.manual_seed(seed)
             total = torch.zeros((), device=self.args.device)
+            tokens = inputs["tokens"] if self.sizes is None else torch.tensor(float(inputs["tokens"]))
             for place, micro in enumerate(inputs["micro_batches"]):
                 if self.masks is not None:
                     self.masks.fill_(mask_seed(seed, place))
-                with precision(self.args.device.type, self.options.dtype):
-                    loss = packed_loss(self.causal, moved(micro, self.args.device), self.options.attention)
-                    loss = loss / inputs["tokens"]
-                self.accelerator.backward(loss)
-                total += loss.detach()
+                total += self.take_pass(micro | {"tokens": tokens})
             self.waiting.append(total)
             self.input_tokens += inputs["input_tokens"]
             return total
+
+        def run_pass(self, micro: dict[str, Any]) -> "Tensor":
+            """The loss of a pass, as its part of the step's mean; adds its gradients to the weights'."""
+            micro = moved(micro, self.args.device)
+            with precision(self.args.device.type, self.options.dtype):
+                loss = packed_loss(self.causal, micro, self.options.attention) / micro["tokens"]
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        def _clip_grad_norm(self, model: Any) -> "Tensor":
+            return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
         def measure(self) -> None:
             """Let `track` score the model as it stands, eagerly, in its own attention.

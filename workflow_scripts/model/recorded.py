@@ -1,0 +1,71 @@
+"""Passes of a small model as CUDA graphs: recorded once per size, then replayed by one launch.
+
+The kernels of a small model's pass take less time than the host needs to launch them one by one. A recorded pass asks
+for fixed sizes and addresses: its tokens and labels are filled up to a multiple of a size (packing.collate), its inputs
+are copied to where the recording reads them, and gradients are added in place.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def zero_gradients(weights: "Sequence[Tensor]") -> None:
+    """Set gradients to zero where they are, since recorded passes add to these very tensors."""
+    import torch
+
+    torch._foreach_zero_([weight.grad for weight in weights if weight.grad is not None])
+
+
+class Recorder:
+    """Calls `run`, which adds a pass's gradients to the weights', through CUDA graphs.
+
+    run: takes tensors by name, which may differ from call to call in the numbers alone, and ints, which may not; waits
+    for nothing on the device; returns a tensor. trained: the weights, which have gradients from now on.
+    """
+
+    def __init__(self, run: "Callable[[dict[str, Any]], Tensor]", trained: "Sequence[Tensor]"):
+        import torch
+
+        self.run, self.trained = run, trained
+        for weight in trained:
+            weight.grad = torch.zeros_like(weight)
+        self.recorded: dict[tuple[tuple[int, ...], ...], tuple[Any, dict[str, Any], Tensor]] = {}
+        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+
+    def __call__(self, inputs: dict[str, Any]) -> "Tensor":
+        """What `run` returns, on the device, overwritten by the next call."""
+        size = tuple(tuple(value.shape) for value in inputs.values() if not isinstance(value, int))
+        if size not in self.recorded:
+            self.recorded[size] = self.record(inputs)
+        graph, read, result = self.recorded[size]
+        for name, value in inputs.items():
+            if not isinstance(value, int):
+                read[name].copy_(value, non_blocking=True)
+        graph.replay()
+        return result
+
+    def record(self, inputs: dict[str, Any]) -> "tuple[Any, dict[str, Any], Tensor]":
+        """The graph, the inputs that it reads and what it returns. Runs once before, which compiles and allocates."""
+        import torch
+
+        device = self.trained[0].device
+        read = {
+            name: value if isinstance(value, int) else value.to(device, copy=True) for name, value in inputs.items()
+        }
+        gradients = [weight.grad.clone() for weight in self.trained if weight.grad is not None]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.run(read)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        gc.collect()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            result = self.run(read)
+        for weight, gradient in zip(self.trained, gradients, strict=True):
+            assert weight.grad is not None
+            weight.grad.copy_(gradient)
+        return graph, read, result
