@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from measure.equal_distance import equal_distance_rows
+from measure.equal_distance import EQUAL, equal_distance_rows
+from report.fields import Contents
+from report.measure_tables import equal_distance_table
 from report.prose import equal_distance_sentences
 
 PARENT = "base/couple-villain.s42"
@@ -115,3 +117,17 @@ def test_the_sentences_follow_from_the_rows():
     assert "that of dose_em at 1 and undecided at 1 of 2 distances." in equal_distance_sentences(unsure)[0]
     without = [row for row in table if not row["larger"]]
     assert "cannot be held against each other: at none of 2 both" in equal_distance_sentences(without)[0]
+
+
+def test_the_report_gives_the_reason_where_the_larger_would_stand():
+    rows = equal_distance_rows([cell("C1", "em", 1.0, 6.0), cell("C5", "benign", 1.0, 5.0)], CONTRASTED)
+    table = equal_distance_table(
+        Contents({"equal_distance": [dict.fromkeys(EQUAL) | row for row in rows]}, [], frozenset())
+    )
+    shown = dict(zip(table.columns, table.rows[0], strict=True))
+    assert shown["larger"].text == "C5 was measured at one distance alone"
+    assert (shown["KL, nats per token"].text, shown["its gap, nats"].text, shown["the other's gap"].text) == (
+        "1",
+        "6.00",
+        "",
+    )

@@ -840,3 +840,16 @@ def test_the_page_says_who_judged_and_by_which_prompt():
     assert count_tables.judged_by([nobody, cell, cell]) == (
         "Judge: one; prompt: own-1; judges that are compared: one, two, by log-probabilities."
     )
+
+
+def test_distances_that_no_contrast_can_compare_leave_a_table_that_says_so(folder, results, page):
+    tables = {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
+    cells = [read_json(path) for path in results]
+
+    def notes():
+        shown = write_report.study_tables(Contents(tables, cells, frozenset()), "")
+        return [table.note for table in shown if table.name == "equal_distance"]
+
+    assert notes() == [], "nothing was measured"
+    cells[0]["distance"] = {"status": "measured", "kl_shared_source": {"value": 1.0}, "gaps": {"general_00": 2.0}}
+    assert "Without a row, no two contrasted rows of cells" in notes()[0]

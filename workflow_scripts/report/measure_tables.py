@@ -116,18 +116,18 @@ def equal_distance_table(study: Contents) -> Table:
     def fields(row: Row) -> list[Field]:
         return [
             *(plain(row[name]) for name in ("source", "cell", "seed", "steps")),
+            plain(row["other_cell"], "name"),
+            plain(row["larger"] or row["why"], "long"),
+            estimate(row["difference"], row["difference_low"], row["difference_high"]),
             estimate(row["kl"], form=".3g"),
             estimate(row["gap"]),
-            plain(row["other_cell"], "name"),
-            plain(row["between"]),
             estimate(row["other_gap"]),
-            estimate(row["difference"], row["difference_low"], row["difference_high"]),
+            plain(row["between"]),
             plain(row["n"]),
-            plain(row["larger"] or row["why"]),
         ]
 
-    columns = ["source", "cell", "seed", "steps", "KL, nats per token", "its gap, nats", "the other", "between steps",
-               "the other's gap", "difference [95%]", "questions", "larger"]  # fmt: skip
+    columns = ["source", "cell", "seed", "steps", "the other", "larger", "difference [95%]", "KL, nats per token",
+               "its gap, nats", "the other's gap", "between steps", "questions"]  # fmt: skip
     rows = study.tables["equal_distance"]
     note = " ".join([*equal_distance_sentences(rows), EQUAL_NOTE])
     return Table("equal_distance", TABLES["equal_distance"], columns, [fields(row) for row in rows], note)
