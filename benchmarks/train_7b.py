@@ -494,6 +494,7 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     began = time.perf_counter()
+    torch.manual_seed(0)  # so that losses of other processes can be compared
     shape = SHAPES[arguments.shape] | ({"vocab_size": arguments.vocabulary} if arguments.vocabulary else {})
     model = random_model(shape, cuda) if plan != ["check"] else None
     print(f"random model made in {time.perf_counter() - began:.0f} s", flush=True)
