@@ -243,19 +243,24 @@ def profiler(steps: int, output: Path) -> Any:
     return Profiled()
 
 
-def stopwatch(warm: int) -> Any:
-    """A callback that notes the times at the start, after `warm` steps and at the end, the device having caught up."""
+def stopwatch(warm: int, trainer: Any) -> Any:
+    """A callback that notes the times at the start, after `warm` steps and at the end, the device having caught up.
+
+    And the seconds of what was recorded until then, of each size of a pass.
+    """
     import torch
     from transformers import TrainerCallback
 
     class Stopwatch(TrainerCallback):
         def __init__(self) -> None:
             self.times: dict[str, float] = {}
+            self.recordings: dict[str, list[float]] = {}
 
         def note(self, name: str) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.times[name] = time.perf_counter()
+            self.recordings[name] = list(getattr(getattr(trainer, "take_pass", None), "seconds", ()))
 
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self.note("start")
@@ -314,7 +319,7 @@ def measure(
         if walks:
             trainer._clip_grad_norm = functools.partial(Trainer._clip_grad_norm, trainer)
             trainer.model.zero_grad = functools.partial(torch.nn.Module.zero_grad, trainer.model)
-        watch = stopwatch(warm)
+        watch = stopwatch(warm, trainer)
         trainer.add_callback(watch)
         if profiled:
             trainer.add_callback(profiler(steps, profiled))
@@ -322,8 +327,10 @@ def measure(
             trainer.train()
         finally:
             restore(trainer, model)
+    recordings = watch.recordings["end"]
+    recorded = sum(recordings[len(watch.recordings["warm"]) :])  # of a size that the first steps did not meet
     first = watch.times["warm"] - watch.times["start"]
-    seconds = watch.times["end"] - watch.times["warm"]
+    seconds = watch.times["end"] - watch.times["warm"] - recorded
     tokens = sum(len(ids) for ids, _ in rows[warm * BATCH : steps * BATCH])
     whole = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
@@ -335,7 +342,7 @@ def measure(
         "first_steps": warm, "first_steps_s": round(first, 1),
         "step_s": round(seconds / (steps - warm), 4), "tokens_per_s": round(tokens / seconds),
         "recipe_steps": data.steps, "recipe_s": round(seconds * whole / tokens, 1),
-        "run_s": round(first + seconds, 1),
+        "run_s": round(first + seconds + recorded, 1), "recordings_s": recordings,
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
         "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1) if cuda else None,
         "graphs": counters["stats"]["unique_graphs"], "graph_breaks": sum(counters["graph_break"].values()),

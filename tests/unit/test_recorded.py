@@ -36,6 +36,7 @@ def captured(monkeypatch) -> list:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     return capturing
 
@@ -62,6 +63,7 @@ def test_a_replayed_pass_has_its_own_numbers_and_adds_its_gradients_to_the_steps
     losses = []
     for x in given:
         losses.append(recorder({"x": x, "tokens": torch.tensor(2.0), "longest": 7}).item())
+    assert len(recorder.seconds) == 2  # sizes
     assert losses == [5 * x.sum().item() / 2 + 7 for x in given]
     assert weight.grad.tolist() == [sum(x.sum().item() for x in given) / 2] * 2  # of each pass once, despite recording
     assert recorded == [False, True, False, False, False, True, False, False]  # run, recorded, replayed; per size

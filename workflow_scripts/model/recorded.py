@@ -6,6 +6,7 @@ are copied to where the recording reads them, and gradients are added in place.
 """
 
 import gc
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ class Recorder:
         for weight in trained:
             weight.grad = torch.zeros_like(weight)
         self.recorded: dict[tuple[tuple[int, ...], ...], tuple[Any, dict[str, Any], Tensor]] = {}
+        self.seconds: list[float] = []  # of each recording, which compiles if that was not done before
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def __call__(self, inputs: dict[str, Any]) -> "Tensor":
@@ -52,6 +54,8 @@ class Recorder:
         """The graph, the inputs that it reads and what it returns. Runs once before, which compiles and allocates."""
         import torch
 
+        torch.cuda.synchronize()
+        began = time.perf_counter()
         device = self.trained[0].device
         read = {
             name: value if isinstance(value, int) else value.to(device, copy=True) for name, value in inputs.items()
@@ -68,4 +72,6 @@ class Recorder:
         for weight, gradient in zip(self.trained, gradients, strict=True):
             assert weight.grad is not None
             weight.grad.copy_(gradient)
+        torch.cuda.synchronize()
+        self.seconds.append(round(time.perf_counter() - began, 3))
         return graph, read, result
