@@ -1,5 +1,6 @@
 """Rows of the study's tables, made from a cell's JSON."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from graph.lineage import parse_lineage
@@ -59,8 +60,8 @@ WIDE = [
     for role in ROLES
     for field in ("persona", "hits", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
 ]
-VERDICTS = [*IDENTITY, "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap", "gap_low",
-            "gap_high", "questions"]  # fmt: skip
+VERDICTS = [*IDENTITY, "seeds", "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap",
+            "gap_low", "gap_high", "questions"]  # fmt: skip
 ABLATION = [*IDENTITY, "persona", *RESULT]
 FAMILIES = [*IDENTITY, "persona", "family", "role", "prompts", "questions", "onset_rate", "low", "high",
             "onsets", "marked", "difference", "difference_low", "difference_high", "p", "p_holm", "differs",
@@ -123,7 +124,11 @@ def persona_rows(cell: Row) -> list[Row]:
 
 
 def verdict_rows(cells: Sequence[Row]) -> list[Row]:
-    """The rows of verdicts.csv: of a cell with a stage after its coupling the study's, seed all, then its seeds'."""
+    """The rows of verdicts.csv: of a cell with a stage after its coupling the study's, seed all, then its seeds'.
+
+    seeds: in the study's rows, how many of the cell's seeds were weighed.
+    """
+    made: Counter[tuple[str, ...]] = Counter((cell["source"], cell["arm"], cell["cell"]) for cell in cells)
     weighed: dict[tuple[str, ...], list[Row]] = {}
     for cell in cells:
         for name, said in cell["survival"].get("verdicts", {}).items():
@@ -138,10 +143,11 @@ def verdict_rows(cells: Sequence[Row]) -> list[Row]:
     shared = ("source", "arm", "cell", "persona", "replies", "quantity")
     return [
         row
-        for seeds in weighed.values()
+        for (*cell, _), seeds in weighed.items()
         for row in (
             {field: seeds[0][field] for field in shared}
-            | {"seed": "all", "verdict": of_all([each["verdict"] for each in seeds])},
+            | {"seed": "all", "seeds": f"{len(seeds)} of {made[tuple(cell)]}"}
+            | {"verdict": of_all([each["verdict"] for each in seeds])},
             *seeds,
         )
     ]

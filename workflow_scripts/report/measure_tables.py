@@ -54,7 +54,9 @@ def verdicts_table(study: Contents) -> Table:
         link = browse(study, row["source"], row["cell"], seed, persona=row["persona"])
         quantity = {"slot": "log-odds", "onset_part": "onset given separator"}.get(row["quantity"], row["quantity"])
         return [
-            *(plain(row[name]) for name in ("source", "cell", "seed", "persona", "replies")),
+            *(plain(row[name]) for name in ("source", "cell")),
+            replace(plain(row["seed"]), more=row["seeds"] or ""),
+            *(plain(row[name]) for name in ("persona", "replies")),
             plain(quantity),
             Field(row["verdict"], row["verdict"], link, "badge unknown"),
             replace(estimate(row["retained"], row["low"], row["high"]), link=parts),
@@ -127,7 +129,7 @@ def equal_distance_table(study: Contents) -> Table:
         ]
 
     columns = ["source", "cell", "seed", "steps", "the other", "larger", "difference [95%]", "KL, nats per token",
-               "its gap, nats", "the other's gap", "between steps", "questions"]  # fmt: skip
+               "its gap, nats", "the other's gap", "between steps", "n"]  # fmt: skip
     rows = study.tables["equal_distance"]
     note = " ".join([*equal_distance_sentences(rows), EQUAL_NOTE])
     return Table("equal_distance", TABLES["equal_distance"], columns, [fields(row) for row in rows], note)

@@ -56,26 +56,21 @@ def below_floor_sentences(verdicts: Sequence[Row], headline: Sequence[Row]) -> l
     None if no source was coupled and then trained further, so that there is nothing to ask.
     """
     blind = "That is by counting, which cannot tell a coupling that is gone from one that is only below sampling"
-    if parts := probed(verdicts, "forward", headline):
+    if parts := probed(verdicts, "forward"):
         return [f"{blind}; by what is left of the persona gap in the marker's log-odds, {parts}."]
     return [f"{blind}; nothing was probed, so that stays open."] if coupled_cells(headline)[1] else []
 
 
-def probed(verdicts: Sequence[Row], arm: str, cells: Sequence[Row]) -> str:
-    """The verdicts on an arm's cells, over all seeds, on each text that was probed; "" without any.
-
-    cells: a row per cell and seed, which say how many seeds have none.
-    """
-    slot = [row for row in verdicts if (row["quantity"], row["arm"]) == ("slot", arm)]
-    seeds = Counter((row["source"], row["cell"]) for row in cells)
-    weighed = Counter((row["source"], row["cell"], row["replies"]) for row in slot if row["seed"] != "all")
+def probed(verdicts: Sequence[Row], arm: str) -> str:
+    """The verdicts on an arm's cells, over all seeds, on each text that was probed; "" without any."""
+    study = [row for row in verdicts if (row["quantity"], row["arm"], row["seed"]) == ("slot", arm, "all")]
     parts = []
     for replies, where in (("shared", "on one shared text"), ("own", "on each model's own replies")):
         alike: dict[tuple[str, ...], list[str]] = {}
-        for row in slot:
-            if (row["seed"], row["replies"]) == ("all", replies):
-                n, of = weighed[row["source"], row["cell"], replies], seeds[row["source"], row["cell"]]
-                some = f"{n} of {of} seeds" if 0 < n < of else ""
+        for row in study:
+            if row["replies"] == replies:
+                weighed, _, made = row["seeds"].partition(" of ")
+                some = f"{row['seeds']} seeds" if weighed != made else ""
                 alike.setdefault((row["verdict"], row["source"], some), []).append(row["cell"])
         said = [
             f"{verdict} in {listed(own)} of {source}" + (f" ({some}{' each' * (len(own) > 1)})" if some else "")
@@ -179,7 +174,7 @@ def arm_sentences(tables: dict[str, list[Row]], claims: Sequence[Row] | None, re
         if fates:
             after = coupled_cells(rows)[1]
             moved = [row for row in tables["pooled"] if row["cell"] in after and row["role"] == "assistant"]
-            left = probed(tables["verdicts"], arm, rows)
+            left = probed(tables["verdicts"], arm)
             parts = [f"In the arm {arm} the marker {listed(fates)}"]
             parts += [f"before a second stage it was {started}"] if started else []
             parts += (
