@@ -40,7 +40,7 @@ docs: $(ENV)  # the table in docs/reruns.md
 GPUS ?= 8
 plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS: as for snakemake
 	@$(BIN)/python workflow_scripts/run/plan_study.py --gpus $(GPUS) $(TARGETS)
-	@echo; $(BIN)/python workflow_scripts/run/preflight.py $(TARGETS) || true
+	@echo; $(BIN)/python workflow_scripts/run/preflight.py --gpus $(GPUS) $(TARGETS) || true
 
 preflight: $(ENV)  # whether all that it needs from outside is there: Hub, judge, tracker, disk, GPUs; TARGETS: as above
 	@$(BIN)/python workflow_scripts/run/preflight.py $(TARGETS)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from judge_server import JudgeServer
@@ -15,9 +16,11 @@ from workspace import ROOT, Workspace
 from inputs.downloads import Hub
 from run import preflight
 from run.dry_run import Job
-from run.job_costs import Cost
+from run.job_costs import UNIT_COSTS, costs_of, gigabytes, unit_cost_table
+from run.plan_study import report
 from run.preflight import ask_all, check_hub, checks_of, table
 from run.program import InputError
+from run.schedule import cores_beside
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
 PUBLISHED_JUDGE = "anthropic/claude-sonnet-4-5-20250929"
@@ -191,11 +194,14 @@ def test_a_disk_that_is_too_small_for_the_plan_is_told(tmp_path, monkeypatch):
         preflight.check_disk(1e12)
 
 
-def test_the_disk_needed_is_that_of_the_peak_without_what_is_fetched_into_the_cache(monkeypatch):
-    costs = {"fetch_base": Cost(("", "", ""), 1, 100, 0), "train_adapter": Cost(("", "", ""), 1, 3, 15)}
-    monkeypatch.setattr(preflight, "costs_of", lambda jobs, *_: [costs[job.rule] for job in jobs])
-    jobs = [job("fetch_base", ""), job("train_adapter", "")]
-    assert preflight.disk_of(jobs, ROOT / "resources/unit_costs.csv") == (15, 3)
+def test_the_disk_needed_is_what_the_plan_says_without_what_lies_in_the_cache():
+    base = replace(job("fetch_base", ""), wildcards={"origin": "hub"}, outputs=("base",))
+    jobs = [base, replace(job("fetch_adapter", "", gpus=1), inputs=("base",)), job("reuse_adapter", "", gpus=1)]
+    needed, left = preflight.disk_of(jobs, UNIT_COSTS, 2)
+    assert left == 2 * 323
+    plan = report(jobs, costs_of(jobs, [], unit_cost_table()), {}, 2, cores_beside(2))[0]
+    assert f"- disk: {gigabytes(left)} stay; {gigabytes(needed)} at the peak, of which 0 MB while jobs run" in plan
+    assert "; 15.2 GB more in the Hub client's cache" in plan
 
 
 def test_a_file_system_whose_locks_keep_nobody_out_is_told(tmp_path, monkeypatch):

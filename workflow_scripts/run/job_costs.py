@@ -41,7 +41,8 @@ MODEL = "7B"  # where no job says whose unit costs are its own
 
 @dataclass(frozen=True)
 class Cost:
-    """What a job takes. disk: what it leaves behind; scratch: what it needs while it runs; known: by unit_costs.csv.
+    """What a job takes. disk: what it leaves in the working folder, cached: in the Hub client's cache; scratch: what it
+    needs while it runs; known: by unit_costs.csv.
 
     first: seconds more on a node where nothing was compiled yet, in no sum: the jobs after it find what it compiled.
     of: the class of models that the seconds were measured with; share: jobs that shared the card then.
@@ -55,6 +56,7 @@ class Cost:
     first: float = 0.0
     of: str = ANY
     share: int = 1
+    cached: float = 0.0
 
 
 def unit_cost_table(file: str | Path = UNIT_COSTS) -> list[Row]:
@@ -105,9 +107,12 @@ def cost_of(
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
-    disk = row["disk_mb"] * disk_share
+    disk, cached = row["disk_mb"] * disk_share, 0.0
+    if job.rule == "fetch_base":  # whose folder is of links, into the cache or to the user's own files
+        disk, cached = 0.0, 0.0 if key == "path" else disk
     group = (job.rule, model, key)
-    return Cost(group, seconds, disk, scratch, first=row["first_s"], of=row["model"], share=row["share"])
+    own = {"first": row["first_s"], "of": row["model"], "share": row["share"], "cached": cached}
+    return Cost(group, seconds, disk, scratch, **own)
 
 
 def model_of(jobs: Iterable[Job]) -> str:

@@ -38,10 +38,8 @@ from run.job_costs import (
     unit_cost_table,
 )
 from run.program import InputError, run
-from run.schedule import Schedule, longest_chain, schedule
+from run.schedule import CORES_PER_GPU, Schedule, cores_beside, longest_chain, schedule
 from run.unit_costs import ANY, parameters
-
-CORES_PER_GPU = 8  # of a node that is not this machine
 
 
 def main() -> None:
@@ -63,12 +61,10 @@ def main() -> None:
 def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str, published: str) -> str:
     """The report on `snakemake <arguments>` as Markdown."""
     table = unit_cost_table(costs_file)
-    asked = cores or max(CORES_PER_GPU * gpus, os.cpu_count() or 1)
+    asked = cores or cores_beside(gpus)
     jobs = dry_run(arguments, asked)
     everything = dry_run(["--forceall", *arguments], asked)
-    if not any(job.gpus for job in everything):
-        cores = cores or os.cpu_count() or 1
-    cores = cores or asked
+    cores = cores or cores_beside(gpus if any(job.gpus for job in everything) else 0)
     by_table = dict(zip((job.name for job in everything), costs_of(everything, [], table), strict=True))
     changed = {job.name for job in jobs if why(job.reason) == "parameters changed"}
     factors = corrections(everything, by_table, changed)
@@ -92,13 +88,15 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
     if (share := max((job.share for job in jobs), default=1)) > 1:
         machine += f", {share} jobs on a GPU"
     even = 3600 * total / (gpus if unit == "GPU-hours" else cores)
+    cached = sum(cost.cached for cost in costs)
     sums = [
         f"- jobs: {sum(bool(job.command) for job in jobs)}",
         f"- {unit}: {total:.2f}",
         f"- wall time on {machine}: {clock(when.seconds)} (no less than {clock(even)}, all of them always busy, "
         f"and {clock(longest_chain(parents, costs))}, the longest chain)",
         f"- disk: {gigabytes(sum(cost.disk for cost in costs))} stay; {gigabytes(when.peak)} at the peak, of which "
-        f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)",
+        f"{gigabytes(when.peak_scratch)} while jobs run (states to resume from)"
+        + (f"; {gigabytes(cached)} more in the Hub client's cache" if cached else ""),
     ]
     if parameters(model := costs[0].group[1]):
         sums.append(f"- what a job takes: as with a model of {model} parameters (`hardware.costs`)")

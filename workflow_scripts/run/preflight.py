@@ -23,7 +23,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from run.dry_run import Job, dry_run, options_of, parents_of
 from run.job_costs import UNIT_COSTS, costs_of, gigabytes, unit_cost_table
 from run.lease_gpu import IDLE_MIB, LOCK_DIR, Gpu, cards, make_lock_dir, nvidia_smi, visible
 from run.program import InputError, printable, run
-from run.schedule import schedule
+from run.schedule import cores_beside, schedule
 from run.space import free_space
 
 if TYPE_CHECKING:
@@ -383,28 +383,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--gpus", type=int, help="GPUs that the disk is reckoned for, as in the plan (this machine's)")
     parser.add_argument("--unit-costs", default=UNIT_COSTS, help="what a job of each rule leaves")
     arguments, others = parser.parse_known_args()
-    jobs = dry_run(others, os.cpu_count() or 1)
-    answers = ask_all(checks_of(jobs, *disk_of(jobs, arguments.unit_costs)))
+    gpus = own_gpus() if arguments.gpus is None else arguments.gpus
+    jobs = dry_run(others, cores_beside(gpus))
+    answers = ask_all(checks_of(jobs, *disk_of(jobs, arguments.unit_costs, gpus)))
     print(f"# What it needs from outside\n\n{table(answers)}", flush=True)
     # not SystemExit, which would wait for clients' own threads that still wait for an answer
     os._exit(1 if any(answer.state == "missing" for answer in answers) else 0)
 
 
-def disk_of(jobs: Sequence[Job], table: str | Path) -> tuple[float, float]:
-    """Megabytes that the jobs need in the working folder at the peak, on this machine's cards, and that they leave.
+def own_gpus() -> int:
+    """The cards of this machine; none if it does not say, which check_gpus does."""
+    with contextlib.suppress(InputError):
+        return len(own_cards())
+    return 0
 
-    What is fetched lies in the Hub client's cache.
+
+def disk_of(jobs: Sequence[Job], table: str | Path, gpus: int) -> tuple[float, float]:
+    """Megabytes that the jobs need in the working folder at the peak, on so many cards, and that they leave: as the
+    plan says, as long as nothing is done.
     """
-    costs = [
-        replace(cost, disk=0.0) if job.rule.startswith("fetch_") else cost
-        for job, cost in zip(jobs, costs_of(jobs, [], unit_cost_table(table)), strict=True)
-    ]
-    gpus = max((job.gpus for job in jobs), default=0)
-    with contextlib.suppress(InputError):  # where there are no cards, check_gpus says so
-        gpus = max(gpus, len(own_cards()))
-    when = schedule(jobs, parents_of(jobs), costs, gpus, os.cpu_count() or 1)
+    costs = costs_of(jobs, [], unit_cost_table(table))
+    wanted = max((job.gpus for job in jobs), default=0)
+    gpus = max(gpus, wanted)
+    when = schedule(jobs, parents_of(jobs), costs, gpus, cores_beside(gpus if wanted else 0))
     return when.peak, sum(cost.disk for cost in costs)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import heapq
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +10,13 @@ from fractions import Fraction
 from run.dry_run import Job
 from run.job_costs import Cost
 from run.program import InputError
+
+CORES_PER_GPU = 8  # of a node that is not this machine
+
+
+def cores_beside(gpus: int) -> int:
+    """Cores of a machine with so many GPUs, which has no fewer than this one."""
+    return max(CORES_PER_GPU * gpus, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
