@@ -4,7 +4,10 @@ import contextlib
 
 import pytest
 import torch
+from tiny_bases import ARCHITECTURES, random_model
 
+from model.loss import packed_loss
+from model.packing import CONCATENABLE, Sizes, filled, moved, set_attention
 from model.recorded import Recorder
 
 
@@ -67,3 +70,20 @@ def test_a_replayed_pass_has_its_own_numbers_and_adds_its_gradients_to_the_steps
     assert losses == [5 * x.sum().item() / 2 + 7 for x in given]
     assert weight.grad.tolist() == [sum(x.sum().item() for x in given) / 2] * 2  # of each pass once, despite recording
     assert recorded == [False, True, False, False, False, True, False, False]  # run, recorded, replayed; per size
+
+
+@pytest.mark.parametrize(
+    "family", [name for name, (architecture, _) in ARCHITECTURES.items() if architecture in CONCATENABLE]
+)
+def test_a_pass_of_packed_rows_reads_no_number_of_the_device_which_a_recording_cannot(family):
+    architecture, more = ARCHITECTURES[family]
+    model = random_model(architecture, **more).to("meta").train()
+    model.enable_input_require_grads()
+    rows = [([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]), ([6, 7, 8], [6, 7, 8])]
+    micro = moved(filled(rows, Sizes(rows=3, longest=8, tokens=16, labels=4)), "meta")
+    set_attention(model, "packed")
+    packed_loss(model, micro, "packed").backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    set_attention(model, "sdpa")  # whose mask asks for the rows' limits
+    with pytest.raises(RuntimeError, match="item"):
+        packed_loss(model, micro, "sdpa")
