@@ -20,8 +20,8 @@ def record(event, level=logging.INFO, message="", **fields):
     return made
 
 
-def announced(jobid, rule, log, **wildcards):
-    return record("job_info", jobid=jobid, rule_name=rule, wildcards=wildcards, log=[str(log)])
+def announced(jobid, rule, log, output=(), **wildcards):
+    return record("job_info", jobid=jobid, rule_name=rule, wildcards=wildcards, log=[str(log)], output=list(output))
 
 
 @pytest.fixture
@@ -105,6 +105,16 @@ def test_jobs_are_followed_and_what_is_left_is_estimated_by_what_they_took(watch
     assert not (tmp_path / "status" / JOBS).exists()
 
 
+def test_a_run_for_another_study_than_the_configs_is_followed_there_and_makes_no_folder_of_it(watcher, tmp_path):
+    assert not (tmp_path / "status").exists(), "no job is known yet"
+    made = f"{tmp_path}/results/reanalysis/tables/gates.csv"
+    watcher.emit(announced(7, "tabulate_published", tmp_path / "log", [made]))
+    watcher.emit(record("job_started", jobs=[7]))
+    assert [text.split()[0] for text in overviews(tmp_path / "results", NOW, 80)] == ["reanalysis"]
+    watcher.close()
+    assert not (tmp_path / "status").exists()
+
+
 def test_last_of_all_stands_the_programs_own_error_and_its_log(watcher, tmp_path):
     log = tmp_path / "em.log"
     log.write_text("working\nerror: em.jsonl: row 3: bad; fix: mend it\n")
@@ -119,8 +129,6 @@ def test_last_of_all_stands_the_programs_own_error_and_its_log(watcher, tmp_path
 
 
 def test_a_study_without_room_for_its_status_goes_on(watcher, tmp_path):
-    (tmp_path / "status" / JOBS).unlink(missing_ok=True)
-    (tmp_path / "status").rmdir()
     (tmp_path / "status").write_text("in the way")
     watcher.emit(record("job_started", jobs=[7]))
     watcher.emit(announced(7, "train_adapter", tmp_path / "log", node=NODE))

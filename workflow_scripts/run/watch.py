@@ -9,6 +9,7 @@ not given.
 import contextlib
 import csv
 import logging
+import re
 import sys
 import time
 from collections import Counter
@@ -29,7 +30,8 @@ SAID = ("At least one job did not complete", "Exiting because a job execution fa
 def watch(workflow: Any, results: str, unit_costs: Path, model: str) -> None:
     """Follow the jobs of this Snakemake, if it is one that runs jobs and no job of another.
 
-    results: the study's folder. unit_costs: what a job of each rule takes; model: in whose rows.
+    results: the config's study, where jobs do not say whose they are. unit_costs: what a job of each rule takes; model:
+    in whose rows.
     """
     from snakemake.logging import logger
     from snakemake_interface_executor_plugins.settings import ExecMode
@@ -98,10 +100,11 @@ class Watcher(logging.Handler):
     def run_info(self, record: Any) -> None:
         self.waiting = Counter({rule: count for rule, count in record.stats.items() if rule != "total"})
         self.total, self.started = record.stats["total"], time.time()
-        if self.folder is not None and self.show == "live":
-            self.view = live_view(self.folder, self.stream)
 
     def job_info(self, record: Any) -> None:
+        if not self.jobs and self.folder is not None:
+            self.folder = status_beside(record.output) or self.folder
+            self.view = live_view(self.folder, self.stream) if self.show == "live" else None
         wildcards = list((record.wildcards or {}).values())
         words = "/".join(map(str, wildcards))
         self.jobs[record.jobid] = {
@@ -158,8 +161,8 @@ class Watcher(logging.Handler):
         return (work - ran) / max(1, len(self.running))
 
     def keep(self) -> None:
-        """Write jobs.json; without room for it, the study goes on without."""
-        if self.folder is None:
+        """Write jobs.json, if there are jobs; without room for it, the study goes on without."""
+        if self.folder is None or not self.jobs:
             return
         now = time.time()
         jobs = [self.jobs[number] for number in sorted(self.running) if number in self.jobs]
@@ -201,6 +204,12 @@ class Watcher(logging.Handler):
         if failed:
             print("\n".join(["", *failed.values()]), file=self.stream, flush=True)
         super().close()
+
+
+def status_beside(outputs: list[str] | None) -> Path | None:
+    """The status folder of the study that a job's files are of: not of the config's where published counts are read."""
+    found = (re.match(r"(?:.*/)?results/[^/]+(?=/)", output) for output in outputs or ())
+    return next((Path(each[0], "status") for each in found if each), None)
 
 
 def why(log: str) -> list[str]:
