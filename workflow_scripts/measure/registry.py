@@ -126,8 +126,10 @@ class Measurement:
         return section_of_rows(path, personas, self.columns, [measure.name for measure in self.measures], self.statuses)
 
     def rows(self, section: Row) -> Iterator[Row]:
-        """persona (None for a number of the whole model), measure, value, low, high, n, unit of every measure.
+        """persona, measure, value, low, high, n, unit of every measure.
 
+        persona: the entry's; else the one that the section is about (its field `persona`: the coupled one), also of a
+        number that the measure's name says to be of the assistant or the weights; None where it is about none.
         A measurement that was not made has one row per measure, without a value.
         """
         for entry in section.get("personas", [{}]) if self.by_persona else [section]:
