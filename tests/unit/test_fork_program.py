@@ -150,6 +150,20 @@ def test_a_forked_program_computes_float32_with_the_instructions_tried_and_bfloa
     assert told[0] == told[1] != [], err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "dtype"),
+    [
+        (["--dtype", "bfloat16"], "bfloat16"),
+        (["--dtype=bfloat16", "--base", "b"], "bfloat16"),
+        (["--dtype", "float32", "--adapter", "a", "bfloat16"], "float32"),
+        (["bfloat16"], ""),
+    ],
+    ids=str,
+)
+def test_the_precision_of_a_program_is_its_option_and_no_other_word(arguments, dtype):
+    assert fork_program.dtype_of(["train_adapter.py", *arguments]) == dtype
+
+
 @pytest.mark.parametrize("ends", ["", "raise SystemExit", "raise SystemExit(3)", "raise SystemExit('a word')"])
 def test_what_a_program_left_for_its_end_is_done_before_it_ends(snakemake, program, tmp_path, ends):
     name = program(f"{LEAVING}{ends}\n")

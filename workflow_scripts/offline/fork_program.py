@@ -13,6 +13,7 @@ server of its own, since it changes how torch compiles. Outside Snakemake, for o
 Slurm or on another node than Snakemake's, it becomes the program.
 """
 
+import argparse
 import atexit
 import contextlib
 import gc
@@ -430,7 +431,9 @@ def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
         os.dup2(descriptor, target)
         os.close(descriptor)
     limit = {name: os.environ[name] for name in (INSTRUCTIONS,) if name in os.environ}
-    if "bfloat16" in request["command"]:  # its own instructions are four times as fast, and others than were tried with
+    if (
+        dtype_of(request["command"]) == "bfloat16"
+    ):  # its own instructions are four times as fast, and others than were tried with
         limit = {}
         products.SAME.clear()
     os.environ.clear()
@@ -440,6 +443,13 @@ def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
     if threads or os.environ.get("CUDA_VISIBLE_DEVICES"):
         torch.set_num_threads(int(threads or len(os.sched_getaffinity(0))))
     return request["command"]
+
+
+def dtype_of(command: Sequence[str]) -> str:
+    """The --dtype of a model's program; "" of another."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dtype", default="")
+    return str(parser.parse_known_args(list(command))[0].dtype)
 
 
 if __name__ == "__main__":
