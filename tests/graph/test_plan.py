@@ -408,7 +408,7 @@ SHAPE = [
 ]  # fmt: skip
 MEANING = [
     ('"couple-{source}.s42/em.s{seed}"', '"couple-{source}.s42/emm.s{seed}"', "emm.s", 'write `lineage: "couple-{source}.s42/em.s{seed}"`'),
-    ('adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}', "A_prebaked:", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
+    ('adapter: "couple-{persona}', 'adapter: "em.s{seed}/graft-{persona}', "adapter: \"em.s{seed}", 'fix: name a trained lineage, such as `adapter: "couple-{persona}.s{seed}"`'),
 ]  # fmt: skip
 
 
