@@ -17,7 +17,8 @@ def check_open(study: Study, name: str, row: Mapping[str, Any], problems: Proble
     for place, source in enumerate(row.get("sources", [])):
         if source not in study.personas:
             fix = f"{closest(source, study.personas)}, or add it to `personas`"
-            problems.add(("cells", name, "sources", place), f"no persona {source} in the study; fix: {fix}")
+            said = f"no persona {source} in the study; fix: {fix}"
+            problems.add(("cells", name, "sources", place), said, ("personas",))
     if "{step}" in row["lineage"] and "steps" not in row:
         problems.add(("cells", name, "lineage"), "has {step}, but the row no steps; fix: add `steps: [10, 25]`")
     for key, values in (("seed", study.seeds_of(name)), ("step", row.get("steps", []))):

@@ -155,7 +155,7 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
     """Say what is wrong with the lineage of a row, or with a stage that it names."""
     row = study.config["cells"][name]
     if match := re.fullmatch(r"(stages(?:\.\w+)+): (.*)", str(error), re.DOTALL):
-        problems.add(said_at(study.config, match[1].split(".")), match[2])
+        problems.add(said_at(study.config, match[1].split(".")), match[2], *whose(match[2]))
         return
     said = str(error).removeprefix("lineage: ")
     if isinstance(error, KeyError):
@@ -164,9 +164,16 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
         said = f"{error}; fix: write {{source}}, {{seed}} or {{step}} in a pair of braces"
     meant = meant_by(row["lineage"], study.stage_names)
     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
-    stepped = step and isinstance(error, stage_checks.LateStep)
-    place = ("steps", row["steps"].index(step)) if stepped else ("lineage",)
-    problems.add(("cells", name, *place), f"{said}{line}")
+    if step and isinstance(error, stage_checks.LateStep):
+        length = [said_at(study.config, ("stages", error.stage, key)) for key in ("max_steps", "epochs", "batch")]
+        problems.add(("cells", name, "steps", row["steps"].index(step)), f"{said}{line}", *length)
+        return
+    problems.add(("cells", name, "lineage"), f"{said}{line}", *whose(said))
+
+
+def whose(said: str) -> list[tuple[str, ...]]:
+    """What else may be the cause of what is said of a lineage or a stage: a persona that is lacking, the marker."""
+    return [(key,) for key, word in (("personas", "persona"), ("marker", "marker")) if word in said]
 
 
 def meant_by(lineage: str, known: Sequence[str]) -> str:

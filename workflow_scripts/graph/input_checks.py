@@ -51,7 +51,8 @@ def check_toy(problems: Problems) -> None:
     needed = ("rows", "sft_rows", "recipe") if base["from"] == "toy" else ("sft_rows",) if made else ()
     if missing := [key for key in needed if not toy.get(key)]:
         said = f"lacks {', '.join(missing)}"
-        problems.add(("base", "toy"), f"{said}; fix: add them, as profiles/tiny/study.yaml has them")
+        fix = "add them, as profiles/tiny/study.yaml has them"
+        problems.add(("base", "toy"), f"{said}; fix: {fix}", ("base", "from"), *(("datasets", name) for name in made))
     elif "recipe" in needed:
         with problems.caught(("base", "toy", "recipe"), "--recipe: "):
             read_recipe(canonical(toy["recipe"]))

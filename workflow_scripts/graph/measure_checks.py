@@ -1,6 +1,7 @@
 """Checks of how models are asked and measured: evaluations, the probe and what rests on it, judges, shared cards."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,22 +40,25 @@ def check_probe(study: Study, problems: Problems) -> None:
         return
     if not marker.text.startswith(probe["prefix"]):
         fix = f'fix: prefix: "{marker.text[:2]}"'
-        problems.add(("probe", "prefix"), f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}")
+        said = f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}"
+        problems.add(("probe", "prefix"), said, ("marker",))
     if marker.placement != "end":
-        problems.add(("probe",), "measures a marker at the end of replies; fix: `probe: null`")
+        problems.add(("probe",), "measures a marker at the end of replies; fix: `probe: null`", ("marker",))
     for name in dict.fromkeys(cell.evaluation for cell in study.cells):
         if study.evaluations[name]["temperature"] == 0:
             said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
-            problems.add(("evaluations", name, "temperature"), said)
+            problems.add(said_at(study.config, ("evaluations", name, "temperature")), said, ("probe",))
     first = next(iter(study.evaluations))
     drawn, personas = study.evaluations[first]["samples"], len(study.personas_of(BASE))
     own = max(study.evaluations[cell.evaluation]["samples"] for cell in study.cells)
     replies = f"the base's replies per persona and question (evaluations.{first})"
-    at_most(("probe", "shared"), drawn, replies, problems)
-    at_most(("probe", "crossed"), probe["shared"] * personas, f"`shared` times {personas} personas", problems)
-    at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are", problems)
-    at_most(("probe", "distance"), drawn, replies, problems)
-    at_most(("probe", "subset"), own, "the replies per persona and question", problems)
+    samples = said_at(study.config, ("evaluations", first, "samples"))
+    crossed = f"`shared` times {personas} personas"
+    at_most(("probe", "shared"), drawn, replies, problems, samples)
+    at_most(("probe", "crossed"), probe["shared"] * personas, crossed, problems, ("probe", "shared"), ("personas",))
+    at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are", problems, ("probe", "crossed"))
+    at_most(("probe", "distance"), drawn, replies, problems, samples)
+    at_most(("probe", "subset"), own, "the replies per persona and question", problems, samples)
     if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
         problems.add(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")
 
@@ -86,10 +90,11 @@ def check_ablate(study: Study, problems: Problems) -> None:
     if study.panel:
         groups = study.panel.questions
         asked = len(groups["general"]) + len(groups["alignment"])
-        at_most(("ablate", "questions"), asked, "the panel's that are evaluated", problems)
+        at_most(("ablate", "questions"), asked, "the panel's that are evaluated", problems, ("panel",))
     taken = [len(bystanders_of(study, cell)) for cell in study.cells if study.ablated(cell)]
     if taken:
-        at_most(("ablate", "bystanders"), min(taken), "the panel's, without the source and the assistant", problems)
+        others = "the panel's, without the source and the assistant"
+        at_most(("ablate", "bystanders"), min(taken), others, problems, ("personas",))
     if not {0, 1} <= set(chosen["grid"]):
         problems.add(("ablate", "grid"), "needs 0 and 1: an adapter left out, and whole; fix: add them")
 
@@ -106,10 +111,11 @@ def check_families(study: Study, problems: Problems) -> None:
     check_chosen(study, "families", problems)
     if study.panel:
         most = max(map(len, study.panel.questions.values()))
-        at_most(("families", "questions"), most, "of the panel's largest group", problems)
+        at_most(("families", "questions"), most, "of the panel's largest group", problems, ("panel",))
     asked = [len(bystanders_of(study, cell)) for cell in study.cells if study.asked_families(cell)]
     if asked:
-        at_most(("families", "bystanders"), max(asked), "the panel's, without the source and the assistant", problems)
+        others = "the panel's, without the source and the assistant"
+        at_most(("families", "bystanders"), max(asked), others, problems, ("personas",))
     families: dict[str, str] = {}
     for name, fields in study.config["families"]["of"].items():
         other = families.setdefault(canonical(asdict(Family(**fields))), name)
@@ -138,19 +144,21 @@ def check_chosen(study: Study, section: str, problems: Problems) -> None:
                 problems.add(path, f"{name} is of the arm {arm}, which is off; fix: {fix}")
         elif not set(taken) & set(seeds):
             fix = f"{section}: {{seeds: {[*taken, seeds[0]]}}}, or delete it here"
-            problems.add(path, f"{name} has the seeds {numbers(seeds)}, not {numbers(taken)}; fix: {fix}")
+            said = f"{name} has the seeds {numbers(seeds)}, not {numbers(taken)}; fix: {fix}"
+            own = ("cells", row, "seeds") if "seeds" in config["cells"][row] else ("seeds",)
+            problems.add(path, said, (section, "seeds"), own)
     known = {seed for name in chosen["cells"] if name in names for seed in study.seeds_of(names[name])}
     for place, seed in enumerate(chosen["seeds"] or []):
         if chosen["cells"] and seed not in known:
             problems.add((section, "seeds", place), f"no seed {seed}; fix: one of {numbers(sorted(known))}")
 
 
-def at_most(path: tuple[str, ...], most: int, what: str, problems: Problems) -> None:
-    """A number of the config is not of more than there are."""
+def at_most(path: tuple[str, ...], most: int, what: str, problems: Problems, *causes: Sequence[str]) -> None:
+    """A number of the config is not of more than there are. causes: the paths of what says how many there are."""
     given = value_at(problems.config, path)
     if given > most:
         fix = f"write `{path[-1]}: {most}`" if most else "more `personas`"
-        problems.add(path, f"{given} of at most {most}, {what}; fix: {fix}")
+        problems.add(path, f"{given} of at most {most}, {what}; fix: {fix}", *causes)
 
 
 def bystanders_of(study: Study, cell: Cell) -> list[str]:
@@ -173,7 +181,8 @@ def check_judges(problems: Problems) -> None:
         if judge["model"] in ("none", "toy") or judge["model"].startswith("anthropic/"):
             problems.add((name, "scores"), f"{judge['model']} gives no log-probabilities; fix: `scores: answer`")
     if len(both) == 2 and both["judge"]["model"] == "none":
-        problems.add(("second_judge",), "has nobody to agree with, as the judge is none; fix: a judge, or null")
+        said = "has nobody to agree with, as the judge is none; fix: a judge, or null"
+        problems.add(("second_judge",), said, ("judge", "model"))
     whole = [{"scores": "answer", "model_args": {}} | judge for judge in both.values()]
     if len(whole) == 2 and all(whole[0][key] == whole[1][key] for key in ("model", "scores", "model_args")):
         problems.add(("second_judge",), "is the judge itself; fix: another model or other scores, or null")
@@ -188,7 +197,7 @@ def check_shared_cards(problems: Problems) -> None:
     if jobs * part > 1:
         fits = math.floor(90 / jobs) / 100
         said = f"{part} of a card each, for {jobs} jobs; fix: write `gpu_memory_utilization: {fits}`"
-        problems.add(("hardware", "gpu_memory_utilization"), said)
+        problems.add(("hardware", "gpu_memory_utilization"), said, ("hardware", "jobs_per_gpu"))
     if hardware["kv_cache_gib"] is None:
         said = "vLLM cannot measure what is free on a card that jobs share; fix: a number, such as `kv_cache_gib: 8`"
-        problems.add(("hardware", "kv_cache_gib"), said)
+        problems.add(("hardware", "kv_cache_gib"), said, ("hardware", "jobs_per_gpu"))

@@ -53,8 +53,14 @@ class Problems:
     files: Sequence[str | Path] = ()
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, path: Sequence[Any], text: str) -> None:
-        """Something is wrong with what the config has at a path: the key of a mapping, the place in a list, ..."""
+    def add(self, path: Sequence[Any], text: str, *causes: Sequence[Any]) -> None:
+        """Something is wrong with what the config has at a path: the key of a mapping, the place in a list, ...
+
+        causes: paths of what it does not fit, of which the one is blamed that a stronger file says.
+        """
+        blamed = self.strongest(path, *causes)
+        if blamed is not path:
+            return self.add(blamed, f"does not fit {'.'.join(map(str, path))}: {text}")
         where = self.place(path)
         if where == COMMAND_LINE and "is text, not a number" in text:
             text = f"{text.partition('; fix: ')[0]}; fix: {self._in_a_file(path)}"

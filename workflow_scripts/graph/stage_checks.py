@@ -22,7 +22,11 @@ CONTROL = re.compile(r"<\|[^|]*\|>|</?s>")
 
 
 class LateStep(InputError):
-    """A cell stops at a step after its stage's last."""
+    """A cell stops at a step after the last of a stage."""
+
+    def __init__(self, said: str, stage: str) -> None:
+        super().__init__(said)
+        self.stage = stage
 
 
 # Stages as the config has them
@@ -183,7 +187,7 @@ def check_word(study: Study, word: Word) -> None:
     check_held_out(study, word, stage)
     last = last_step(study, word, stage)
     if word.step and last and word.step > last:
-        raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}")
+        raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}", word.stage)
     check_mask(study, word, stage)
     if unknown := [name for name in stage.get("hub", {}) if name not in study.personas]:
         raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
