@@ -50,7 +50,8 @@ class Options:
     work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
-    record: passes are filled up to a few sizes and recorded as CUDA graphs, one per size (recorded.py).
+    record: passes are filled up to a few sizes and recorded as CUDA graphs, one per size (recorded.py). No GPU has run
+    that yet: benchmarks/train_7b.py alone asks for it.
     tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
     track: what is measured every few steps, beside the training. held_out: rows that are not trained, whose loss is
     measured before the first step and after the last.
