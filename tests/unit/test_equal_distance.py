@@ -71,12 +71,19 @@ def test_the_interval_is_over_the_questions_of_both_and_undecided_where_it_holds
     ("kl", "why"),
     [
         (0.05, "nearer than dose_benign was measured (0.1 or more)"),
-        (11.0, "further than dose_benign was measured (at most 10)"),
+        (12.0, "further than dose_benign was measured (at most 10)"),
     ],
 )
 def test_nothing_is_extrapolated(kl, why):
     row = by_cell(study({9: (kl, 6.0)}, {1: (0.1, 10.0), 9: (10.0, 0.0)}))["dose_em_9"]
     assert row["why"] == why and not {"difference", "other_gap", "larger"} & row.keys()
+
+
+@pytest.mark.parametrize(("kl", "near"), [(1.09, True), (0.92, True), (1.12, False), (0.9, False)])
+def test_a_model_at_most_a_tenth_away_stands_for_a_line_that_does_not_go_there(kl, near):
+    found = by_cell([cell("C1", "em", kl, 6.0), cell("C5", "benign", 1.0, 4.0)])["C1"]
+    assert found.get("why") == (None if near else "C5 was measured at one distance alone")
+    assert (found.get("between"), found.get("other_gap")) == (("end", 4.0) if near else (None, None))
 
 
 def test_a_whole_stage_is_held_against_the_doses_of_the_other_with_its_seed():
@@ -106,7 +113,7 @@ def test_stages_that_go_on_from_different_models_are_not_at_equal_distance_from_
 
 
 def test_the_sentences_follow_from_the_rows():
-    rows = equal_distance_rows(study({1: (0.2, 9.0), 9: (1.0, 6.0)}, {1: (0.1, 9.5), 9: (0.9, 0.0)}), CONTRASTED)
+    rows = equal_distance_rows(study({1: (0.2, 9.0), 9: (1.0, 6.0)}, {1: (0.1, 9.5), 9: (0.6, 0.0)}), CONTRASTED)
     table = [dict.fromkeys(("larger", "why")) | row for row in rows]
     (sentence,) = equal_distance_sentences(table)
     assert sentence == (

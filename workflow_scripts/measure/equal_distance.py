@@ -3,8 +3,9 @@
 After equal steps one of two stages may have moved the model further. A stage's line holds its model after every number
 of steps that was measured, and at its end, by the KL divergence from their parent under the coupled persona [nats per
 token]. For a model of one stage, d of the other is read at the same divergence from the straight line between the two
-models before and after it there, over log KL. Nothing is extrapolated: where the other was never so far, or more than
-once since its line turns back, there is no number, and why. Intervals are over resampled questions, the same for both;
+models before and after it there, over log KL. Nothing is extrapolated: where the other was never so far, its nearest
+model stands for it if that is NEAR; else, or where it was so far more than once since its line turns back, there is no
+number, and why. Intervals are over resampled questions, the same for both;
 the divergences are held as they were measured.
 """
 
@@ -22,12 +23,14 @@ EQUAL = ("source", "arm", "cell", "seed", "steps", "kl", "gap", "other_cell", "b
          "difference_low", "difference_high", "n", "larger", "why")  # fmt: skip
 EQUAL_NOTE = (
     "kl: KL divergence of the cell's model from its parent on the base's replies, nats per token. gap: its persona gap "
-    "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly. n: "
+    "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly; with one "
+    "number of steps, of its nearest model, whose kl is within 10 %. n: "
     "questions, over which the interval is; it holds no noise of training. larger: whose gap, undecided where the "
     "interval holds 0. Nothing is extrapolated; where the other was not measured, why says so. "
     "Without a row, no two contrasted rows of cells (contrasts) have measured models that began with one model."
 )
 UNDECIDED = "undecided"
+NEAR = 0.1  # of a divergence: so far apart, two models count as equally far
 DIGITS = 6
 
 
@@ -103,14 +106,14 @@ def compared(point: Point, around: tuple[Point, Point] | str, own: str, name: st
     questions = sorted(point.gaps.keys() & below.gaps.keys() & above.gaps.keys())
     if len(questions) < 2:
         return row | {"why": f"{len(questions)} questions in common with {name}, an interval needs two"}
-    part = math.log(point.kl / below.kl) / math.log(above.kl / below.kl)
+    part = 0.0 if below is above else math.log(point.kl / below.kl) / math.log(above.kl / below.kl)
     other = {each: (1 - part) * below.gaps[each] + part * above.gaps[each] for each in questions}
     found = averaged({each: point.gaps[each] - other[each] for each in questions})
     assert found.value is not None and found.low is not None and found.high is not None
     rounded = found.rounded(DIGITS)
     return row | {
         "gap": round(mean([point.gaps[each] for each in questions]), DIGITS),
-        "between": " and ".join(str(each.steps or "end") for each in around),
+        "between": " and ".join(dict.fromkeys(str(each.steps or "end") for each in around)),
         "other_gap": round(mean(list(other.values())), DIGITS),
         "difference": rounded["value"],
         "difference_low": rounded["low"],
@@ -121,11 +124,15 @@ def compared(point: Point, around: tuple[Point, Point] | str, own: str, name: st
 
 
 def neighbours(kl: float, line: Sequence[Point], name: str) -> tuple[Point, Point] | str:
-    """The points of a row's line, in the order of its steps, on both sides of a divergence, the nearer first; or why
-    there are none.
+    """The points of a row's line, in the order of its steps, on both sides of a divergence, the nearer first; twice
+    the nearest where the line does not go there but comes NEAR; or why there are none.
     """
     known = sorted((point for point in line if point.kl > 0), key=lambda point: point.steps or math.inf)
     reached = sorted({point.kl for point in known})
+    if reached and not reached[0] <= kl <= reached[-1]:
+        nearest = min(known, key=lambda point: abs(point.kl - kl))
+        if abs(nearest.kl - kl) <= NEAR * kl:
+            return nearest, nearest
     if len(reached) < 2:
         return f"{name} was measured at one distance alone"
     if kl < reached[0]:

@@ -33,7 +33,9 @@ def distance(study: FigureData) -> Any:
     }
     if not shown:
         return empty_figure(
-            study, title, "Not run: measure_distance measured no model of a stage after a coupling of the source."
+            study,
+            title,
+            "Not run: no stage after a coupling of the source has both measure_distance and weigh_survival.",
         )
     lines: dict[Word, list[Key]] = {}
     for key, words in shown.items():
