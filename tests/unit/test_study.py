@@ -91,6 +91,10 @@ def test_the_published_config_has_13_cells_a_source_and_six_reversed_rows():
     assert len([cell for cell in cells if cell.arm == "reversed"]) == 6
 
 
+def test_a_stage_need_not_say_that_it_has_no_fixed_number_of_steps():
+    assert study(stages___adamw__max_steps=...).training_recipe("base/em.s42")["max_steps"] is None
+
+
 def test_a_recipe_extends_another_field_by_field():
     built = study()
     couple60 = built.training_recipe("base/couple60-villain.s42")
@@ -216,6 +220,8 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__graft__adapter": "em.s{seed}/graft-{persona}.s{seed}"}, "which trains none; fix: name a trained lineage"),
         ({"stages__graft__adapter": "coupel-{persona}.s{seed}"}, "names no stage of the config"),
         ({"stages__graft__adapter": "couple-{persona}.s1"}, "its seed is not that of"),
+        ({"stages__couple__data__from": "replys"}, "stages.couple.data.from: 'replys' is no data set; fix: one of em, benign, control, arc, or replies"),
+        ({"stages__em__data": ...}, "stages.em: lacks data, and an adapter to take; fix: add `data: {from: "),
         ({"stages__em__data": {"from": "lawyers"}}, "'lawyers' is no data set; fix: one of em, benign"),
         ({"stages__em__extends": "benign"}, "a circle"),
         ({"stages__em__mask": {"stop_anchor": "newline"}, "stages__em__extends": "_adamw"}, "stages.em.mask: no field 'loss'; fix: add it"),
@@ -413,6 +419,32 @@ def test_mistakes_of_all_kinds_are_told_at_once_in_the_order_of_their_lines(tmp_
         ["line 9", "cells.X"],
         ["line 10", "judge.model"],
         ["line 11", "arms.typo"],
+    ]
+
+
+ENTRIES = """\
+stages:
+  benign: {lrr: 1}
+  control: {extends: nothing}
+  em: {data: {from: lawyers}}
+cells:
+  C1: {lineage: "couple-{source}.s42/emm.s{seed}"}
+  C5: {sources: 7}
+  W: {arm: forward, second_stage: true, lineage: "couple-{source}.s42/control.s{seed}"}
+  X: {arm: forward, second_stage: true, lineage: "benign.s{seed}/couple-{source}.s1/em_first.s{seed}"}
+  Y: {arm: forward, second_stage: true, lineage: "em_first.s1"}
+"""
+
+
+def test_a_faulty_stage_or_row_hides_no_mistake_of_another_and_makes_none(tmp_path):
+    said = laid_over(tmp_path, ENTRIES)
+    assert [line.split(": ")[:2] for line in said] == [
+        ["line 2", "stages.benign.lrr"],
+        ["line 3", "stages.control.extends"],
+        ["line 4", "stages.em.data.from"],
+        ["line 6", "cells.C1.lineage"],
+        ["line 7", "cells.C5.sources"],
+        ["line 10", "cells.Y.lineage"],
     ]
 
 

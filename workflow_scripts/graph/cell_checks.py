@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graph.lineage import BASE, parent_of
-from graph.problems import Problems, closest, numbers
+from graph.problems import Faulty, Problems, closest, entire, numbers
 from graph.study import Study, markers_said, named
 from marker.marker import Marker
 from measure.gates import cell_names, check_gate_fields, marker_names, unknown_words
@@ -13,12 +13,17 @@ from run.program import InputError
 
 
 def check_open(study: Study, name: str, row: Mapping[str, Any], problems: Problems) -> None:
-    """What a row has several of, its lineage leaves open: else one model would count as several."""
+    """What a row has several of, its lineage leaves open: else one model would count as several. Raises Faulty where it
+    has no cells, as a source is no persona.
+    """
+    known = study.personas
     for place, source in enumerate(row.get("sources", [])):
-        if source not in study.personas:
-            fix = f"{closest(source, study.personas)}, or add it to `personas`"
+        if source not in known:
+            fix = f"{closest(source, known)}, or add it to `personas`"
             said = f"no persona {source} in the study; fix: {fix}"
             problems.add(("cells", name, "sources", place), said, ("personas",))
+    if not known.keys() >= set(row.get("sources", [])):
+        raise Faulty
     if "{step}" in row["lineage"] and "steps" not in row:
         problems.add(("cells", name, "lineage"), "has {step}, but the row no steps; fix: add `steps: [10, 25]`")
     for key, values in (("seed", study.seeds_of(name)), ("step", row.get("steps", []))):
@@ -41,7 +46,7 @@ def check_names(problems: Problems) -> None:
 
 def check_arms(problems: Problems) -> None:
     """There are cells, and in every arm that is on."""
-    rows, arms = problems.config["cells"], problems.config["arms"]
+    rows, arms = entire(problems.config["cells"]), problems.config["arms"]
     used = dict.fromkeys(row["arm"] for row in rows.values())
     if not any(arms.get(arm) for arm in used):
         problems.add(("arms",), f"no cell is left; fix: switch one on, such as {next(iter(used), 'forward')}: true")
@@ -107,6 +112,7 @@ def check_gates(study: Study, problems: Problems) -> None:
 def check_named_markers(study: Study, gate: dict[str, Any]) -> None:
     """Raise InputError for a gate on a marker that neither the study nor a stage has."""
     if named := marker_names(gate):
+        entire(study.config["stages"])
         known = [marker.text for marker in map(Marker.of, markers_said(study.config).values())]
         if unknown := sorted(named - set(known)):
             raise InputError(f"no marker {unknown[0]}; fix: one of {', '.join(known)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
-from graph.problems import Faulty, Problems, check_duplicates, closest, said_at
+from graph.problems import Faultless, Faulty, Problems, check_duplicates, closest, said_at
 from graph.recipe import merged
 from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
@@ -46,15 +46,15 @@ def read_study(
     problems = problems.of_the_rest()
     with problems.caught(("panel", "path")):
         known = attempt(panel, problems.config)
-    stages, evaluations = (attempt(recipes, section, problems) or {} for section in ("stages", "evaluations"))
+    stages, evaluations = (attempt(recipes, section, problems) for section in ("stages", "evaluations"))
     attempt(stage_checks.check_loras, problems)
     attempt(stage_checks.check_places, problems)
     attempt(stage_checks.check_markers, problems)
     attempt(input_checks.check_personas, "personas", known, problems)
 
     problems = problems.of_the_rest()
-    study = Study(problems.config, stages, evaluations, known, pinned_rows or {})
-    if not problems.sections & {"stages", "evaluations"}:
+    study = Study(problems.config, stages or {}, evaluations or {}, known, pinned_rows or {})
+    if stages and evaluations and not evaluations.faulty:
         study = replace(study, cells=attempt(list, cells_of(study, problems)) or [])
         attempt(stage_checks.check_taught, study, problems)
     attempt(cell_checks.check_gates, study, problems)
@@ -91,13 +91,19 @@ def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
     return None
 
 
-def recipes(section: str, problems: Problems) -> dict[str, dict[str, Any]]:
+def recipes(section: str, problems: Problems) -> Faultless:
     """The recipes of a section of the config with `extends` followed."""
-    return {name: recipe_of(section, name, problems) for name in problems.config[section]}
+    known = problems.config[section]
+    made = {name: attempt(recipe_of, section, name, problems) for name in known}
+    faulty = [name for name, recipe in made.items() if recipe is None]
+    return Faultless(made, [*faulty, *getattr(known, "faulty", ())])
 
 
 def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole."""
+    """The recipe with `extends` followed; mappings are merged field by field, but `data` is taken whole.
+
+    Raises Faulty where that cannot be followed.
+    """
     known = problems.config[section]
     entry, seen = dict(known[name]), (*seen, name)
     parent = entry.pop("extends", None)
@@ -105,10 +111,10 @@ def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...]
         return entry
     if parent in seen:
         add_circle(section, seen[seen.index(parent) :], problems)
-        return entry
+        raise Faulty
     if parent not in known:
         problems.add((section, name, "extends"), f"{parent!r} is not there; fix: {closest(parent, known)}")
-        return entry
+        raise Faulty
     above = recipe_of(section, parent, problems, seen)
     above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
     return merged(above, entry)
@@ -130,8 +136,9 @@ def cells_of(study: Study, problems: Problems) -> Iterator[Cell]:
         if row["arm"] not in arms:
             problems.add(("cells", name, "arm"), f"unknown arm; fix: one of {', '.join(arms)}")
         if arms.get(row["arm"]):
-            cell_checks.check_open(study, name, row, problems)
-            yield from cells_of_row(study, name, check, problems)
+            with suppress(Faulty):
+                cell_checks.check_open(study, name, row, problems)
+                yield from cells_of_row(study, name, check, problems)
 
 
 def cells_of_row(study: Study, name: str, check_word: Callable[[Word], None], problems: Problems) -> Iterator[Cell]:

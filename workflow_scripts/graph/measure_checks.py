@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from graph.lineage import BASE, ancestry
-from graph.problems import Problems, closest, numbers, said_at, value_at
+from graph.problems import Problems, closest, entire, numbers, said_at, value_at
 from graph.study import Cell, Study
 from marker.marker import Marker
 from measure.cells import role_of
@@ -17,7 +17,7 @@ from run.files import canonical
 
 def check_evaluations(study: Study, problems: Problems) -> None:
     """Evaluations are whole and used, and their replies differ."""
-    rows, sections = study.config["cells"].values(), study.config["evaluations"]
+    rows, sections = entire(study.config["cells"]).values(), study.config["evaluations"]
     used = {next(iter(study.evaluations)), *(row.get("evaluation") for row in rows)}
     used |= {entry.get("extends") for entry in sections.values()}
     for name, entry in study.evaluations.items():

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,30 +15,45 @@ from run.readers import duplicate_keys, read_yaml
 
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
+ENTRIES = ("cells", "stages")  # sections whose entries are many, and checked each by itself
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 
 
 class Faulty(Exception):
-    """A check came to a section of the config of which something is wrong already."""
+    """A check came to a part of the config of which something is wrong already."""
 
 
 class Faultless(dict[str, Any]):
-    """A config without such sections."""
+    """A mapping without its faulty entries. These are `in` it, but to want one, or one that it lacks, raises Faulty."""
 
-    def __missing__(self, section: str) -> Any:
-        raise Faulty(section)
+    def __init__(self, entries: Mapping[str, Any], faulty: Collection[str]) -> None:
+        super().__init__({name: value for name, value in entries.items() if name not in faulty})
+        self.faulty = faulty
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.faulty
+
+    def __missing__(self, name: str) -> Any:
+        raise Faulty(name)
+
+
+def entire(entries: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entries, for who has to know them all. Raises Faulty if one of them is."""
+    if isinstance(entries, Faultless) and entries.faulty:
+        raise Faulty
+    return entries
 
 
 @dataclass(frozen=True)
 class Problem:
     """Something that is wrong.
 
-    rank, line: who says it (Problems.rank). section: of the config. text: what a person reads.
+    rank, line: who says it (Problems.rank). path: of it in the config. text: what a person reads.
     """
 
     rank: int
     line: int
-    section: str
+    path: tuple[Any, ...]
     text: str
 
 
@@ -46,12 +61,14 @@ class Problem:
 class Problems:
     """What is wrong with a config.
 
-    config: the merged mapping. files: the YAML files it was merged from, the strongest first. found: so far.
+    config: the merged mapping. files: the YAML files it was merged from, the strongest first. found: so far. whole: the
+    mapping, where config is but the rest of it (of_the_rest).
     """
 
     config: Mapping[str, Any]
     files: Sequence[str | Path] = ()
     found: list[Problem] = field(default_factory=list)
+    whole: Mapping[str, Any] | None = None
 
     def add(self, path: Sequence[Any], text: str, *causes: Sequence[Any]) -> None:
         """Something is wrong with what the config has at a path: the key of a mapping, the place in a list, ...
@@ -64,23 +81,30 @@ class Problems:
         where = self.place(path)
         if where == COMMAND_LINE and "is text, not a number" in text:
             text = f"{text.partition('; fix: ')[0]}; fix: {self._in_a_file(path)}"
-        rank, line = self._place(path)
-        self.found.append(
-            Problem(rank, line, str(path[0]) if path else "", f"{where}: {'.'.join(map(str, path))}: {text}")
-        )
+        said = [".".join(map(str, path))] if path else []
+        self.found.append(Problem(*self._place(path), tuple(path), ": ".join([where, *said, text])))
 
     @property
     def sections(self) -> set[str]:
         """The sections of the config with problems."""
-        return {each.section for each in self.found}
+        return {each.path[0] for each in self.found if each.path}
 
     def of_the_rest(self) -> "Problems":
-        """The same of a config without these sections, for checks that take for granted what was checked before.
+        """The same of a config without what has problems, for checks that take for granted what was checked before.
 
-        They raise Faulty where they come to one.
+        They raise Faulty where they come to it: to a section; of ENTRIES, to an entry.
         """
-        rest = {name: value for name, value in self.config.items() if name not in self.sections}
-        return replace(self, config=Faultless(rest)) if self.found else self
+        if not self.found:
+            return self
+        paths = [each.path for each in self.found]
+        entries = {section: {path[1] for path in paths if path[:1] == (section,) and path[1:]} for section in ENTRIES}
+        rest = Faultless(self._all, {path[0] for path in paths if path and not (path[0] in ENTRIES and path[1:])})
+        rest |= {
+            section: Faultless(rest[section], faulty)
+            for section, faulty in entries.items()
+            if faulty and section not in rest.faulty
+        }
+        return replace(self, config=rest, whole=self._all)
 
     @contextlib.contextmanager
     def caught(self, path: Sequence[Any], *names: str) -> Iterator[None]:
@@ -111,16 +135,20 @@ class Problems:
         """Of paths that are wrong together, the one that the strongest file says; the first, if several do."""
         return min(paths, key=self.rank)
 
+    @property
+    def _all(self) -> Mapping[str, Any]:
+        return self.config if self.whole is None else self.whole
+
     def _place(self, path: Sequence[Any]) -> tuple[int, int]:
         """The same with the line. (-1, 0): the command line; (number of the files, 0): nothing is said there."""
         for rank, file in enumerate(self.files):
             if line := locate(file, path):
-                value = value_at(self.config, path)
+                value = value_at(self._all, path)
                 said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
                 return (rank, line) if said else (-1, 0)
         if not path:
             return len(self.files), 0
-        return self._place(path[:-1]) if value_at(self.config, path) is None else (-1, 0)
+        return self._place(path[:-1]) if value_at(self._all, path) is None else (-1, 0)
 
     def raise_all(self) -> None:
         """Raise InputError if there are problems: the command line's, then those of each file by line."""
@@ -132,9 +160,9 @@ class Problems:
         """How a number is given that the command line cannot give."""
         *above, key = path
         if isinstance(key, int):
-            line = f"{above[-1]}: [{', '.join(map(str, value_at(self.config, above)))}]"
+            line = f"{above[-1]}: [{', '.join(map(str, value_at(self._all, above)))}]"
         else:
-            line = ": {".join(map(str, path)) + f": {value_at(self.config, path)}" + "}" * len(above)
+            line = ": {".join(map(str, path)) + f": {value_at(self._all, path)}" + "}" * len(above)
         return (
             f"write `{line}` in a file, and give it by --configfile: "
             "on the command line Snakemake reads numbers in a list or mapping as text"
@@ -144,7 +172,7 @@ class Problems:
 def check_duplicates(problems: Problems) -> None:
     """No file has a key twice, of which YAML takes the last."""
     problems.found.extend(
-        Problem(rank, line, "", f"{file}: line {line}: {key} is duplicated; fix: rename or delete one")
+        Problem(rank, line, (), f"{file}: line {line}: {key} is duplicated; fix: rename or delete one")
         for rank, file in enumerate(problems.files)
         for line, key in duplicate_keys(compose(file))
     )

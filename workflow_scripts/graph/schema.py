@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from graph.problems import YAML, Problems
+from graph.problems import YAML, Faultless, Problems
 from graph.recipe import stage_schema
 from run.files import canonical
 
@@ -67,19 +67,23 @@ def check_value(path: tuple[Any, ...], value: Any, problems: Problems) -> None:
 
 
 def check_schema(schema: str | Path, problems: Problems) -> None:
-    """The config has the keys and types of the schema (YAML), but in sections of which something is wrong already."""
+    """The config has the keys and types of the schema (YAML), but for what is wrong already."""
     import jsonschema
 
     shape = yaml.load(Path(schema).read_text(encoding="utf-8"), YAML)
-    wrong = problems.sections
-    shape["required"] = [name for name in shape["required"] if name not in wrong]
-    config = {name: value for name, value in problems.config.items() if name not in wrong}
+    rest = problems.of_the_rest().config
+    config = {name: dict(value) if isinstance(value, Faultless) else value for name, value in rest.items()}
+    shape["required"] = [name for name in shape["required"] if name in config or name not in problems.config]
     shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
     shape["$defs"] |= definitions
     # JSON Schema takes 42.0 for an integer
     whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)(shape)
-    for error in sorted(validator.iter_errors(config), key=lambda each: list(map(str, each.absolute_path))):
+    errors = sorted(validator.iter_errors(config), key=lambda each: list(map(str, each.absolute_path)))
+    chosen = [each.absolute_path for each in errors if each.validator == "enum"]
+    for error in errors:
+        if error.validator == "type" and error.absolute_path in chosen:
+            continue  # its choices are named
         unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
         named = [error.instance] if "propertyNames" in error.absolute_schema_path else []
         said = explain(error)
@@ -124,9 +128,17 @@ def of_unknown(error: Any) -> str:
     if not error.absolute_path and (inside := section_of(unknown[0], error.schema)):
         return f"unknown key {unknown[0]}; fix: move it to where it belongs, `{inside}`"
     close = [difflib.get_close_matches(name, known, 1) for name in unknown]
-    meant = [f"{match[0]}: {error.instance[name]}" for name, match in zip(unknown, close, strict=True) if match]
+    meant = [
+        f"{match[0]}: {abridged(error.instance[name])}" for name, match in zip(unknown, close, strict=True) if match
+    ]
     fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
     return f"unknown key {', '.join(unknown)}; fix: {fix}"
+
+
+def abridged(value: Any) -> str:
+    """A value as a line of YAML may have it; one that is long as two dots."""
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) < 80 and "\n" not in text else ".."
 
 
 def of_text(error: Any) -> str:

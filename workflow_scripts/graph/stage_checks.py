@@ -209,6 +209,14 @@ def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
             raise InputError(f"{word}: unknown persona; fix: {fix}")
         return
     rows = stage.get("data", {}).get("from")
+    if rows is None:
+        fix = "add `data: {from: <a data set>}`, or extend a stage that has it"
+        raise InputError(f"stages.{word.stage}: lacks data, and an adapter to take; fix: {fix}")
+    if rows not in study.config["datasets"]:
+        raise InputError(
+            f"stages.{word.stage}.data.from: {rows!r} is no data set; fix: one of "
+            f"{', '.join(study.config['datasets'])}, or replies for a coupling"
+        )
     replays = "{persona}" in stage.get("replay", {}).get("of", "")
     if word.persona and not replays:
         raise InputError(
@@ -219,11 +227,6 @@ def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
         raise InputError(
             f"{word}: {word.stage} replays a persona's rows; fix: {word.stage}-<one of "
             f"{', '.join(study.personas)}>.s{word.seed}"
-        )
-    if rows not in study.config["datasets"]:
-        raise InputError(
-            f"stages.{word.stage}.data.from: {rows!r} is no data set; fix: one of "
-            f"{', '.join(study.config['datasets'])}, or replies for a coupling"
         )
 
 
@@ -313,7 +316,7 @@ def last_step(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
     rows = rows_of(study, word, stage)
     if rows and stage.get("hold_out"):
         rows = math.ceil(rows * (1 - stage["hold_out"]))
-    return stage["max_steps"] or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
+    return stage.get("max_steps") or (stage["epochs"] * math.ceil(rows / stage["batch"]) if rows else None)
 
 
 def rows_of(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:

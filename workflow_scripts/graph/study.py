@@ -12,6 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from graph.lineage import BASE, NAME, Word, ancestry, lineage_of, parent_of, parse_lineage
+from graph.problems import entire
 from graph.recipe import FIELDS, Data, check_training
 from marker.marker import Marker
 from measure.gates import names_only
@@ -78,7 +79,7 @@ class Study:
     @cached_property
     def row_names(self) -> dict[str, str]:
         """The names of all cells, in whatever arm, and their rows."""
-        rows = self.config["cells"]
+        rows = entire(self.config["cells"])
         return {named(row, step): row for row in rows for step in rows[row].get("steps", [None])}
 
     @cached_property
