@@ -304,9 +304,12 @@ def test_a_study_of_older_code_gives_the_tables_of_the_measurements_that_it_has(
 
 
 def test_a_verdict_of_the_study_says_how_many_of_its_seeds_were_weighed():
-    paths = sorted((Path(PUBLISHED).parent / "small_study/cells").glob("C5_seed*.json"))
-    found = rows.verdict_rows(tabulate_study.checked_cells([str(path) for path in paths]))
-    assert {(row["seed"], row.get("seeds")) for row in found} == {("all", "1 of 3"), (42, None)}
+    paths = sorted((Path(PUBLISHED).parent / "small_study/cells").glob("C1_seed*.json"))
+    cells = tabulate_study.checked_cells([str(path) for path in paths])
+    for cell in cells[1:]:
+        cell["survival"]["verdicts"] = {}  # as where the reference was not measured
+    found = rows.verdict_rows(cells)
+    assert {(row["seed"], row.get("seeds")) for row in found} == {("all", "1 of 3"), (cells[0]["seed"], None)}
 
 
 def test_a_cell_given_twice_or_not_a_result_is_refused(paths, tmp_path):
