@@ -127,7 +127,7 @@ def test_the_sentences_follow_from_the_rows():
 
 
 def test_the_report_gives_the_reason_where_the_larger_would_stand():
-    rows = equal_distance_rows([cell("C1", "em", 1.0, 6.0), cell("C5", "benign", 1.0, 5.0)], CONTRASTED)
+    rows = equal_distance_rows([cell("C1", "em", 1.0, 6.0), cell("C5", "benign", 5.0, 5.0)], CONTRASTED)
     table = equal_distance_table(
         Contents({"equal_distance": [dict.fromkeys(EQUAL) | row for row in rows]}, [], frozenset())
     )

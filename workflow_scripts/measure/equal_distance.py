@@ -23,9 +23,9 @@ EQUAL = ("source", "arm", "cell", "seed", "steps", "kl", "gap", "other_cell", "b
          "difference_low", "difference_high", "n", "larger", "why")  # fmt: skip
 EQUAL_NOTE = (
     "kl: KL divergence of the cell's model from its parent on the base's replies, nats per token. gap: its persona gap "
-    "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly; with one "
-    "number of steps, of its nearest model, whose kl is within 10 %. n: "
-    "questions, over which the interval is; it holds no noise of training. larger: whose gap, undecided where the "
+    "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly; with "
+    "one number of steps, of its nearest model, whose kl is within 10 %. n: questions, over which the interval is; it "
+    "holds no noise of training. larger: whose gap, undecided where the "
     "interval holds 0. Nothing is extrapolated; where the other was not measured, why says so. "
     "Without a row, no two contrasted rows of cells (contrasts) have measured models that began with one model."
 )
@@ -129,7 +129,7 @@ def neighbours(kl: float, line: Sequence[Point], name: str) -> tuple[Point, Poin
     """
     known = sorted((point for point in line if point.kl > 0), key=lambda point: point.steps or math.inf)
     reached = sorted({point.kl for point in known})
-    if reached and not reached[0] <= kl <= reached[-1]:
+    if len(reached) == 1 or (reached and not reached[0] <= kl <= reached[-1]):
         nearest = min(known, key=lambda point: abs(point.kl - kl))
         if abs(nearest.kl - kl) <= NEAR * kl:
             return nearest, nearest
