@@ -744,7 +744,7 @@ def keep_steps_of(wildcards):
 
 
 def training_priority(wildcards):
-    """Couplings before other trainings: they take longest, and chains of stages wait for them."""
+    """Couplings before other trainings and evaluations: they take longest, and chains of stages wait for them."""
     return 2 if study.type_of(wildcards.node) == "couple" else 1
 
 

@@ -18,6 +18,7 @@ rule generate_completions:
         "<logs>/generate_completions/{node}/{evaluation}.log",
     benchmark:
         "<benchmarks>/generate_completions/{node}/{evaluation}.tsv"
+    priority: 1  # with what counts, before what is measured beside it: who has to stop early has the cells
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],

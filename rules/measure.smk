@@ -210,6 +210,7 @@ rule probe_marker:
         "<logs>/probe_marker/{node}/{evaluation}.log",
     benchmark:
         "<benchmarks>/probe_marker/{node}/{evaluation}.tsv"
+    priority: 1
     threads: HARDWARE["threads"]
     resources:
         gpu=HARDWARE["gpus"],
