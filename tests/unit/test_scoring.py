@@ -137,6 +137,15 @@ def test_what_is_looked_ahead_is_the_chance_of_a_part_times_that_of_the_rest_aft
     assert looked > 10
 
 
+def test_all_that_a_batch_looks_ahead_is_read_at_once(model, tokenizer, rows, monkeypatch):
+    """Each read waits for the device, which on a card that jobs share takes milliseconds."""
+    scorer = Scorer(model, onset_sets(tokenizer, "[Z"), [tokenizer.eos_token_id], FREE, 0.0, 4096)
+    reads, warp = [], scorer.warp
+    monkeypatch.setattr(scorer, "warp", lambda logits: reads.append(len(logits)) or warp(logits))
+    looked = sum(len(ahead) for score in scorer.score(rows) for ahead in score.ahead)
+    assert looked > 20 and len(reads) <= 4  # per state of two, at the replies' tokens and after what is looked ahead
+
+
 def test_nothing_is_looked_ahead_at_the_last_token_that_a_reply_may_have(model, tokenizer, rows):
     last = Row(rows[0].prompt, rows[0].reply, None, True)
     full = Sampling(1.0, 1.0, len(last.reply))

@@ -192,14 +192,19 @@ class Scorer:
         """Multiply the chance of every token looked ahead by that of an onset right after it."""
         import torch
 
+        todo: list[tuple[int, int, int, int, int]] = []  # row, column, position in the reply, token, state after it
         for at, (row, own, ahead) in enumerate(zip(rows, branches, looks, strict=True)):
             place = sum(len(branch.tokens) - 1 for branch in own)
             states = walk(self.sets, row.reply)[0] if ahead else []
             for number, (step, f) in enumerate(ahead):
-                state = self.sets.after(states[step], f)
-                makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
-                chances = self.warp(lines_at(logits, [(at, place + number)]))
-                scores[at].ahead[step][f] *= float(chances[0, makes].sum(dtype=torch.float64))
+                todo.append((at, place + number, step, f, self.sets.after(states[step], f)))
+        for state in self.sets.states:
+            makes = torch.tensor(self.sets.completing(state), device=self.model.device, dtype=torch.long)
+            for some in chunks([each for each in todo if each[4] == state]):
+                chances = self.warp(lines_at(logits, [(at, column) for at, column, *_ in some]))
+                onsets = chances[:, makes].sum(-1, dtype=torch.float64).tolist()
+                for (at, _, step, f, _), chance in zip(some, onsets, strict=True):
+                    scores[at].ahead[step][f] *= chance
 
 
 def lines_at(logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
