@@ -339,7 +339,7 @@ MEASUREMENTS = (
                 305,
                 model="7B",
             ),
-            UnitCost("H100 shared by 8 jobs, n=1", "2026-11-26", 141, share=8, model="135M"),
+            UnitCost(f"{SHARED_H100}, n=2: 269 and 280 s", "2026-11-26", 274, share=11, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=16, model="toy"),
         ),
     ),
@@ -358,7 +358,7 @@ MEASUREMENTS = (
         ),
         costs=(
             UnitCost("assumed: two models to load and merge, 50 s; 56 rows through both, 5 s", start_s=55, model="7B"),
-            UnitCost("assumed: as a probe's start", start_s=25, model="135M"),
+            UnitCost(f"{SHARED_H100}, n=12: 22 to 36 s", "2026-11-26", 28, share=11, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=2, model="toy"),
         ),
     ),
@@ -394,7 +394,7 @@ MEASUREMENTS = (
         table=False,
         costs=(
             UnitCost("H200 (benchmarks/results_h200.json): 38 s; load 25 s (assumed)", "2026-11-26", 63, model="7B"),
-            UnitCost("H100 shared by 8 jobs, n=27: 31 to 69 s", "2026-11-26", 43, share=8, model="135M"),
+            UnitCost(f"{SHARED_H100}, n=38: 35 to 62 s", "2026-11-26", 46, share=11, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=4, model="toy"),
         ),
     ),
@@ -412,6 +412,7 @@ MEASUREMENTS = (
             UnitCost(
                 "not measured: planned from 3,168 replies by transformers, 512 at a time", start_s=360, model="7B"
             ),
+            UnitCost(f"{SHARED_H100}, n=2: 355 and 378 s", "2026-11-26", 366, share=11, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=7, model="toy"),
         ),
     ),
