@@ -490,9 +490,7 @@ def check_pins(problems):
     for repo in others:
         place = problems.strongest(("base", "revision"), ("base", "repo"))
         said = f"{base['revision']} is a commit of {repo}, not of {base['repo']}"
-        problems.add(
-            place, f"{said}; fix: revision: <a commit of {base['repo']}>"
-        )
+        problems.add(place, f"{said}; fix: revision: <a commit of {base['repo']}>")
 
 
 def answered_rows(wildcards):
