@@ -3,9 +3,11 @@
 import io
 import json
 import logging
+import platform
 
 import pytest
 
+from run.files import LOCK
 from run.print_status import JOBS, clock, last_line, overview, overviews
 from run.status import Status
 from run.watch import Watcher, seconds_by_rule
@@ -135,6 +137,16 @@ def test_a_study_without_room_for_its_status_goes_on(watcher, tmp_path):
     watcher.emit(record("job_finished", job_id=7))
     watcher.close()
     assert "train_adapter" in watcher.stream.getvalue()
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one_also_if_that_has_nothing_to_do(tmp_path):
+    folder = tmp_path / "status"
+    left = folder / f".jobs.json.@{platform.node()}.abc123.partial"
+    left.mkdir(parents=True)
+    (left / LOCK).touch()
+    (folder / JOBS).touch()
+    Watcher(folder, {}, io.StringIO(), "lines").close()
+    assert list(folder.iterdir()) == []
 
 
 def test_the_toy_model_and_a_real_one_have_costs_of_their_own(tmp_path):

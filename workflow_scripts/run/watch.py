@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from run.files import write_json
+from run.files import remove_leftovers, write_json
 from run.print_status import JOBS, clock, log_lines, overview
 from run.unit_costs import ANY, serving
 
@@ -193,13 +193,14 @@ class Watcher(logging.Handler):
             print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
-        """The end of Snakemake: the view goes, and what failed is said last."""
+        """The end of Snakemake: the view goes, also what one that was killed left, and what failed is said last."""
         if self.view is not None:
             self.view.stop()
             self.view = None
         if self.folder is not None:
             with contextlib.suppress(OSError):
                 (self.folder / JOBS).unlink(missing_ok=True)
+                remove_leftovers(self.folder)  # with nothing to do, it wrote nothing
         failed, self.failed = self.failed, {}
         if failed:
             print("\n".join(["", *failed.values()]), file=self.stream, flush=True)
