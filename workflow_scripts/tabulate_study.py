@@ -7,7 +7,7 @@ r"""Turn the results of all cells into the study's tables, each as CSV and Markd
 
 Tables: headline (cell x seed x source), pooled (over seeds), reversed (reversed and matched order), dose,
 persona_by_cell, by_question, concentration, cross_source, effects, selectivity_by_persona, gates, relearning,
-equal_distance, published_comparison, measures (measure/registry.py). Every rate stands beside its hits and
+retained, equal_distance, published_comparison, measures (measure/registry.py). Every rate stands beside its hits and
 completions. The columns low and high are the wider of its Wilson and cluster bounds: completions to one question, and
 of one seed, are not independent, so verdicts rest on these.
 """
@@ -35,6 +35,7 @@ from measure.pooling import (
 )
 from measure.registry import MEASURES, read_result, study_rows
 from measure.relearning import RELEARNING, relearning_rows
+from measure.retained import RETAINED, retained_rows
 from measure.rows import (
     ABLATION,
     DOSE,
@@ -125,6 +126,7 @@ def build_tables(
         "selectivity_by_persona": (SELECTIVITY, [row for own in by_cell for row in selectivity_rows(own)]),
         "gates": (GATES, evaluate_gates(gates, cells) + identical_cells(cells)),
         "verdicts": (VERDICTS, verdict_rows(cells)),
+        "retained": (RETAINED, retained_rows(cells, meaning["contrasted"])),
         "relearning": (RELEARNING, relearning_rows(cells, meaning["contrasts"])),
         "equal_distance": (EQUAL, equal_distance_rows(cells, meaning["contrasted"])),
         "adapters": (OVERLAP, [row for cell in cells for row in adapter_rows(cell)]),

@@ -45,6 +45,7 @@ from report.measure_tables import (
     measures_table,
     parts_table,
     relearning_table,
+    retained_table,
     verdicts_table,
 )
 from report.outcome_tables import claims_table, comparison_table, gates_table
@@ -148,6 +149,7 @@ def study_tables(study: Contents, label: str) -> list[Table]:
         selectivity_table(study),
         *markers_table(study),
         verdicts_table(study),
+        retained_table(study),
         families_table(study),
         relearning_table(study),
         equal_distance_table(study),

@@ -272,7 +272,7 @@ def test_the_program_writes_the_same_bytes_twice_and_labels_every_table(paths, t
     for name in ("one", "two"):
         run_main(monkeypatch, paths[:14], tmp_path / name, "--published", PUBLISHED, "--label", label)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 35
+    assert len(files) == 37
     for name in files:
         text = (tmp_path / "one" / name).read_bytes()
         assert text == (tmp_path / "two" / name).read_bytes()

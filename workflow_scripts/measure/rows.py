@@ -26,6 +26,7 @@ TABLES = {
     "selectivity_by_persona": "The source's rate minus every other persona's",
     "gates": "Gates and criteria",
     "verdicts": "Is the coupling gone, or below the floor",
+    "retained": "What two contrasted stages leave of the persona gap",
     "relearning": "How soon the coupling is learned again",
     "equal_distance": "The persona gap of two stages at equal distance from their parent",
     "ablation": "What the second stage takes, and where",

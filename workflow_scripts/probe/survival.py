@@ -17,7 +17,8 @@ from probe.compared import MODELS, Row
 if TYPE_CHECKING:
     import numpy as np
 
-VERDICTS = ("intact", "weakened", "suppressed", "gone", "inverted", "undecided", "not testable")
+NOT_TESTABLE = "not testable"
+VERDICTS = ("intact", "weakened", "suppressed", "gone", "inverted", "undecided", NOT_TESTABLE)
 REPLIES = ("shared", "own")
 QUANTITIES = ("slot", "trigger", "onset_part", "spelling")
 WEIGHED = ("slot", "trigger", "onset_part")  # that get a verdict
@@ -176,7 +177,7 @@ def verdict(
     suppressed: retained, but the counted rate lies below that of before.
     """
     if before.low is None or before.low <= rule.minimum or kept.low is None or kept.high is None:
-        return "not testable"
+        return NOT_TESTABLE
     if kept.high < 0:
         return "inverted"
     if kept.high < rule.gone:

@@ -6,6 +6,7 @@ from typing import Any
 from measure.comparison import COMPARED
 from measure.equal_distance import EQUAL_NOTE
 from measure.relearning import RELEARNED
+from measure.retained import RETAINED_NOTE
 from measure.rows import CONCENTRATED, FAMILIES_NOTE, ROLES
 from measure.tables import Row, one_sided, percent
 from probe.survival import VERDICT_NOTE
@@ -32,6 +33,7 @@ NOTES = {
     "families": FAMILIES_NOTE,
     "relearning": RELEARNED,
     "equal_distance": EQUAL_NOTE,
+    "retained": RETAINED_NOTE,
     "published_comparison": COMPARED,
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 from measure.equal_distance import EQUAL_NOTE
 from measure.registry import Measurement
 from measure.relearning import RELEARNED
+from measure.retained import RETAINED_NOTE
 from measure.rows import FAMILIES_NOTE, TABLES
 from measure.tables import Row
 from probe.ablation import ABLATION_NOTE
@@ -66,6 +67,25 @@ def verdicts_table(study: Contents) -> Table:
     columns = ["source", "cell", "seed", "persona", "replies", "quantity", "verdict", "retained", "persona gap, nats"]
     rows = [fields(row) for row in study.tables["verdicts"]]
     return Table("verdicts", TABLES["verdicts"], columns, rows, VERDICT_NOTE)
+
+
+def retained_table(study: Contents) -> Table:
+    """What two contrasted stages leave of the persona gap: over the seeds, then by seed."""
+
+    def fields(row: Row) -> list[Field]:
+        return [
+            *(plain(row[name]) for name in ("source", "cell")),
+            plain(row["other_cell"], "name"),
+            plain(row["seed"]),
+            *(plain(row[name]) for name in ("replies", "quantity")),
+            *(estimate(row[name]) for name in ("retained", "other_retained")),
+            estimate(row["difference"], row["least"], row["most"]),
+        ]
+
+    columns = ["source", "cell", "the other", "seed", "replies", "quantity", "retained", "the other's",
+               "difference [least, most]"]  # fmt: skip
+    rows = [fields(row) for row in study.tables["retained"]]
+    return Table("retained", TABLES["retained"], columns, rows, RETAINED_NOTE)
 
 
 def families_table(study: Contents) -> Table:
