@@ -30,11 +30,11 @@ def retained_rows(cells: Sequence[Row], contrasted: Sequence[Sequence[str]]) -> 
     }
     rows: list[Row] = []
     for name, beside in contrasted:
-        seeds: dict[tuple[str, str, str], list[Row]] = {}
+        seeds: dict[tuple[str, str, str, str], list[Row]] = {}
         for (source, row, steps, seed), cell in weighed.items():
             other = weighed.get((source, beside, steps, seed)) if row == name else None
             for made in compared(cell, other) if other else []:
-                seeds.setdefault((cell["cell"], made["replies"], made["quantity"]), []).append(made)
+                seeds.setdefault((source, cell["cell"], made["replies"], made["quantity"]), []).append(made)
         for own in seeds.values():
             rows += [of_all(own), *own]
     return rows
