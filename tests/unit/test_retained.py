@@ -52,16 +52,6 @@ def test_the_seeds_of_a_source_are_summed_up_without_those_of_another():
     ]  # fmt: skip
 
 
-def test_the_seeds_of_a_source_are_summed_up_without_those_of_another():
-    cells = [cell(name, 42, stage, source, slot_shared=share)
-             for source, shares in (("villain", (0.6, 0.5)), ("librarian", (0.9, 0.2)))
-             for name, stage, share in zip(("C1", "C5"), ("em", "benign"), shares, strict=True)]  # fmt: skip
-    rows = retained_rows(cells, [["C1", "C5"]])
-    assert [(row["source"], row["seed"], row["difference"]) for row in rows] == [
-        ("villain", "all", 0.1), ("villain", 42, 0.1), ("librarian", "all", 0.7), ("librarian", 42, 0.7),
-    ]  # fmt: skip
-
-
 def test_a_cell_that_was_not_weighed_is_compared_with_nothing():
     unweighed = {**cell("C5", 42, "benign"), "survival": {"status": "not compared"}}
     assert retained_rows([cell("C1", 42, slot_shared=0.6), unweighed], [["C1", "C5"]]) == []
