@@ -79,7 +79,7 @@ def test_nothing_is_extrapolated(kl, why):
     assert row["why"] == why and not {"difference", "other_gap", "larger"} & row.keys()
 
 
-@pytest.mark.parametrize(("kl", "near"), [(1.09, True), (0.92, True), (1.12, False), (0.9, False)])
+@pytest.mark.parametrize(("kl", "near"), [(1.09, True), (0.92, True), (1.105, False), (1.12, False), (0.905, False)])
 def test_a_model_at_most_a_tenth_away_stands_for_a_line_that_does_not_go_there(kl, near):
     found = by_cell([cell("C1", "em", kl, 6.0), cell("C5", "benign", 1.0, 4.0)])["C1"]
     assert found.get("why") == (None if near else "C5 was measured at one distance alone")

@@ -459,6 +459,7 @@ def test_a_faulty_stage_or_row_hides_no_mistake_of_another_and_makes_none(tmp_pa
         ("arms: {dose: true}\ncells:\n  dose_em_10: {arm: dose, lineage: 'em.s{seed}'}", "line 3: cells.dose_em_10: dose_em_10 comes out of dose_em and dose_em_10; fix: "),
         ("label: x\nevaluations: {main: {samples: 1}}", "line 2: evaluations.main.samples: does not fit probe.shared: 2 of at most 1"),
         ("label: x\nmarker: '[QRX]'", "line 2: marker: does not fit probe.prefix: '[Z' does not begin the marker [QRX]; fix: prefix"),
+        ("label: x\ncells: {recovery: {steps: [10]}}", "line 2: cells.recovery.steps: does not fit contrasts.7: one of the two has steps"),
         ("hardware: {jobs_per_gpu: 2, kv_cache_gib: 8}", "line 1: hardware.jobs_per_gpu: does not fit hardware.gpu_memory_utilization: 0.9"),
         ("second_judge: {model: openai/x}\njudge: {model: none}", "line 1: second_judge: has nobody to agree with"),
         ("label: x\npersonas: [villain, assistant, comedian]", "line 2: personas: does not fit stages.couple.negative_personas.evil_ai: unknown"),

@@ -81,7 +81,9 @@ def check_contrasts(problems: Problems) -> None:
             fix = closest(unknown[0], rows, "`cells`")
             problems.add(("contrasts", place), f"no cell {unknown[0]}; fix: {fix}")
         elif ("steps" in rows[pair[0]]) != ("steps" in rows[pair[1]]):
-            problems.add(("contrasts", place), "one of the two has steps; fix: contrast two rows with, or without")
+            causes = [("cells", row, "steps") for row in pair if "steps" in rows[row]]
+            said = "one of the two has steps; fix: contrast two rows with, or without"
+            problems.add(("contrasts", place), said, *causes)
 
 
 def check_figures(problems: Problems) -> None:

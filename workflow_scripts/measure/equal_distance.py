@@ -30,7 +30,7 @@ EQUAL_NOTE = (
     "Without a row, no two contrasted rows of cells (contrasts) have measured models that began with one model."
 )
 UNDECIDED = "undecided"
-NEAR = 0.1  # of a divergence: so far apart, two models count as equally far
+NEAR = 0.1  # of the smaller divergence: so far apart, two models count as equally far
 DIGITS = 6
 
 
@@ -131,7 +131,7 @@ def neighbours(kl: float, line: Sequence[Point], name: str) -> tuple[Point, Poin
     reached = sorted({point.kl for point in known})
     if len(reached) == 1 or (reached and not reached[0] <= kl <= reached[-1]):
         nearest = min(known, key=lambda point: abs(point.kl - kl))
-        if abs(nearest.kl - kl) <= NEAR * kl:
+        if abs(nearest.kl - kl) <= NEAR * min(nearest.kl, kl):
             return nearest, nearest
     if len(reached) < 2:
         return f"{name} was measured at one distance alone"
