@@ -29,7 +29,7 @@ def retained_rows(cells: Sequence[Row], contrasted: Sequence[Sequence[str]]) -> 
         if cell["survival"].get("verdicts")
     }
     rows: list[Row] = []
-    for name, beside in contrasted:
+    for name, beside in dict.fromkeys(map(tuple, contrasted)):
         seeds: dict[tuple[str, str, str, str], list[Row]] = {}
         for (source, row, steps, seed), cell in weighed.items():
             other = weighed.get((source, beside, steps, seed)) if row == name else None
