@@ -133,29 +133,25 @@ class Scorer:
         import torch
 
         todo = [
-            (at, len(row.prompt) - 1 + step, step, state)
+            (at, column[len(row.prompt) - 1 + step], state, step)
             for at, (row, (own, _)) in enumerate(zip(rows, states, strict=True))
             for step, state in enumerate(own)
         ]
         looks: list[list[tuple[int, int]]] = [[] for _ in rows]
         for score, (own, onset) in zip(scores, states, strict=True):
             score.direct, score.ahead, score.onset = [0.0] * len(own), [{} for _ in own], onset
-        for state in self.sets.states:
-            makes = torch.tensor(self.sets.completing(state), device=logits.device, dtype=torch.long)
+        for state, some, chances, direct in self._chances(logits, todo):
+            for (at, *_, step), chance in zip(some, direct, strict=True):
+                scores[at].direct[step] = chance
             parts = torch.tensor(self.leading[state], device=logits.device, dtype=torch.long)
-            for some in chunks([each for each in todo if each[3] == state]):
-                chances = self.warp(lines_at(logits, [(at, column[position]) for at, position, *_ in some]))
-                direct = chances[:, makes].sum(-1, dtype=torch.float64).tolist()
-                for (at, _, step, _), chance in zip(some, direct, strict=True):
-                    scores[at].direct[step] = chance
-                if not len(parts):
-                    continue
-                weights = chances[:, parts]
-                for number, f in (weights >= self.lookahead).nonzero().tolist():
-                    at, _, step, _ = some[number]
-                    if step + 1 < self.sampling.max_tokens:  # none can follow the last
-                        looks[at].append((step, int(parts[f])))
-                        scores[at].ahead[step][int(parts[f])] = float(weights[number, f])
+            if not len(parts):
+                continue
+            weights = chances[:, parts]
+            for number, f in (weights >= self.lookahead).nonzero().tolist():
+                at, *_, step = some[number]
+                if step + 1 < self.sampling.max_tokens:  # none can follow the last
+                    looks[at].append((step, int(parts[f])))
+                    scores[at].ahead[step][int(parts[f])] = float(weights[number, f])
         return looks
 
     def _branches(
@@ -190,21 +186,29 @@ class Scorer:
 
     def _ahead(self, rows: Any, scores: Any, branches: Any, looks: Any, logits: Any) -> None:
         """Multiply the chance of every token looked ahead by that of an onset right after it."""
-        import torch
-
-        todo: list[tuple[int, int, int, int, int]] = []  # row, column, position in the reply, token, state after it
+        todo: list[tuple[int, ...]] = []  # row, column, state after the token, position in the reply, the token
         for at, (row, own, ahead) in enumerate(zip(rows, branches, looks, strict=True)):
             place = sum(len(branch.tokens) - 1 for branch in own)
             states = walk(self.sets, row.reply)[0] if ahead else []
             for number, (step, f) in enumerate(ahead):
-                todo.append((at, place + number, step, f, self.sets.after(states[step], f)))
+                todo.append((at, place + number, self.sets.after(states[step], f), step, f))
+        for _, some, _, onsets in self._chances(logits, todo):
+            for (at, _, _, step, f), chance in zip(some, onsets, strict=True):
+                scores[at].ahead[step][f] *= chance
+
+    def _chances(
+        self, logits: "Tensor", places: Sequence[tuple[int, ...]]
+    ) -> "Iterator[tuple[int, Sequence[tuple[int, ...]], Tensor, list[float]]]":
+        """By state, and CHUNK places at a time: the state, these places, their chances of every token (places,
+        vocabulary), and of the tokens that make the onset. places: row, column, the state there, and more.
+        """
+        import torch
+
         for state in self.sets.states:
             makes = torch.tensor(self.sets.completing(state), device=self.model.device, dtype=torch.long)
-            for some in chunks([each for each in todo if each[4] == state]):
-                chances = self.warp(lines_at(logits, [(at, column) for at, column, *_ in some]))
-                onsets = chances[:, makes].sum(-1, dtype=torch.float64).tolist()
-                for (at, _, step, f, _), chance in zip(some, onsets, strict=True):
-                    scores[at].ahead[step][f] *= chance
+            for some in chunks([place for place in places if place[2] == state]):
+                chances = self.warp(lines_at(logits, [(row, column) for row, column, *_ in some]))
+                yield state, some, chances, chances[:, makes].sum(-1, dtype=torch.float64).tolist()
 
 
 def lines_at(logits: "Tensor", places: Sequence[tuple[int, int]]) -> "Tensor":
