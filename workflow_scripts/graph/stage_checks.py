@@ -123,13 +123,18 @@ def of_stage(word: Word, *fields: str) -> Iterator[None]:
         raise InputError(f"stages.{word.stage}.{'.'.join(fields)}: {said}") from None
 
 
+def check_words(lineage: str, check_word: Callable[[Word], None]) -> None:
+    """Raise InputError unless every stage of a lineage can be."""
+    for node in ancestry(lineage):
+        check_word(parse_lineage(node)[-1])
+
+
 def check_origin(study: Study, node: str, check_word: Callable[[Word], None]) -> None:
     """Raise InputError unless the origin of a node's adapter, if that is another, trains one, of the node's seed."""
     origin = study.origin_of(node)
     if origin == node:
         return
-    for above in ancestry(origin):
-        check_word(parse_lineage(above)[-1])
+    check_words(origin, check_word)
     last = parse_lineage(origin)[-1]
     if study.type_of(origin) == "graft" or last.step:
         couple = next((name for name in study.stage_names if stage_type(study.stages[name]) == "couple"), "couple")
@@ -150,8 +155,7 @@ def check_rows(study: Study, lineage: str, check_word: Callable[[Word], None]) -
     taken = study.rows_from(lineage)
     if taken == lineage:
         return
-    for node in ancestry(taken):
-        check_word(parse_lineage(node)[-1])
+    check_words(taken, check_word)
     if study.origin_of(taken) != taken or study.from_hub(taken) or not study.draws_replies(taken):
         raise InputError(
             f"{taken} has no coupling rows of its own; "
@@ -163,8 +167,7 @@ def check_replay(study: Study, lineage: str, check_word: Callable[[Word], None])
     """Raise InputError unless what the last stage replays are the rows of a training."""
     if (replayed := study.replayed(lineage)) is None:
         return
-    for node in ancestry(replayed):
-        check_word(parse_lineage(node)[-1])
+    check_words(replayed, check_word)
     if study.origin_of(replayed) != replayed:
         raise InputError(
             f'{replayed} has no rows of its own; fix: name a trained lineage, such as `of: "couple-{{persona}}.s42"`'
