@@ -5,8 +5,8 @@ of steps that was measured, and at its end, by the KL divergence from their pare
 token]. For a model of one stage, d of the other is read at the same divergence from the straight line between the two
 models before and after it there, over log KL. Nothing is extrapolated: where the other was never so far, its nearest
 model stands for it if that is NEAR; else, or where it was so far more than once since its line turns back, there is no
-number, and why. Intervals are over resampled questions, the same for both;
-the divergences are held as they were measured.
+number, and why. Intervals are over resampled questions, the same for both; the divergences are held as they were
+measured.
 """
 
 import math
@@ -25,8 +25,8 @@ EQUAL_NOTE = (
     "kl: KL divergence of the cell's model from its parent on the base's replies, nats per token. gap: its persona gap "
     "d; other_gap: that of the other stage's line at the same kl, between two numbers of its steps, log-linearly; with "
     "one number of steps, of its nearest model, whose kl is within 10 %. n: questions, over which the interval is; it "
-    "holds no noise of training. larger: whose gap, undecided where the "
-    "interval holds 0. Nothing is extrapolated; where the other was not measured, why says so. "
+    "holds no noise of training. larger: whose gap, undecided where the interval holds 0. Nothing is extrapolated; "
+    "where the other was not measured, why says so. "
     "Without a row, no two contrasted rows of cells (contrasts) have measured models that began with one model."
 )
 UNDECIDED = "undecided"

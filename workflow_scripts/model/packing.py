@@ -86,17 +86,17 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
-def micro_batch(rows: Sequence[tuple[list[int], list[int]]], longest: int = 0) -> dict[str, Any]:
+def micro_batch(rows: Sequence[tuple[list[int], list[int]]], at_least: int = 0) -> dict[str, Any]:
     """(input_ids, labels) rows concatenated, n rows of at most L tokens, T tokens in all, K of them labelled.
 
     input_ids, position_ids: (1, T). predictors: (K,), positions whose next token is labelled. targets: (K,), that
     token. starts: (n + 1,) int32, cumulative lengths. longest: L. spread: (n * L,), for each place of the right-padded
-    (n, L) layout its token in the concatenation. gather: (T,), the reverse. longest: at least that is L.
+    (n, L) layout its token in the concatenation. gather: (T,), the reverse. at_least: the smallest L.
     """
     import torch
 
     lengths = torch.tensor([len(ids) for ids, _ in rows])
-    longest = max(longest, int(lengths.max()))
+    longest = max(at_least, int(lengths.max()))
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     column = torch.arange(longest)
     labels = torch.tensor([label for _, row in rows for label in row])

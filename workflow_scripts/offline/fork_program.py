@@ -431,10 +431,8 @@ def take_over(request: dict[str, Any], descriptors: list[int]) -> list[str]:
         os.dup2(descriptor, target)
         os.close(descriptor)
     limit = {name: os.environ[name] for name in (INSTRUCTIONS,) if name in os.environ}
-    if (
-        dtype_of(request["command"]) == "bfloat16"
-    ):  # its own instructions are four times as fast, and others than were tried with
-        limit = {}
+    if dtype_of(request["command"]) == "bfloat16":
+        limit = {}  # its own instructions are four times as fast, and others than were tried with
         products.SAME.clear()
     os.environ.clear()
     os.environ.update(request["environment"] | limit)

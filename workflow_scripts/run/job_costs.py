@@ -111,8 +111,8 @@ def cost_of(
     if job.rule == "fetch_base":  # whose folder is of links, into the cache or to the user's own files
         disk, cached = 0.0, 0.0 if key == "path" else disk
     group = (job.rule, model, key)
-    own = {"first": row["first_s"], "of": row["model"], "share": row["share"], "cached": cached}
-    return Cost(group, seconds, disk, scratch, **own)
+    first, share = row["first_s"], row["share"]
+    return Cost(group, seconds, disk, scratch, first=first, of=row["model"], share=share, cached=cached)
 
 
 def model_of(jobs: Iterable[Job]) -> str:
