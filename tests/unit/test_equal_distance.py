@@ -86,6 +86,21 @@ def test_a_model_at_most_a_tenth_away_stands_for_a_line_that_does_not_go_there(k
     assert (found.get("between"), found.get("other_gap")) == (("end", 4.0) if near else (None, None))
 
 
+@pytest.mark.parametrize(
+    ("kl", "weights", "why"),
+    [
+        (0.0, 0.0, "a KL of 0 (its weights moved by 0)"),
+        (0.0, 0.0123, "a KL of 0 (its weights moved by 0.0123)"),
+        (None, 0.5, "no KL (its weights moved by 0.5)"),
+    ],
+)
+def test_a_model_without_a_divergence_says_what_was_measured_of_its_distance(kl, weights, why):
+    still = cell("C5", "benign", 1.0, 4.0)
+    still["distance"] |= {"kl_shared_source": {"value": kl}, "weights_moved": {"value": weights}}
+    found = by_cell([cell("C1", "em", 1.0, 6.0), still])
+    assert found["C1"]["why"] == found["C5"]["why"] == f"C5 has {why}"
+
+
 def test_a_whole_stage_is_held_against_the_doses_of_the_other_with_its_seed():
     cells = [
         cell("C1", "em", 1.0, 6.0), cell("C1", "em", 1.0, 6.0, seed=137), cell("C5", "benign", 10.0, 0.0),

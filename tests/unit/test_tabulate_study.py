@@ -309,7 +309,10 @@ def test_a_verdict_of_the_study_says_how_many_of_its_seeds_were_weighed():
     for cell in cells[1:]:
         cell["survival"]["verdicts"] = {}  # as where the reference was not measured
     found = rows.verdict_rows(cells)
-    assert {(row["seed"], row.get("seeds")) for row in found} == {("all", "1 of 3"), (cells[0]["seed"], None)}
+    assert {(row["seed"], row.get("seeds"), row.get("seeds_made")) for row in found} == {
+        ("all", 1, 3),
+        (cells[0]["seed"], None, None),
+    }
 
 
 def test_a_cell_given_twice_or_not_a_result_is_refused(paths, tmp_path):

@@ -721,8 +721,8 @@ def test_a_verdict_leads_to_what_the_probe_measured_and_a_claim_to_the_verdicts_
     measured = {"unit": "nats", "measure": "slot_own", "value": -3.0, "low": None, "high": None, "n": 28}
     tables = {
         "verdicts": [
-            where | told | {"seed": "all", "seeds": "1 of 3"},
-            where | told | {"seed": 42, "seeds": None},
+            where | told | {"seed": "all", "seeds": 1, "seeds_made": 3},
+            where | told | {"seed": 42, "seeds": None, "seeds_made": None},
         ],
         "ablation": [where | {"seed": 42}],
         "measures": [where | {"seed": 42, "persona": name} | measured for name in ("villain", "assistant")],
@@ -750,9 +750,9 @@ def test_the_conclusion_says_how_far_a_second_stage_must_be_weakened():
 
 
 def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
-    def row(cell, seed, replies, verdict, quantity="slot", seeds="1 of 1"):
+    def row(cell, seed, replies, verdict, quantity="slot", made=1):
         names = {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": seed, "replies": replies}
-        return names | {"quantity": quantity, "verdict": verdict, "seeds": seeds if seed == "all" else None}
+        return names | {"quantity": quantity, "verdict": verdict} | {"seeds": 1, "seeds_made": made}
 
     verdicts = [row("C1", "all", "shared", "suppressed"), row("C1", 42, "shared", "gone"),
                 row("C5", "all", "shared", "gone"), row("C1", "all", "own", "undecided"),
@@ -763,10 +763,10 @@ def test_the_conclusion_says_what_the_probe_says_beside_what_was_counted():
         "on one shared text it is suppressed in C1 of evil_ai and gone in C5 of evil_ai; "
         "on each model's own replies it is undecided in C1 of evil_ai."
     )
-    verdicts[0]["seeds"] = "1 of 3"
+    verdicts[0]["seeds_made"] = 3
     (said,) = prose.below_floor_sentences(verdicts, one_seed)
     assert "it is suppressed in C1 of evil_ai (1 of 3 seeds) and gone in C5 of evil_ai; " in said
-    alike = [row(cell, "all", "shared", "suppressed", seeds="1 of 3") for cell in ("C1", "twice")]
+    alike = [row(cell, "all", "shared", "suppressed", made=3) for cell in ("C1", "twice")]
     (said,) = prose.below_floor_sentences(alike, one_seed)
     assert said.endswith("on one shared text it is suppressed in C1 and twice of evil_ai (1 of 3 seeds each).")
     assert prose.below_floor_sentences([], []) == []
@@ -784,7 +784,7 @@ def test_the_conclusion_says_of_every_other_arm_what_became_of_its_coupling():
                      row("matched", "matched_em", "em.s42/couple-evil_ai.s42"),
                      row("assistant", "C0", "couple-evil_ai.s42")],
         "verdicts": [{"source": "evil_ai", "arm": "full_coupling", "cell": "full_C1", "seed": "all",
-                      "replies": "shared", "quantity": "slot", "verdict": "suppressed", "seeds": "1 of 1"}],
+                      "replies": "shared", "quantity": "slot", "verdict": "suppressed", "seeds": 1, "seeds_made": 1}],
     }  # fmt: skip
     tables["pooled"] += [pooled_row("full_C4", "source", 51, 56), pooled_row("full_C4", "bystander", 7, 56),
                          pooled_row("full_C1", "source", 0, 168), pooled_row("full_C2", "source", 0, 168),

@@ -36,18 +36,25 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Point:
-    """A measured model. steps: 0 at the end of its stage. gaps: d [nats] by question."""
+    """A model on the line of its stage. steps: 0 at the end of it. kl: above 0. gaps: d [nats] by question."""
 
     steps: int
     kl: float
     gaps: Mapping[str, float]
 
 
-def point_of(cell: Row) -> Point | None:
-    """The cell's model as a point of its line; None for one that was not measured."""
+def point_of(cell: Row) -> Point | str | None:
+    """The cell's model as a point of its line, or why it is none; None for one that was not measured."""
     section = cell["distance"]
-    kl = section.get("kl_shared_source", {}).get("value")
-    return None if kl is None or not section["gaps"] else Point(steps_of(cell), kl, section["gaps"])
+    kl, weights = (section.get(name, {}).get("value") for name in ("kl_shared_source", "weights_moved"))
+    if kl and section["gaps"]:
+        return Point(steps_of(cell), kl, section["gaps"])
+    if kl is None and weights is None:
+        return None
+    said = "no KL" if kl is None else f"a KL of {kl:.3g}"
+    gap = "" if section["gaps"] else ", and no persona gap"
+    moved = "" if weights is None else f" (its weights moved by {weights:.3g})"
+    return f"{said}{gap}{moved}"
 
 
 def line_of(lineage: str) -> str:
@@ -67,7 +74,7 @@ def equal_distance_rows(cells: Sequence[Row], contrasted: Sequence[Sequence[str]
 
     contrasted: pairs of rows of the config.
     """
-    lines: dict[tuple[str, str], list[Point]] = {}
+    lines: dict[tuple[str, str], list[Point | str]] = {}
     known = [(cell, point) for cell in cells if (point := point_of(cell))]
     for cell, point in known:
         lines.setdefault((cell["source"], line_of(cell["lineage"])), []).append(point)
@@ -80,10 +87,14 @@ def equal_distance_rows(cells: Sequence[Row], contrasted: Sequence[Sequence[str]
             if not others or line == line_of(cell["lineage"]):
                 continue
             around: tuple[Point, Point] | str = f"{beside} was measured with seed {', '.join(map(str, others))} alone"
+            identity = {field: cell[field] for field in EQUAL[:4]} | {"steps": steps_of(cell) or None}
+            identity |= {"other_cell": beside}
+            if isinstance(point, str):
+                rows.append(identity | {"why": f"{name} has {point}"})
+                continue
             if line:
                 around = neighbours(point.kl, lines[cell["source"], line], beside)
-            identity = {field: cell[field] for field in EQUAL[:4]} | {"steps": point.steps or None}
-            rows.append(identity | {"other_cell": beside} | compared(point, around, name, beside))
+            rows.append(identity | compared(point, around, name, beside))
     return rows
 
 
@@ -123,17 +134,19 @@ def compared(point: Point, around: tuple[Point, Point] | str, own: str, name: st
     }
 
 
-def neighbours(kl: float, line: Sequence[Point], name: str) -> tuple[Point, Point] | str:
+def neighbours(kl: float, line: Sequence[Point | str], name: str) -> tuple[Point, Point] | str:
     """The points of a row's line, in the order of its steps, on both sides of a divergence, the nearer first; twice
     the nearest where the line does not go there but comes NEAR; or why there are none.
     """
-    known = sorted((point for point in line if point.kl > 0), key=lambda point: point.steps or math.inf)
+    known = sorted((each for each in line if isinstance(each, Point)), key=lambda point: point.steps or math.inf)
+    if not known:
+        return f"{name} has {line[0]}"
     reached = sorted({point.kl for point in known})
-    if len(reached) == 1 or (reached and not reached[0] <= kl <= reached[-1]):
+    if len(reached) == 1 or not reached[0] <= kl <= reached[-1]:
         nearest = min(known, key=lambda point: abs(point.kl - kl))
         if abs(nearest.kl - kl) <= NEAR * min(nearest.kl, kl):
             return nearest, nearest
-    if len(reached) < 2:
+    if len(reached) == 1:
         return f"{name} was measured at one distance alone"
     if kl < reached[0]:
         return f"nearer than {name} was measured ({reached[0]:.3g} or more)"

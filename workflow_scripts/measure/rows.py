@@ -61,8 +61,8 @@ WIDE = [
     for role in ROLES
     for field in ("persona", "hits", "loose_hits", "completions", *INTERVALS[:3], "mean_tokens", "stopped")
 ]
-VERDICTS = [*IDENTITY, "seeds", "persona", "replies", "quantity", "verdict", "retained", "low", "high", "gap",
-            "gap_low", "gap_high", "questions"]  # fmt: skip
+VERDICTS = [*IDENTITY, "seeds", "seeds_made", "persona", "replies", "quantity", "verdict", "retained", "low", "high",
+            "gap", "gap_low", "gap_high", "questions"]  # fmt: skip
 ABLATION = [*IDENTITY, "persona", *RESULT]
 FAMILIES = [*IDENTITY, "persona", "family", "role", "prompts", "questions", "onset_rate", "low", "high",
             "onsets", "marked", "difference", "difference_low", "difference_high", "p", "p_holm", "differs",
@@ -127,7 +127,7 @@ def persona_rows(cell: Row) -> list[Row]:
 def verdict_rows(cells: Sequence[Row]) -> list[Row]:
     """The rows of verdicts.csv: of a cell with a stage after its coupling the study's, seed all, then its seeds'.
 
-    seeds: in the study's rows, how many of the cell's seeds were weighed.
+    seeds, seeds_made: in the study's rows, how many of the cell's seeds were weighed, and how many it has.
     """
     made: Counter[tuple[str, ...]] = Counter((cell["source"], cell["arm"], cell["cell"]) for cell in cells)
     weighed: dict[tuple[str, ...], list[Row]] = {}
@@ -147,7 +147,7 @@ def verdict_rows(cells: Sequence[Row]) -> list[Row]:
         for (*cell, _), seeds in weighed.items()
         for row in (
             {field: seeds[0][field] for field in shared}
-            | {"seed": "all", "seeds": f"{len(seeds)} of {made[tuple(cell)]}"}
+            | {"seed": "all", "seeds": len(seeds), "seeds_made": made[tuple(cell)]}
             | {"verdict": of_all([each["verdict"] for each in seeds])},
             *seeds,
         )

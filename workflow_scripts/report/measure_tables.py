@@ -12,7 +12,7 @@ from measure.tables import Row
 from probe.ablation import ABLATION_NOTE
 from probe.survival import VERDICT_NOTE
 from report.fields import Contents, Field, Table, anchor, browse, estimate, measured, plain, side_by_side
-from report.prose import equal_distance_sentences
+from report.prose import equal_distance_sentences, seeds_weighed
 
 
 def measures_table(study: Contents, measurement: Measurement) -> Table:
@@ -56,7 +56,7 @@ def verdicts_table(study: Contents) -> Table:
         quantity = {"slot": "log-odds", "onset_part": "onset given separator"}.get(row["quantity"], row["quantity"])
         return [
             *(plain(row[name]) for name in ("source", "cell")),
-            replace(plain(row["seed"]), more=row["seeds"] or ""),
+            replace(plain(row["seed"]), more=seeds_weighed(row)),
             *(plain(row[name]) for name in ("persona", "replies")),
             plain(quantity),
             Field(row["verdict"], row["verdict"], link, "badge unknown"),

@@ -69,8 +69,7 @@ def probed(verdicts: Sequence[Row], arm: str) -> str:
         alike: dict[tuple[str, ...], list[str]] = {}
         for row in study:
             if row["replies"] == replies:
-                weighed, _, made = row["seeds"].partition(" of ")
-                some = f"{row['seeds']} seeds" if weighed != made else ""
+                some = f"{seeds_weighed(row)} seeds" if row["seeds"] < row["seeds_made"] else ""
                 alike.setdefault((row["verdict"], row["source"], some), []).append(row["cell"])
         said = [
             f"{verdict} in {listed(own)} of {source}" + (f" ({some}{' each' * (len(own) > 1)})" if some else "")
@@ -79,6 +78,11 @@ def probed(verdicts: Sequence[Row], arm: str) -> str:
         if said:
             parts.append(f"{where} it is {listed(said)}")
     return "; ".join(parts)
+
+
+def seeds_weighed(row: Row) -> str:
+    """`2 of 3`: how many of a cell's seeds a row of verdicts.csv rests on; "" of a single seed's."""
+    return "" if row["seeds"] is None else f"{row['seeds']} of {row['seeds_made']}"
 
 
 def strength_sentences(measures: Sequence[Row]) -> list[str]:
