@@ -448,6 +448,26 @@ def test_a_faulty_stage_or_row_hides_no_mistake_of_another_and_makes_none(tmp_pa
     ]
 
 
+TYPOS = """\
+stages:
+  couple: {lrr: 1}
+  my: {extends: cuple}
+cells:
+  C1: {lineage: "couple-{source}.s42/qq.s{seed}"}
+  C5: {sources: 7}
+contrasts: [[C55, C2]]
+"""
+
+
+def test_faulty_stages_and_rows_are_named_among_those_that_are_there(tmp_path):
+    _, extends, lineage, _, contrast = laid_over(tmp_path, TYPOS)
+    assert extends == "line 3: stages.my.extends: 'cuple' is not there; fix: couple"
+    said, _, names = lineage.partition("; fix: one of ")
+    assert said == "line 5: cells.C1.lineage: 'qq.s42' names no stage of the config"
+    assert {"couple", "my", "em"} <= set(names.partition(", or add")[0].split(", "))
+    assert contrast == "line 7: contrasts.0: no cell C55; fix: C5"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

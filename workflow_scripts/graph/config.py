@@ -169,7 +169,7 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
         said = f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
     elif not isinstance(error, InputError):
         said = f"{error}; fix: write {{source}}, {{seed}} or {{step}} in a pair of braces"
-    meant = meant_by(row["lineage"], study.stage_names)
+    meant = meant_by(row["lineage"], study.stage_words)
     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
     if step and isinstance(error, stage_checks.LateStep):
         length = [said_at(study.config, ("stages", error.stage, key)) for key in ("max_steps", "epochs", "batch")]

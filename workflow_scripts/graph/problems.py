@@ -37,6 +37,11 @@ class Faultless(dict[str, Any]):
         raise Faulty(name)
 
 
+def names_of(entries: Iterable[str]) -> list[str]:
+    """All names of a mapping or list, those of faulty entries last: they are there."""
+    return [*entries, *sorted(getattr(entries, "faulty", ()))]
+
+
 def entire(entries: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries, for who has to know them all. Raises Faulty if one of them is."""
     if isinstance(entries, Faultless) and entries.faulty:
@@ -193,7 +198,7 @@ def said_at(config: Mapping[str, Any], path: Sequence[str]) -> tuple[str, ...]:
 
 def closest(name: str, known: Iterable[str], listed: str = "the config") -> str:
     """The known name that looks most like this one; or all of them, or of many a few. listed: where all of them are."""
-    choices = list(known)
+    choices = names_of(known)
     if alike := difflib.get_close_matches(name, choices, 1):
         return alike[0]
     if len(choices) <= MANY:

@@ -99,7 +99,12 @@ def check_taught(study: Study, problems: Problems) -> None:
 
 
 def check_lineage(study: Study, lineage: str, check_word: Callable[[Word], None]) -> None:
-    """Raise InputError unless every stage can be (check_word), and its adapter and rows are made somewhere."""
+    """Raise InputError unless every stage can be (check_word), and its adapter and rows are made somewhere.
+
+    A stage that is not there is told before Faulty is raised for another one.
+    """
+    for word in parse_lineage(lineage):
+        study.check_named(word)
     for node in ancestry(lineage):
         word = parse_lineage(node)[-1]
         check_word(word)

@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from graph.lineage import BASE, NAME, Word, ancestry, lineage_of, parent_of, parse_lineage
-from graph.problems import entire
+from graph.problems import entire, names_of
 from graph.recipe import FIELDS, Data, check_training
 from marker.marker import Marker
 from measure.gates import names_only
@@ -77,6 +77,11 @@ class Study:
         return [name for name in self.stages if not name.startswith("_")]
 
     @cached_property
+    def stage_words(self) -> list[str]:
+        """The same with the faulty ones, which are not missing."""
+        return [name for name in names_of(self.stages) if not name.startswith("_")]
+
+    @cached_property
     def row_names(self) -> dict[str, str]:
         """The names of all cells, in whatever arm, and their rows."""
         rows = entire(self.config["cells"])
@@ -96,12 +101,16 @@ class Study:
 
     def stage_at(self, word: Word) -> dict[str, Any]:
         """The resolved recipe of a stage. Raises InputError if the config has none of that name."""
+        self.check_named(word)
+        return self.stages[word.stage]
+
+    def check_named(self, word: Word) -> None:
+        """Raise InputError if the config has no stage of that name."""
         if word.stage.startswith("_") or word.stage not in self.stages:
             raise InputError(
                 f"lineage: {str(word)!r} names no stage of the config; fix: one of "
-                f"{', '.join(self.stage_names)}, or add the stage"
+                f"{', '.join(self.stage_words)}, or add the stage"
             )
-        return self.stages[word.stage]
 
     def seeds_of(self, row: str) -> list[int]:
         """The seeds of a row of `cells`."""
