@@ -8,7 +8,7 @@ import sys
 import tarfile
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from glob import glob
 from pathlib import Path
 from shlex import quote
@@ -50,26 +50,22 @@ HERE = "" if CHECKOUT == Path.cwd() else f"{CHECKOUT}/"
 sys.path.insert(0, str(CHECKOUT / "workflow_scripts"))
 
 from graph.braces import braces
-from graph import resolved
+from graph import places, resolved
 from graph.config import read_study
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.profiles import check_profiles, check_targets
+from graph.outside_checks import check_outside
 from graph.problems import YAML, Problems, closest, compose, yaml_of
-from graph.stage_checks import check_base_fits
 from inputs.outside import (
-    check_there,
     contents,
     model_contents,
     questions_digest,
-    parts_of,
     relink,
 )
 from inputs.panel import load_panel
 from measure.registry import MEASUREMENTS
 from measure.rows import TABLES
-from offline.pretraining import parts_of as parts_of_toy
-from probe.families import Family, check_others, load_others
 from run.alive import announce
 from run.files import canonical
 from run.program import InputError
@@ -152,11 +148,11 @@ study = try_config(
     CLAIMS,
     {name: pins["rows"] for name, pins in SOURCES["datasets"].items()},
     panel_of,
+    partial(check_outside, CHECKOUT, SOURCES["base"]),
 )
 
 RESULTS = f"results/{config['study']}"
 MODELS = f"{RESULTS}/models"
-INPUTS = f"{RESULTS}/inputs"
 HARDWARE = config["hardware"]
 # How model jobs compute, as options of their programs
 ENGINE = (
@@ -311,24 +307,12 @@ def base_folder(wildcards=None):
         wildcards
     ):  # a job is planned: while rules are read, the triggers are not known yet
         check_triggers()
-    return f"{INPUTS}/base/{config['base']['from']}"
+    return places.base_folder(config)
 
 
 relink(
     base_folder(), config["base"]["path"] if config["base"]["from"] == "path" else None
 )
-
-
-def check_parts(problems):
-    """Which stage names what the base does not have, as far as that is known."""
-    base = config["base"]
-    if base["from"] == "toy":
-        known = parts_of_toy(base["toy"]["recipe"])
-    else:
-        own = base["path"] if base["from"] == "path" else None
-        known = parts_of(base_folder(), f"{base['repo']}@{base['revision']}", own)
-    if known:
-        check_base_fits(study, known, problems)
 
 
 def asked_of_base(wildcards):
@@ -349,7 +333,7 @@ def toy_recipe(wildcards):
 
 
 def panel_file(wildcards=None):
-    return f"{INPUTS}/panel/{config['panel']['from']}.yaml"
+    return places.panel_file(config)
 
 
 def own_panel():
@@ -376,9 +360,7 @@ def panel_contents(wildcards):
 
 def alignment_questions(wildcards):
     """The user's own questions to judge, if there are."""
-    return (
-        [f"{INPUTS}/alignment_questions.yaml"] if config["alignment_questions"] else []
-    )
+    return [places.questions_file(config)] if config["alignment_questions"] else []
 
 
 def questions_contents(wildcards):
@@ -416,7 +398,7 @@ def own_contents(path, read, files, made):
 
 
 def dataset_file(name):
-    return f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.jsonl"
+    return places.dataset_file(config, name)
 
 
 def capability_questions(wildcards):
@@ -437,60 +419,10 @@ def datasets_used():
 def dataset_manifests(wildcards):
     """What is known of the data sets; the toy ones are made here."""
     return [
-        f"{INPUTS}/datasets/{config['datasets'][name]['from']}/{name}.manifest.json"
+        f"{dataset_file(name).removesuffix('.jsonl')}.manifest.json"
         for name in datasets_used()
         if config["datasets"][name]["from"] != "toy"
     ]
-
-
-def check_outside():
-    """Say before anything is planned what the config names that is not there, or does not fit it."""
-    problems = Problems(config, config_files)
-    own = [
-        (("base",), config["base"], base_folder()),
-        (("panel",), config["panel"], panel_file()),
-    ]
-    own += [
-        (("datasets", name), config["datasets"][name], dataset_file(name))
-        for name in datasets_used()
-    ]
-    for key, entry, made in own:
-        if entry["from"] == "path":
-            file = Path(entry["path"], *(["config.json"] if key == ("base",) else []))
-            with problems.caught((*key, "path")):
-                check_there(file, made)
-    if config["alignment_questions"]:
-        files = {"questions": Path(config["alignment_questions"])}
-        with problems.caught(("alignment_questions",)):
-            questions_digest(files, alignment_questions(None)[0])
-    if not (CHECKOUT / HARDWARE["lock"]).is_file():
-        said = f"{HARDWARE['lock']}: no such file in {CHECKOUT}; fix: correct the path"
-        problems.add(("hardware", "lock"), said)
-    for cell in filter(study.asked_families, study.cells):
-        with problems.caught(("families",)):
-            personas_asked_families(cell)
-    if config["study"] in ("reanalysis", "verify_published"):
-        said = f"{config['study']} is a folder of other results; fix: another name"
-        problems.add(("study",), said)
-    check_pins(problems)
-    check_parts(problems)
-    try_config(problems.raise_all)
-
-
-def check_pins(problems):
-    """A repository is not given with the commit that is pinned for another."""
-    base = config["base"]
-    others = [
-        repo
-        for repo, pins in SOURCES["base"].items()
-        if base["from"] == "hub"
-        and repo != base["repo"]
-        and pins["revision"] == base["revision"]
-    ]
-    for repo in others:
-        place = problems.strongest(("base", "revision"), ("base", "repo"))
-        said = f"{base['revision']} is a commit of {repo}, not of {base['repo']}"
-        problems.add(place, f"{said}; fix: revision: <a commit of {base['repo']}>")
 
 
 def answered_rows(wildcards):
@@ -960,22 +892,9 @@ def cell_sampling(wildcards):
 
 
 def family_personas(wildcards):
-    return personas_asked_families(cell_of(wildcards))
+    return ",".join(study.personas_asked_families(cell_of(wildcards)))
 
 
-def personas_asked_families(cell):
-    """The coupled persona, the assistant, and as many of the others as the config says. All have to have wordings."""
-    asked = dict.fromkeys([study.coupled_of(cell), "assistant"])
-    panel = dict.fromkeys([*config["personas"], cell.source])
-    others = [each for each in panel if each not in asked]
-    personas = [*asked, *others[: FAMILIES["bystanders"] or None]]
-    path = CHECKOUT / "resources/families.yaml"
-    families = {name: Family(**fields) for name, fields in FAMILIES["of"].items()}
-    check_others(load_others(path), families, personas, path)
-    return ",".join(personas)
-
-
-check_outside()
 MODEL_LOCK = digest_of(HARDWARE["lock"])
 
 

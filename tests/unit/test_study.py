@@ -2,6 +2,7 @@ import copy
 import datetime
 import functools
 import time
+from functools import partial
 from pathlib import Path
 
 import plot_figures
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from graph import resolved
 from graph.config import read_study
+from graph.outside_checks import check_outside
 from graph.problems import Problems
 from graph.recipe import merged
 from graph.stage_checks import check_base_fits
@@ -24,6 +26,7 @@ SCHEMA = ROOT / "resources/config.schema.yaml"
 GATE = {"name": "g", "over": "pooled"}
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PANEL = load_panel(ROOT / "resources/panel.yaml")
+ROWS = {"em": 6000, "benign": 6000, "arc": 1172}
 CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())]
 
 
@@ -41,8 +44,7 @@ def study(known_panel=None, **changes):
             del place[key]
         else:
             place[key] = value
-    rows = {"em": 6000, "benign": 6000, "arc": 1172}
-    return read_study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, rows, lambda config: known_panel)
+    return read_study(config, SCHEMA, [ROOT / "config.yaml"], CLAIMS, ROWS, lambda config: known_panel)
 
 
 def problem(**changes):
@@ -390,7 +392,7 @@ def laid_over(tmp_path, text):
     config = merged(CONFIG, yaml.safe_load(text))
     files = [file, ROOT / "config.yaml"]
     with pytest.raises(InputError) as caught:
-        read_study(config, SCHEMA, files, CLAIMS, {"em": 6000, "benign": 6000, "arc": 1172}, lambda config: PANEL)
+        read_study(config, SCHEMA, files, CLAIMS, ROWS, lambda config: PANEL, partial(check_outside, ROOT, {}))
     return str(caught.value).replace(f"{file}: ", "").splitlines()
 
 
@@ -445,6 +447,40 @@ def test_a_faulty_stage_or_row_hides_no_mistake_of_another_and_makes_none(tmp_pa
         ["line 6", "cells.C1.lineage"],
         ["line 7", "cells.C5.sources"],
         ["line 10", "cells.Y.lineage"],
+    ]
+
+
+NOT_THERE = """\
+study: My Study
+base: {from: path, path: no_model}
+panel: {from: path, path: no.yaml}
+arms: {typo: true}
+datasets:
+  em: {from: path, path: no.jsonl}
+  nobodys: {from: path, path: no_chats.jsonl}
+  arc: {from: path, path: no_choices.jsonl}
+stages:
+  em: {lr: 1e-4}
+cells:
+  C5: {lineage: "couple-{source}.s42/bening.s{seed}"}
+alignment_questions: no_questions.yaml
+hardware: {lock: no.txt}
+"""
+
+
+def test_files_that_are_not_there_are_told_with_the_mistakes_of_the_config(tmp_path):
+    said = laid_over(tmp_path, NOT_THERE)
+    assert [line.partition("; fix: ")[0].partition(" in /")[0] for line in said] == [
+        "line 1: study: 'My Study' cannot be",
+        "line 2: base.path: no_model/config.json: no such file",
+        "line 3: panel.path: no.yaml: no such file",
+        "line 4: arms.typo: no cell belongs to it",
+        "line 6: datasets.em.path: no.jsonl: no such file",
+        "line 8: datasets.arc.path: no_choices.jsonl: no such file",
+        "line 10: stages.em.lr: YAML reads 1e-4 as text, not as a number",
+        "line 12: cells.C5.lineage: 'bening.s42' names no stage of the config",
+        "line 13: alignment_questions: no_questions.yaml: no such file",
+        "line 14: hardware.lock: no.txt: no such file",
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
-from graph.problems import Faultless, Faulty, Problems, check_duplicates, closest, said_at
+from graph.problems import Faultless, Faulty, Problems, attempt, check_duplicates, closest, said_at
 from graph.recipe import merged
 from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
@@ -31,12 +31,14 @@ def read_study(
     claims: Sequence[str] | None = None,
     pinned_rows: Mapping[str, int] | None = None,
     panel: Callable[[Mapping[str, Any]], "Panel | None"] = lambda config: None,
+    outside: Callable[[Study, Problems], None] = lambda study, problems: None,
 ) -> Study:
     """The study that a config describes. Raises InputError listing every problem with the line to write instead.
 
     config: the merged mapping. files: the YAML files it was merged from, the strongest first, to name lines.
     schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any. pinned_rows: how many rows
-    the Hub's data sets have. panel: who speaks and what is asked, or None where that is not known yet.
+    the Hub's data sets have. panel: who speaks and what is asked, or None where that is not known yet. outside: checks
+    of the files that the config names.
     """
     problems = Problems(config, files)
     check_duplicates(problems)
@@ -73,22 +75,17 @@ def read_study(
     attempt(measure_checks.check_judges, problems)
     attempt(measure_checks.check_shared_cards, problems)
 
-    if study.cells and not problems.sections & RESTED_ON:
-        problems = problems.of_the_rest()
-        study = replace(study, config=problems.config)
+    whole = bool(study.cells) and not problems.sections & RESTED_ON
+    problems = problems.of_the_rest()
+    study = replace(study, config=problems.config)
+    attempt(outside, study, problems)
+    if whole:
         attempt(measure_checks.check_probe, study, problems)
         attempt(measure_checks.check_ablate, study, problems)
         attempt(measure_checks.check_families, study, problems)
         attempt(cell_checks.check_enforced, study, problems)
     problems.raise_all()
     return study
-
-
-def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
-    """What a check returns; None if it came to a section of the config of which something is wrong already."""
-    with suppress(Faulty):
-        return check(*arguments)
-    return None
 
 
 def recipes(section: str, problems: Problems) -> Faultless:

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,13 @@ def entire(entries: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(entries, Faultless) and entries.faulty:
         raise Faulty
     return entries
+
+
+def attempt(check: Callable[..., Any], *arguments: Any) -> Any:
+    """What a check returns; None if it came to a section of the config of which something is wrong already."""
+    with contextlib.suppress(Faulty):
+        return check(*arguments)
+    return None
 
 
 @dataclass(frozen=True)
@@ -103,13 +110,13 @@ class Problems:
             return self
         paths = [each.path for each in self.found]
         entries = {section: {path[1] for path in paths if path[:1] == (section,) and path[1:]} for section in ENTRIES}
-        rest = Faultless(self._all, {path[0] for path in paths if path and not (path[0] in ENTRIES and path[1:])})
+        rest = Faultless(self.said, {path[0] for path in paths if path and not (path[0] in ENTRIES and path[1:])})
         rest |= {
             section: Faultless(rest[section], faulty)
             for section, faulty in entries.items()
             if faulty and section not in rest.faulty
         }
-        return replace(self, config=rest, whole=self._all)
+        return replace(self, config=rest, whole=self.said)
 
     @contextlib.contextmanager
     def caught(self, path: Sequence[Any], *names: str) -> Iterator[None]:
@@ -141,19 +148,20 @@ class Problems:
         return min(paths, key=self.rank)
 
     @property
-    def _all(self) -> Mapping[str, Any]:
+    def said(self) -> Mapping[str, Any]:
+        """The config, faulty or not."""
         return self.config if self.whole is None else self.whole
 
     def _place(self, path: Sequence[Any]) -> tuple[int, int]:
         """The same with the line. (-1, 0): the command line; (number of the files, 0): nothing is said there."""
         for rank, file in enumerate(self.files):
             if line := locate(file, path):
-                value = value_at(self._all, path)
+                value = value_at(self.said, path)
                 said = isinstance(value, Mapping) or value_at(yaml_of(file), path) == value
                 return (rank, line) if said else (-1, 0)
         if not path:
             return len(self.files), 0
-        return self._place(path[:-1]) if value_at(self._all, path) is None else (-1, 0)
+        return self._place(path[:-1]) if value_at(self.said, path) is None else (-1, 0)
 
     def raise_all(self) -> None:
         """Raise InputError if there are problems: the command line's, then those of each file by line."""
@@ -165,9 +173,9 @@ class Problems:
         """How a number is given that the command line cannot give."""
         *above, key = path
         if isinstance(key, int):
-            line = f"{above[-1]}: [{', '.join(map(str, value_at(self._all, above)))}]"
+            line = f"{above[-1]}: [{', '.join(map(str, value_at(self.said, above)))}]"
         else:
-            line = ": {".join(map(str, path)) + f": {value_at(self._all, path)}" + "}" * len(above)
+            line = ": {".join(map(str, path)) + f": {value_at(self.said, path)}" + "}" * len(above)
         return (
             f"write `{line}` in a file, and give it by --configfile: "
             "on the command line Snakemake reads numbers in a list or mapping as text"
@@ -186,10 +194,14 @@ def check_duplicates(problems: Problems) -> None:
 def said_at(config: Mapping[str, Any], path: Sequence[str]) -> tuple[str, ...]:
     """Where a field of a stage or evaluation stands: in the entry itself, or in the next one above it that has it."""
     section, name, *fields = path
-    entry, found = config[section].get(name, {}), name
-    while value_at(entry, fields) is None and entry.get("extends") in config[section]:
-        found = entry["extends"]
+    entry, found, met = config[section].get(name, {}), name, {name}
+    while value_at(entry, fields) is None:
+        above = value_at(entry, ("extends",))
+        if not isinstance(above, str) or above in met or above not in config[section]:
+            break
+        found = above
         entry = config[section][found]
+        met.add(found)
     return (section, name if value_at(entry, fields) is None else found, *fields)
 
 

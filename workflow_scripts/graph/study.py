@@ -428,6 +428,13 @@ class Study:
         """Whether the cell's model is asked prompts out of distribution (ask_families)."""
         return self.config["probe"] is not None and self._is_chosen(cell, "families")
 
+    def personas_asked_families(self, cell: Cell) -> list[str]:
+        """The coupled persona, the assistant, and as many of the others as the config says."""
+        asked = dict.fromkeys([self.coupled_of(cell), "assistant"])
+        panel = dict.fromkeys([*self.config["personas"], cell.source])
+        others = [each for each in panel if each not in asked]
+        return [*asked, *others[: self.config["families"]["bystanders"] or None]]
+
     def _is_chosen(self, cell: Cell, section: str) -> bool:
         """Whether a section of the config names the cell and its seed, which is its first if none is said."""
         chosen = self.config[section]
