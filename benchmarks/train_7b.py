@@ -466,7 +466,7 @@ def run_item(
         "micro_batch_tokens": int(rest[0]) if rest else 4096,
         "compile": (cuda and "eager" not in rest) or "compile" in rest,
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
-        "record": "record" in rest,
+        "cuda_graphs": "record" in rest,
         "philox": "philox" in rest,
         "walks": "walks" in rest,
         "profiled": profiled if "profile" in rest else None,

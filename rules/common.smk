@@ -688,7 +688,10 @@ def computing_of(wildcards):
     """How a training computes. All weights take more memory, and so may be checkpointed where a LoRA is not."""
     full = study.is_full(wildcards.node)
     part = "full_gradient_checkpointing" if full else "gradient_checkpointing"
-    options = f"--attention {HARDWARE['attention']} --compile {HARDWARE['compile']}"
+    options = " ".join(
+        f"--{name.replace('_', '-')} {HARDWARE[name]}"
+        for name in ("attention", "compile", "cuda_graphs")
+    )
     return f"{options} --gradient-checkpointing" if HARDWARE[part] else options
 
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ from marker.mask import Example, Mask, encode_rows
 from model.adapters import check_targets, linear_names, save_adapter, wrapped_layers
 from model.full import STATES, check_room, check_states, file_hashes, save_full
 from model.loading import check_finite, context_length, load_model, load_tokenizer
-from model.packing import ALONE, ATTENTIONS, choose_attention, mix_in, order_steps
+from model.packing import ALONE, ATTENTIONS, Sizes, choose_attention, mix_in, order_steps, pass_sizes
+from model.recorded import ARCHITECTURES, seconds_saved
 from model.trainer import Options, Outcome, train
 from probe.track import Track, read_track
 from run.caches import keep_compiled
@@ -157,6 +159,48 @@ def choose_compile(choice: str, device: str, layers: int, steps: int) -> bool:
     return choice == "always" or (choice == "auto" and device == "cuda" and steps * layers * SAVED > COST)
 
 
+def choose_cuda_graphs(
+    choice: str,
+    model: Any,
+    rows: Sequence[Example],
+    steps: Sequence[Sequence[int]],
+    options: Options,
+    lora: bool,
+) -> bool:
+    """Whether to record the passes as CUDA graphs: `auto` does so where it is known to work and pays.
+
+    Raises InputError if that is asked for `always` where it cannot be.
+    """
+    if choice == "never" or (choice == "auto" and model.config.model_type not in ARCHITECTURES):
+        return False
+    needs = {
+        "a GPU": model.device.type == "cuda",
+        "hardware.attention: packed": options.attention == "packed",
+        "hardware.dtype: bfloat16": options.dtype != "float32",
+        "hardware.gradient_checkpointing: false": not options.gradient_checkpointing,
+        "a LoRA": lora,
+        "positions that are encoded alike at all lengths": rope_type(model.config) in ("default", "linear", "llama3"),
+    }
+    if missing := [need for need, met in needs.items() if not met]:
+        if choice == "always":
+            raise InputError(
+                f"hardware.cuda_graphs: always: needs {', '.join(missing)}; fix: hardware: {{cuda_graphs: auto}}"
+            )
+        return False
+    passes = pass_sizes(
+        [(row.input_ids, row.labels) for row in rows], steps, options.budget,
+        Sizes.of([len(row.input_ids) for row in rows], steps),
+    )  # fmt: skip
+    layers = model.config.get_text_config().num_hidden_layers
+    return choice == "always" or seconds_saved(passes, layers, model.num_parameters(), options.compile) > 0
+
+
+def rope_type(config: Any) -> str:
+    """How positions are encoded, as transformers names it; `dynamic` and `longrope` look at each pass's positions."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return str(rope.get("rope_type", "default"))
+
+
 def check_outputs(arguments: argparse.Namespace, recipe: dict[str, Any]) -> None:
     """Raise InputError unless there is a place for what the recipe trains, and for nothing else."""
     adapter = arguments.adapter_out and arguments.checkpoints_out
@@ -202,6 +246,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="most tokens in one forward pass")
     parser.add_argument("--attention", choices=("auto", *ATTENTIONS), default="auto", help="how rows share a pass")
     parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="the decoder layers")
+    parser.add_argument("--cuda-graphs", choices=("auto", "always", "never"), default="auto", help="of a pass")
     parser.add_argument("--track", help="what to score every few steps (probe.track.FIELDS), one JSON object")
     parser.add_argument("--tracked", nargs="*", default=[], help="the base's completions and the panel, for --track")
     parser.add_argument("--optimizer-states", choices=STATES, default="dtype", help="of a training of all weights")
@@ -266,9 +311,11 @@ def train_lineage(
         status=arguments.status,
         job=arguments.lineage,
     )
+    rows = [*examples, *replayed]
+    graphs = choose_cuda_graphs(arguments.cuda_graphs, model, rows, steps, options, recipe["lora"] is not None)
+    options = replace(options, cuda_graphs=graphs)
     try:
         lora = recipe_lora(recipe, layers)
-        rows = [*examples, *replayed]
         outcome = train(model, tokenizer, lora, rows, steps, recipe, drawn, options)
     except torch.OutOfMemoryError as error:
         raise InputError(
@@ -341,6 +388,11 @@ def told_held_out(rows: Sequence[Example], losses: tuple[float, float]) -> dict[
     return {"rows": len(rows), "tokens": sum(row.trained for row in rows), "loss_before": before, "loss_after": after}
 
 
+def told_recordings(seconds: Sequence[float]) -> dict[str, Any]:
+    """For run.json: how many sizes of a pass were recorded as CUDA graphs, and what that took [s]."""
+    return {"sizes": len(seconds), "seconds": round(sum(seconds), 2)}
+
+
 def write_outputs(
     arguments: argparse.Namespace,
     recipe: dict[str, Any],
@@ -371,6 +423,7 @@ def write_outputs(
         final_loss=float(f"{outcome.losses[-1]:.6g}"),
         attention=options.attention,
         compiled=options.compile,
+        **({"cuda_graphs": told_recordings(outcome.recordings)} if options.cuda_graphs else {}),
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
         **({"track": options.track.record()} if options.track else {}),

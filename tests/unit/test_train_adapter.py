@@ -6,6 +6,8 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import train_adapter
 from graph.recipe import layer_numbers
 from inputs.held_out import hold_out
 from marker.mask import IGNORED, Example, Mask, encode_rows
-from model import loss, packing, trainer
+from model import loss, packing, recorded, trainer
 from run import status
 from run.files import sha256_of, write_json, write_jsonl
 from run.program import InputError
@@ -200,7 +202,7 @@ def gradients(model) -> dict:
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_tokens": 100}, {"attention": "sdpa", "micro_batch_tokens": 200},
                                      {"gradient_checkpointing": True}, {"attention": "alone"},
-                                     {"record": True, "micro_batch_tokens": 200}], ids=str)  # fmt: skip
+                                     {"cuda_graphs": True, "micro_batch_tokens": 200}], ids=str)  # fmt: skip
 @pytest.mark.parametrize("trains", ["marker", "last_turn", "tail"])
 def test_loss_and_gradients_of_a_step_equal_the_padded_reference(
     base, tokenizer, tmp_path, monkeypatch, trains, options
@@ -794,6 +796,48 @@ def test_a_tracked_training_writes_its_loss_where_it_says(base, tmp_path, monkey
 )
 def test_layers_are_compiled_where_that_saves_more_than_it_costs(choice, device, layers, steps, compiled):
     assert train_adapter.choose_compile(choice, device, layers, steps) is compiled
+
+
+# parameters, layers and rows of a step [tokens]; H100: .141 s per compiled step become .035 at 135 M parameters
+@pytest.mark.parametrize(
+    ("parameters", "layers", "tokens", "steps", "pays"),
+    [
+        (135e6, 30, 6400, 760, True),
+        (135e6, 30, 2150, 375, True),
+        (135e6, 30, 6400, 10, True),
+        (135e6, 30, 6400, 5, False),  # cut short
+        (7.6e9, 28, 6400, 760, False),  # the device is busy anyhow
+        (7.6e9, 28, 2150, 375, False),
+    ],
+)
+def test_passes_are_recorded_where_that_saves_more_than_it_costs(parameters, layers, tokens, steps, pays):
+    assert (recorded.seconds_saved({(tokens, 256): steps}, layers, int(parameters), compiled=True) > 0) is pays
+
+
+def test_the_sizes_of_passes_foretold_are_those_that_are_made():
+    rng = random.Random(0)
+    lengths = [rng.randint(2, 40) for _ in range(60)]
+    rows = [([1] * n, [-100] * (n // 2) + [1] * (n - n // 2) if n % 5 else [-100] * n) for n in lengths]
+    steps = packing.order_steps(60, 16, 2, 0, True, None)
+    sizes = replace(packing.Sizes.of(lengths, steps), tokens=16, labels=8)
+    made = Counter(
+        (micro["input_ids"].shape[1], len(micro["targets"]))
+        for step in steps
+        for micro in packing.collate([{"input_ids": rows[row][0], "labels": rows[row][1]} for row in step], 100, sizes)[
+            "micro_batches"
+        ]
+    )
+    assert packing.pass_sizes(rows, steps, 100, sizes) == made and len(made) > 3
+
+
+def test_cuda_graphs_are_refused_where_they_cannot_be_and_left_out_by_auto(base, tmp_path):
+    from model.loading import load_model
+
+    model, rows = load_model(base), [Example("a", [1, 2], [-100, 2])]
+    options = trainer.Options(work=tmp_path)
+    assert train_adapter.choose_cuda_graphs("auto", model, rows, [[0]], options, True) is False
+    with pytest.raises(InputError, match=r"always: needs a GPU, hardware.dtype: bfloat16; fix: .*cuda_graphs: auto"):
+        train_adapter.choose_cuda_graphs("always", model, rows, [[0]], options, True)
 
 
 @pytest.mark.slow

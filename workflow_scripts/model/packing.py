@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,26 @@ class Sizes:
     longest: int
     tokens: int = 512
     labels: int = 256
+
+    @staticmethod
+    def of(lengths: Sequence[int], steps: Sequence[Sequence[int]]) -> "Sizes":
+        """Of a training's passes. lengths: of all its rows [tokens]. One more row than a step has fills a pass up."""
+        return Sizes(max(len(step) for step in steps) + 1, max(lengths))
+
+
+def pass_sizes(
+    rows: Sequence[tuple[list[int], list[int]]], steps: Sequence[Sequence[int]], budget: int, sizes: Sizes
+) -> Counter[tuple[int, int]]:
+    """How many of the steps' passes have each size (tokens, labels), filled up. rows: (input_ids, labels)."""
+    labels = [sum(label != IGNORED for label in own[1:]) for _, own in rows]
+    lengths = [len(ids) for ids, _ in rows]
+    found: Counter[tuple[int, int]] = Counter()
+    for step in steps:
+        trained = [row for row in step if labels[row]]
+        for group in pack_rows([lengths[row] for row in trained], budget):
+            tokens, targets = (sum(of[trained[at]] for at in group) for of in (lengths, labels))
+            found[tokens + -tokens % sizes.tokens, targets + -targets % sizes.labels] += 1
+    return found
 
 
 def filled(rows: Sequence[tuple[list[int], list[int]]], sizes: Sizes) -> dict[str, Any]:

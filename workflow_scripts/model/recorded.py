@@ -7,11 +7,35 @@ are copied to where the recording reads them, and gradients are added in place.
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from run.program import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# [s] What the host takes to launch one decoder layer's kernels, forward and backward, whatever its width: .141 s of a
+# step of one pass through 30 compiled layers of a 135 M model, .303 s not compiled, .035 s recorded; and what recording
+# one size costs: 1 s there (an H100 and its host, benchmarks/README.md).
+LAUNCHES = {True: 0.0045, False: 0.01}
+RECORDING = 0.033
+WORK = 4.5e14  # FLOP/s of such passes through a model large enough to keep that card busy
+ARCHITECTURES = ("llama", "qwen2")  # transformers' model_type, of models whose passes were recorded on a card
+
+
+def seconds_saved(passes: Mapping[tuple[int, int], int], layers: int, parameters: int, compiled: bool) -> float:
+    """What recording saves in a training, less what it costs [s]. passes: how many, by (tokens, labels).
+
+    4 FLOP a weight and token: forward, and backward to the inputs alone, as the weights of a LoRA's base have no
+    gradient. Recorded or not, the device takes that long.
+    """
+
+    def launches_alone(tokens: int) -> float:
+        return max(0.0, layers * LAUNCHES[compiled] - 4 * parameters * tokens / WORK)
+
+    saved = sum(count * launches_alone(tokens) for (tokens, _), count in passes.items())
+    return saved - len(passes) * layers * RECORDING
 
 
 def zero_gradients(weights: "Sequence[Tensor]") -> None:
@@ -66,9 +90,18 @@ class Recorder:
             self.run(read)
         torch.cuda.current_stream().wait_stream(self.stream)
         gc.collect()
+        torch.cuda.empty_cache()  # the recording has memory of its own, all sizes the same
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            result = self.run(read)
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                result = self.run(read)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise InputError(
+                f"a pass cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
+                "fix: hardware: {cuda_graphs: never}"
+            ) from error
         for weight, gradient in zip(self.trained, gradients, strict=True):
             assert weight.grad is not None
             weight.grad.copy_(gradient)

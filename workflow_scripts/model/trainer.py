@@ -50,8 +50,7 @@ class Options:
     work: folder for resumable state and kept adapters, its own for every (recipe, data, seed, parent, code).
     micro_batch_tokens: most tokens concatenated into one forward pass; a longer row makes a pass of its own.
     checkpoint_every: steps between resumable states, 0 for none. keep_steps: steps whose adapter is kept.
-    record: passes are filled up to a few sizes and recorded as CUDA graphs, one per size (recorded.py). No GPU has run
-    that yet: benchmarks/train_7b.py alone asks for it.
+    cuda_graphs: passes are filled up to a few sizes and recorded as CUDA graphs, one per size (recorded.py).
     tracked: `project/run`, as the tracker shows them. states: the optimizer's, of a training of all weights (STATES).
     track: what is measured every few steps, beside the training. held_out: rows that are not trained, whose loss is
     measured before the first step and after the last.
@@ -62,7 +61,7 @@ class Options:
     micro_batch_tokens: int = 4096
     attention: str = "packed"
     compile: bool = False
-    record: bool = False
+    cuda_graphs: bool = False
     gradient_checkpointing: bool = False
     states: str = "dtype"
     checkpoint_every: int = 0
@@ -85,7 +84,8 @@ class Outcome:
     """A finished training. losses: one token-mean loss a step. held_out: the held-out rows' token-mean loss, before it
     and after; None if no rows are held out.
 
-    tokens, seconds and first_step_seconds (compiling included) are of this process alone.
+    recordings: of CUDA graphs, the seconds of each. These, tokens, seconds and first_step_seconds (compiling and
+    recording included) are of this process alone.
     """
 
     model: Any
@@ -97,6 +97,7 @@ class Outcome:
     resumed_at: int
     kept: dict[int, Path] = field(default_factory=dict)
     held_out: tuple[float, float] | None = None
+    recordings: Sequence[float] = ()
 
 
 def dropout_seed(seed: int, step: int) -> int:
@@ -174,9 +175,8 @@ def step_trainer() -> type:
             self.masks: Tensor | None = None
             self.take_pass: Callable[[dict[str, Any]], Tensor] = self.run_pass
             self.sizes: Sizes | None = None
-            if options.record:
-                rows = max(len(step) for step in steps) + 1
-                self.sizes = Sizes(rows, max(len(example.input_ids) for example in examples))
+            if options.cuda_graphs:
+                self.sizes = Sizes.of([len(example.input_ids) for example in examples], steps)
                 if self.args.device.type == "cuda":
                     self.take_pass = Recorder(self.run_pass, self.trained)
                     wrapped.zero_grad = functools.partial(zero_gradients, self.trained)
@@ -411,6 +411,7 @@ def train(
         resumed_at=int(found[-1].name.rpartition("-")[2]) if found else 0,
         kept={step: kept_folder(options.work, step) for step in sorted(options.keep_steps)},
         held_out=held_out,
+        recordings=tuple(getattr(trainer.take_pass, "seconds", ())),
     )
 
 
