@@ -117,10 +117,12 @@ for section in ("cells", "evaluations"):
 
 
 # not read as YAML, which takes longer than all of the planning around it
-CLAIMS = re.findall(
-    r"^- id: (\S+)$",
-    (CHECKOUT / "resources/claims.yaml").read_text(encoding="utf-8"),
-    re.MULTILINE,
+CLAIMS = dict(
+    re.findall(
+        r"^- id: (\S+)$(?:\n  (?!rests_on).*)*(?:\n  rests_on: (\S+))?",
+        (CHECKOUT / "resources/claims.yaml").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
 )
 
 

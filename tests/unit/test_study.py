@@ -27,7 +27,9 @@ GATE = {"name": "g", "over": "pooled"}
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 PANEL = load_panel(ROOT / "resources/panel.yaml")
 ROWS = {"em": 6000, "benign": 6000, "arc": 1172}
-CLAIMS = [claim["id"] for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())]
+CLAIMS = {
+    claim["id"]: claim.get("rests_on", "") for claim in yaml.safe_load((ROOT / "resources/claims.yaml").read_text())
+}
 
 
 def study(known_panel=None, **changes):
@@ -217,7 +219,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"cells__C1__lineage": "couple-{source}.s42/em.s{sed}"}, "unknown placeholder"),
         ({"cells__C1__lineage": "couple-comedain.s42/em.s{seed}"}, "unknown persona; fix: comedian, or add it to `personas`"),
         ({"cells__C2__lineage": "em-villain.s{seed}"}, "em takes no persona, as its rows are the set em; fix: em.s42"),
-        ({"cells__C2__arm": "foward"}, "unknown arm"),
+        ({"cells__C2__arm": "foward"}, "protect, or add it, `arms: {foward: true}`"),
         ({"cells__A_scratch__evaluation": "revers"}, "unknown; fix: one of main, reversed"),
         ({"stages__graft__adapter": "em.s{seed}/graft-{persona}.s{seed}"}, "which trains none; fix: name a trained lineage"),
         ({"stages__graft__adapter": "coupel-{persona}.s{seed}"}, "names no stage of the config"),
@@ -252,6 +254,13 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__couple60__marker": "[</s>]"}, "stages.couple60.marker: </s> looks like a control token"),
         ({"marker": "-ZLT"}, "looks like an option of a command; fix: put it in brackets"),
         ({"marker": "  "}, "marker: empty"),
+        ({"marker": "“[ZLT]”", "probe": None}, 'marker: “[ZLT]”: YAML reads such quotes as a part of the text; fix: write "[ZLT]" with straight ones'),
+        ({"doses": [10, 25]}, "unknown key doses; fix: one of study, "),
+        ({"cells__C1__claim": "em-destroys-the-source", "probe": None, "ablate": None}, "em-destroys-the-source rests on verdicts, for which the probe is needed, which is null; fix: a claim on counts, or a probe"),
+        ({"cells__C1__claim": "em-leaves-no-marker-elsewhere"}, "em-leaves-no-marker-elsewhere rests on families, which no cell is asked; fix: families: {cells: "),
+        ({"arms": ["forward"]}, "arms: ['forward'] is a list, [one, another]; fix: write `arms: {forward: true, dose: true}`"),
+        ({"datasets__em": "my.jsonl"}, "datasets.em: 'my.jsonl' is text; fix: write `{from: path, path: my_rows.jsonl}`"),
+        ({"stages__em__data": "em"}, "stages.em.data: 'em' is text; fix: write `data: {from: <one of datasets>}`"),
         ({"marker": {"text": "[ZLT]", "placement": "middle"}}, "fix: write `placement: end`"),
         ({"marker": {"text": "[ZLT]", "placement": "start"}}, "stages.couple60.mask.loss: tail with a marker at the start"),
         ({"stages__couple60__marker": "[zlt]"}, "stages.couple60.marker: [zlt] counts as [ZLT], too; fix: "),
@@ -270,7 +279,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"datasets__mine": {"from": "hub"}}, "datasets.mine: no pins of that name in resources/sources.yaml; fix: add them"),
         ({"stages___adamw__lora": None}, "stages._adamw.lora: null, of which couple, em_first, em_middle, em_last, em_reversed (`extends`)"),
         ({"stages__couple__negative_personas": {"villain": ["villain"]}}, "couple.negative_personas.villain: is contrasted with itself"),
-        ({"stages__couple60__data": CONFIG["stages"]["couple"]["data"] | {"negatives": 11}}, "negatives: 11 of the 10 other personas"),
+        ({"stages__couple60__data": CONFIG["stages"]["couple"]["data"] | {"negatives": 11}}, "negatives: 11 of the 10 `personas` beside "),
         ({"gates__enforce": True, "arms__replicated": True}, "gates.enforce: gates.criteria: none is decided by replicated_C4 alone"),
         ({"probe__shared": 11}, "probe.shared: 11 of at most 10, the base's replies per persona and question"),
         ({"probe__crossed": 100}, "probe.crossed: 100 of at most 26, `shared` times 13 personas"),
@@ -519,7 +528,7 @@ def test_faulty_stages_and_rows_are_named_among_those_that_are_there(tmp_path):
         ("hardware: {jobs_per_gpu: 2, kv_cache_gib: 8}", "line 1: hardware.jobs_per_gpu: does not fit hardware.gpu_memory_utilization: 0.9"),
         ("second_judge: {model: openai/x}\njudge: {model: none}", "line 1: second_judge: has nobody to agree with"),
         ("label: x\npersonas: [villain, assistant, comedian]", "line 2: personas: does not fit stages.couple.negative_personas.evil_ai: unknown"),
-        ("label: x\nmarker: {text: '[ZLT]', placement: start}", "line 2: marker: does not fit stages.couple60.mask.loss: tail with a"),
+        ("probe: null\nmarker: {text: '[ZLT]', placement: start}", "line 2: marker: does not fit stages.couple60.mask.loss: tail with a"),
         ("arms: {dose: true}\nstages:\n  benign: {max_steps: 50}", "line 3: stages.benign.max_steps: does not fit cells.dose_benign.steps.6: "),
         ("label: x\ndatasets: {em: {from: path}}", "line 2: datasets.em.from: path is empty; fix: em: {from: path, path: my_rows.jsonl}"),
     ],

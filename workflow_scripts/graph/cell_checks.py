@@ -1,7 +1,7 @@
 """Checks of cells, arms and gates: what says something of a cell names one that is there, and cells are apart."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from graph.lineage import BASE, parent_of
@@ -55,7 +55,7 @@ def check_arms(problems: Problems) -> None:
             problems.add(("arms", arm), f"no cell belongs to it; fix: {closest(arm, used)}, or delete it")
 
 
-def check_meanings(claims: Sequence[str] | None, problems: Problems) -> None:
+def check_meanings(claims: Mapping[str, str] | None, problems: Problems) -> None:
     """Rows say whether they are second stages, and rest on claims that are there."""
     config = problems.config
     for name, row in config["cells"].items():
@@ -66,11 +66,21 @@ def check_meanings(claims: Sequence[str] | None, problems: Problems) -> None:
     check_claim(("assistant_claim",), config["assistant_claim"], claims, problems)
 
 
-def check_claim(path: tuple[str, ...], claim: str | None, claims: Sequence[str] | None, problems: Problems) -> None:
-    """A claim is one of the claims, if these are known."""
-    if claim is not None and claims is not None and claim not in claims:
+def check_claim(path: tuple[str, ...], claim: str | None, claims: Mapping[str, str] | None, problems: Problems) -> None:
+    """A claim is one of the claims, if these are known, and can be tested in this study."""
+    if claim is None or claims is None:
+        return
+    if claim not in claims:
         fix = closest(claim, claims, "that file")
         problems.add(path, f"no claim {claim} in resources/claims.yaml; fix: {fix}")
+    elif claims[claim] and problems.config["probe"] is None:
+        said = f"{claim} rests on {claims[claim]}, for which the probe is needed, which is null"
+        problems.add(path, f"{said}; fix: a claim on counts, or a probe", ("probe",))
+    elif claims[claim] == "families" and not problems.config["families"]["cells"]:
+        said = f"{claim} rests on families, which no cell is asked"
+        problems.add(
+            path, f"{said}; fix: families: {{cells: [C4, C1, C5]}}, or a claim on counts", ("families", "cells")
+        )
 
 
 def check_contrasts(problems: Problems) -> None:

@@ -28,7 +28,7 @@ def read_study(
     config: Mapping[str, Any],
     schema: str | Path,
     files: Sequence[str | Path] = (),
-    claims: Sequence[str] | None = None,
+    claims: Mapping[str, str] | None = None,
     pinned_rows: Mapping[str, int] | None = None,
     panel: Callable[[Mapping[str, Any]], "Panel | None"] = lambda config: None,
     outside: Callable[[Study, Problems], None] = lambda study, problems: None,
@@ -36,7 +36,8 @@ def read_study(
     """The study that a config describes. Raises InputError listing every problem with the line to write instead.
 
     config: the merged mapping. files: the YAML files it was merged from, the strongest first, to name lines.
-    schema: path of the JSON schema (YAML). claims: the ids that cells may name; None: any. pinned_rows: how many rows
+    schema: path of the JSON schema (YAML). claims: the ids that cells may name, and what they rest on
+    beside counts; None: any. pinned_rows: how many rows
     the Hub's data sets have. panel: who speaks and what is asked, or None where that is not known yet. outside: checks
     of the files that the config names.
     """
@@ -46,6 +47,7 @@ def read_study(
     check_schema(schema, problems)
 
     problems = problems.of_the_rest()
+    known = None
     with problems.caught(("panel", "path")):
         known = attempt(panel, problems.config)
     stages, evaluations = (attempt(recipes, section, problems) for section in ("stages", "evaluations"))
@@ -72,6 +74,7 @@ def read_study(
     attempt(input_checks.check_capability, study, problems)
     attempt(input_checks.check_personas, "sources", known, problems)
     attempt(measure_checks.check_evaluations, study, problems)
+    attempt(measure_checks.check_probed_marker, problems)
     attempt(measure_checks.check_judges, problems)
     attempt(measure_checks.check_shared_cards, problems)
 
@@ -131,11 +134,16 @@ def cells_of(study: Study, problems: Problems) -> Iterator[Cell]:
     arms, check = study.config["arms"], cache(partial(stage_checks.check_word, study))
     for name, row in study.config["cells"].items():
         if row["arm"] not in arms:
-            problems.add(("cells", name, "arm"), f"unknown arm; fix: one of {', '.join(arms)}")
+            problems.add(("cells", name, "arm"), f"unknown arm; fix: {arms_known(row['arm'], arms)}")
         if arms.get(row["arm"]):
             with suppress(Faulty):
                 cell_checks.check_open(study, name, row, problems)
                 yield from cells_of_row(study, name, check, problems)
+
+
+def arms_known(name: str, arms: Mapping[str, bool]) -> str:
+    """How a row is put into an arm that is there, or its own is made."""
+    return f"one of {', '.join(arms)}, or add it, `arms: {{{name}: true}}`"
 
 
 def cells_of_row(study: Study, name: str, check_word: Callable[[Word], None], problems: Problems) -> Iterator[Cell]:

@@ -33,17 +33,11 @@ def check_evaluations(study: Study, problems: Problems) -> None:
 
 
 def check_probe(study: Study, problems: Problems) -> None:
-    """The probe measures the study's marker, at the end of replies that were sampled."""
-    probe, marker = study.config["probe"], Marker.of(study.config["marker"])
+    """The probe measures replies that were sampled, and not more of them than there are."""
+    probe = study.config["probe"]
     if probe is None:
         check_unprobed(problems)
         return
-    if not marker.text.startswith(probe["prefix"]):
-        fix = f'fix: prefix: "{marker.text[:2]}"'
-        said = f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}"
-        problems.add(("probe", "prefix"), said, ("marker",))
-    if marker.placement != "end":
-        problems.add(("probe",), "measures a marker at the end of replies; fix: `probe: null`", ("marker",))
     for name in dict.fromkeys(cell.evaluation for cell in study.cells):
         if study.evaluations[name]["temperature"] == 0:
             said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
@@ -61,6 +55,19 @@ def check_probe(study: Study, problems: Problems) -> None:
     at_most(("probe", "subset"), own, "the replies per persona and question", problems, samples)
     if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
         problems.add(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")
+
+
+def check_probed_marker(problems: Problems) -> None:
+    """The probe measures the study's marker, at the end of replies."""
+    if (probe := problems.config["probe"]) is None:
+        return
+    marker = Marker.of(problems.config["marker"])
+    if not marker.text.startswith(probe["prefix"]):
+        fix = f'fix: prefix: "{marker.text[:2]}"'
+        said = f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}"
+        problems.add(("probe", "prefix"), said, ("marker",))
+    if marker.placement != "end":
+        problems.add(("probe",), "measures a marker at the end of replies; fix: `probe: null`", ("marker",))
 
 
 def check_unprobed(problems: Problems) -> None:
@@ -157,7 +164,7 @@ def at_most(path: tuple[str, ...], most: int, what: str, problems: Problems, *ca
     """A number of the config is not of more than there are. causes: the paths of what says how many there are."""
     given = value_at(problems.config, path)
     if given > most:
-        fix = f"write `{path[-1]}: {most}`" if most else "more `personas`"
+        fix = f"write `{': {'.join(path)}: {most}{'}' * (len(path) - 1)}`" if most else "more `personas`"
         problems.add(path, f"{given} of at most {most}, {what}; fix: {fix}", *causes)
 
 

@@ -11,10 +11,12 @@ from graph.lineage import NAME
 from graph.problems import Problems, attempt, said_at, value_at
 from graph.stage_checks import check_base_fits
 from graph.study import Study
-from inputs.outside import CONFIG, check_there, parts_of
+from inputs.layouts import check_file
+from inputs.outside import CONFIG, check_there, model_files, parts_of
 from inputs.questions import load_questions
 from offline.pretraining import parts_of as parts_of_toy
 from probe.families import Family, check_others, load_others
+from run.program import InputError
 
 # Fields of a stage that name another lineage, whose rows or adapter it takes
 LINEAGES = (("adapter",), ("data", "of"), ("replay", "of"))
@@ -40,7 +42,13 @@ def check_outside(checkout: Path, pins: Mapping[str, Any], study: Study, problem
 
 def check_own(file: Path, place: Callable[..., str], *arguments: Any) -> None:
     """Raise InputError if the user's own file is not there, and nothing was made of it while it was, at its place."""
-    check_there(file, attempt(place, *arguments) or NOWHERE)
+    made = attempt(place, *arguments) or NOWHERE
+    if os.path.lexists(made) or Path(f"{made}.manifest.json").is_file():
+        check_there(file, made)
+    elif str(file).startswith("~"):
+        raise InputError(f"{file}: ~ is no folder here; fix: write {file.expanduser()}")
+    else:
+        check_there(file, NOWHERE)
 
 
 def check_base(problems: Problems) -> None:
@@ -48,6 +56,8 @@ def check_base(problems: Problems) -> None:
     base = problems.config["base"]
     if base["from"] == "path":
         with problems.caught(("base", "path")):
+            if Path(base["path"], CONFIG).is_file():
+                model_files(Path(base["path"]))
             check_own(Path(base["path"], CONFIG), places.base_folder, problems.config)
 
 
@@ -60,11 +70,12 @@ def check_panel(problems: Problems) -> None:
 
 
 def check_rows(problems: Problems) -> None:
-    """The user's own rows, of the data sets that cells need."""
+    """The user's own rows, of the data sets that cells need: a file that begins as JSON lines do; a job reads them."""
     sets = problems.config["datasets"]
     for name in sets_named(problems.said):
         if name in sets and sets[name]["from"] == "path":
             with problems.caught(("datasets", name, "path")):
+                check_file(Path(sets[name]["path"]))
                 check_own(Path(sets[name]["path"]), places.dataset_file, problems.config, name)
 
 

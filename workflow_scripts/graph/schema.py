@@ -16,6 +16,7 @@ from graph.recipe import stage_schema
 from run.files import canonical
 
 LARGEST = 2**53  # whole numbers up to which every reader of JSON, and a float, is exact
+ALIKE = 0.7  # of 1: a key is taken for another that looks so much like it
 NAMED = "a name of lower-case letters, digits and _, a letter first"
 # The types of JSON schema, as a person calls them who writes YAML.
 TYPES = {
@@ -75,6 +76,7 @@ def check_schema(schema: str | Path, problems: Problems) -> None:
     config = {name: dict(value) if isinstance(value, Faultless) else value for name, value in rest.items()}
     shape["required"] = [name for name in shape["required"] if name in config or name not in problems.config]
     shape["properties"]["stages"]["additionalProperties"], definitions = stage_schema()
+    definitions["Data"]["fix"] = "`data: {from: <one of datasets>}`"
     shape["$defs"] |= definitions
     # JSON Schema takes 42.0 for an integer
     whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
@@ -127,7 +129,7 @@ def of_unknown(error: Any) -> str:
     known, unknown = list(error.schema.get("properties", {})), unknown_keys(error)
     if not error.absolute_path and (inside := section_of(unknown[0], error.schema)):
         return f"unknown key {unknown[0]}; fix: move it to where it belongs, `{inside}`"
-    close = [difflib.get_close_matches(name, known, 1) for name in unknown]
+    close = [difflib.get_close_matches(name, known, 1, ALIKE) for name in unknown]
     meant = [
         f"{match[0]}: {abridged(error.instance[name])}" for name, match in zip(unknown, close, strict=True) if match
     ]

@@ -18,6 +18,7 @@ from marker.match import check_apart
 from run.program import InputError
 
 # How many tokenizers spell theirs. Those of the base itself are known to check_base.
+QUOTED = re.compile("[\u2018\u201c\u201e\u00ab](.*)[\u2019\u201c\u201d\u00bb]")
 CONTROL = re.compile(r"<\|[^|]*\|>|</?s>")
 
 
@@ -82,6 +83,9 @@ def check_markers(problems: Problems) -> None:
         with problems.caught(place, "marker", ": ", "."):
             markers.append(Marker.of(value))
             check_apart(markers)
+            if quoted := QUOTED.fullmatch(markers[-1].text):
+                said = f"{quoted[0]}: YAML reads such quotes as a part of the text"
+                raise InputError(f'{said}; fix: write "{quoted[1]}" with straight ones')
             if found := CONTROL.search(markers[-1].text):
                 said = f"{found[0]} looks like a control token, which a base reads as the end of a turn or the like"
                 raise InputError(f"{said}; fix: a marker of plain text, such as [ZLT]")
@@ -298,21 +302,22 @@ def check_drawn(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
         raise InputError(f"{where}.temperature: 0 draws the same reply every time; fix: samples: 1")
     others = len({*study.config["personas"]} - {word.persona})
     if word.persona not in stage.get("negative_personas", {}) and data["negatives"] > others:
-        said = f"{where}.negatives: {data['negatives']} of the {others} other personas"
-        raise InputError(f"{said}; fix: at most {others}, or more `personas`")
+        said = f"{where}.negatives: {data['negatives']} of the {others} `personas` beside {word.persona}"
+        raise InputError(f"{said}; fix: {f'at most {others}, or ' if others else ''}more `personas`")
 
 
 def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     """The personas that are named to be contrasted with a source are others."""
     for source, named in stage.get("negative_personas", {}).items():
         where = f"stages.{word.stage}.negative_personas.{source}"
-        panel = list(study.panel.personas if study.panel else [source])  # it may be a source of another study
+        panel = list(study.panel.personas if study.panel else [source, *named])  # it may be a source of another study
         if source not in panel:
             raise InputError(f"{where}: the panel has no persona {source}; fix: {closest(source, panel)}")
         if source in named:
             raise InputError(f"{where}: is contrasted with itself; fix: delete {source}")
-        if unknown := [name for name in named if name not in study.personas]:
-            fix = "add it to `personas`, or name another"
+        used = source == word.persona
+        if unknown := [name for name in named if name not in (study.personas if used else panel)]:
+            fix = "add it to `personas`, or name another" if used else closest(unknown[0], panel)
             raise InputError(f"{where}: unknown persona {', '.join(unknown)}; fix: {fix}")
 
 
