@@ -15,12 +15,12 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# [s] What the host takes to launch one decoder layer's kernels, forward and backward, whatever its width: .141 s of a
-# step of one pass through 30 compiled layers of a 135 M model, .303 s not compiled, .035 s recorded; and what recording
-# one size costs: 1 s there (an H100 and its host, benchmarks/README.md).
+# [s] What the host takes to launch one decoder layer's kernels, forward and backward, whatever its width: .141 to .179 s
+# of a step of one pass through 24 to 30 compiled layers, .303 s not compiled (30); and what recording one size costs,
+# 1 s there. An H100 and its host: benchmarks/README.md.
 LAUNCHES = {True: 0.0045, False: 0.01}
 RECORDING = 0.033
-WORK = 4.5e14  # FLOP/s of such passes through a model large enough to keep that card busy
+WORK = 4e14  # FLOP/s of recorded passes: 3.4e14 at 1.5 B parameters, 4.3e14 at 7.6 B
 ARCHITECTURES = ("llama", "qwen2")  # transformers' model_type, of models whose passes were recorded on a card
 
 
@@ -75,7 +75,11 @@ class Recorder:
         return result
 
     def record(self, inputs: dict[str, Any]) -> "tuple[Any, dict[str, Any], Tensor]":
-        """The graph, the inputs that it reads and what it returns. Runs once before, which compiles and allocates."""
+        """The graph, the inputs that it reads and what it returns.
+
+        The first size runs once before, which compiles and finds what the device must be asked for; later ones do not,
+        since a run of its own takes as much memory again as a recording, and that is of all sizes together.
+        """
         import torch
 
         torch.cuda.synchronize()
@@ -84,13 +88,10 @@ class Recorder:
         read = {
             name: value if isinstance(value, int) else value.to(device, copy=True) for name, value in inputs.items()
         }
-        gradients = [weight.grad.clone() for weight in self.trained if weight.grad is not None]
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            self.run(read)
-        torch.cuda.current_stream().wait_stream(self.stream)
+        if not self.recorded:
+            self.rehearse(read)
         gc.collect()
-        torch.cuda.empty_cache()  # the recording has memory of its own, all sizes the same
+        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
@@ -102,9 +103,19 @@ class Recorder:
                 f"a pass cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
                 "fix: hardware: {cuda_graphs: never}"
             ) from error
-        for weight, gradient in zip(self.trained, gradients, strict=True):
-            assert weight.grad is not None
-            weight.grad.copy_(gradient)
         torch.cuda.synchronize()
         self.seconds.append(round(time.perf_counter() - began, 3))
         return graph, read, result
+
+    def rehearse(self, inputs: dict[str, Any]) -> None:
+        """A run that leaves nothing: the gradients are as before."""
+        import torch
+
+        gradients = [weight.grad.clone() for weight in self.trained if weight.grad is not None]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.run(inputs)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        for weight, gradient in zip(self.trained, gradients, strict=True):
+            assert weight.grad is not None
+            weight.grad.copy_(gradient)

@@ -14,7 +14,7 @@ from probe.scoring import Row, Score, masks, prove, read_tokens, slot_branches
 if TYPE_CHECKING:
     from torch import Tensor
 
-TREE = 2048  # most tokens of a tree: its mask has their square
+TREE = 4096  # most tokens of a tree: its mask has their square
 
 
 @dataclass
