@@ -99,6 +99,15 @@ def test_a_stage_need_not_say_that_it_has_no_fixed_number_of_steps():
     assert study(stages___adamw__max_steps=...).training_recipe("base/em.s42")["max_steps"] is None
 
 
+def test_a_loss_without_a_tail_takes_the_place_of_one_with_a_tail_also_in_a_file_over_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("stages:\n  couple60: {mask: {loss: marker}}\n  short: {extends: couple60}\n")
+    built = read_study(merged(CONFIG, yaml.safe_load(file.read_text())), SCHEMA, [file, ROOT / "config.yaml"])
+    masks = [built.training_recipe(f"base/{name}-villain.s42")["mask"] for name in ("couple60", "short", "couple")]
+    assert masks[0] == masks[1] == masks[2]
+    assert "couple60.mask.tail: 4 with loss marker" in problem(stages__couple60__mask={"loss": "marker", "tail": 4})
+
+
 def test_a_recipe_extends_another_field_by_field():
     built = study()
     couple60 = built.training_recipe("base/couple60-villain.s42")
@@ -224,7 +233,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"stages__graft__adapter": "em.s{seed}/graft-{persona}.s{seed}"}, "which trains none; fix: name a trained lineage"),
         ({"stages__graft__adapter": "coupel-{persona}.s{seed}"}, "names no stage of the config"),
         ({"stages__graft__adapter": "couple-{persona}.s1"}, "its seed is not that of"),
-        ({"stages__couple__data__from": "replys"}, "stages.couple.data.from: 'replys' is no data set; fix: one of em, benign, control, arc, or replies"),
+        ({"stages__couple__data__from": "replys"}, "stages.couple.data.from: 'replys' is no data set; fix: one of em, benign, control, arc, one that you add there, or replies"),
         ({"stages__em__data": ...}, "stages.em: lacks data, and an adapter to take; fix: add `data: {from: "),
         ({"stages__em__data": {"from": "lawyers"}}, "'lawyers' is no data set; fix: one of em, benign"),
         ({"stages__em__extends": "benign"}, "a circle"),
@@ -258,6 +267,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"doses": [10, 25]}, "unknown key doses; fix: one of study, "),
         ({"cells__C1__claim": "em-destroys-the-source", "probe": None, "ablate": None}, "em-destroys-the-source rests on verdicts, for which the probe is needed, which is null; fix: a claim on counts, or a probe"),
         ({"cells__C1__claim": "em-leaves-no-marker-elsewhere"}, "em-leaves-no-marker-elsewhere rests on families, which no cell is asked; fix: families: {cells: "),
+        ({"figures__dose_curve": True}, "figures.dose_curve: cannot be true; fix: write a list, [one, another]"),
         ({"arms": ["forward"]}, "arms: ['forward'] is a list, [one, another]; fix: write `arms: {forward: true, dose: true}`"),
         ({"datasets__em": "my.jsonl"}, "datasets.em: 'my.jsonl' is text; fix: write `{from: path, path: my_rows.jsonl}`"),
         ({"stages__em__data": "em"}, "stages.em.data: 'em' is text; fix: write `data: {from: <one of datasets>}`"),
@@ -466,6 +476,7 @@ panel: {from: path, path: no.yaml}
 arms: {typo: true}
 datasets:
   em: {from: path, path: no.jsonl}
+  benign: {control_tokens: kep}
   nobodys: {from: path, path: no_chats.jsonl}
   arc: {from: path, path: no_choices.jsonl}
 stages:
@@ -485,11 +496,12 @@ def test_files_that_are_not_there_are_told_with_the_mistakes_of_the_config(tmp_p
         "line 3: panel.path: no.yaml: no such file",
         "line 4: arms.typo: no cell belongs to it",
         "line 6: datasets.em.path: no.jsonl: no such file",
-        "line 8: datasets.arc.path: no_choices.jsonl: no such file",
-        "line 10: stages.em.lr: YAML reads 1e-4 as text, not as a number",
-        "line 12: cells.C5.lineage: 'bening.s42' names no stage of the config",
-        "line 13: alignment_questions: no_questions.yaml: no such file",
-        "line 14: hardware.lock: no.txt: no such file",
+        "line 7: datasets.benign.control_tokens: 'kep' is not one of refuse, keep",
+        "line 9: datasets.arc.path: no_choices.jsonl: no such file",
+        "line 11: stages.em.lr: YAML reads 1e-4 as text, not as a number",
+        "line 13: cells.C5.lineage: 'bening.s42' names no stage of the config",
+        "line 14: alignment_questions: no_questions.yaml: no such file",
+        "line 15: hardware.lock: no.txt: no such file",
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
-from graph.problems import Faultless, Faulty, Problems, attempt, check_duplicates, closest, said_at
+from graph.problems import Faultless, Faulty, Problems, attempt, check_duplicates, closest, said_at, value_at
 from graph.recipe import merged
 from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
@@ -108,7 +108,7 @@ def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...]
     entry, seen = dict(known[name]), (*seen, name)
     parent = entry.pop("extends", None)
     if parent is None:
-        return entry
+        return without_tail(section, name, entry, problems)
     if parent in seen:
         add_circle(section, seen[seen.index(parent) :], problems)
         raise Faulty
@@ -117,7 +117,20 @@ def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...]
         raise Faulty
     above = recipe_of(section, parent, problems, seen)
     above.pop("hub", None)  # whose adapters are ready-made is no part of a recipe
-    return merged(above, entry)
+    return without_tail(section, name, merged(above, entry), problems)
+
+
+def without_tail(section: str, name: str, recipe: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """The recipe of a stage without the length of a tail, if a loss that has none was put over the loss that had it: in
+    the stage itself over those it extends, or in a file over those below. No file can take a key away.
+    """
+    mask, own = recipe.get("mask", {}), value_at(problems.config, (section, name, "mask")) or {}
+    if "tail" not in mask or mask.get("loss", "tail") == "tail" or "loss" not in own:
+        return recipe
+    loss, tail = (problems.rank((section, name, "mask", field)) for field in ("loss", "tail"))
+    if "tail" in own and loss >= tail:
+        return recipe
+    return recipe | {"mask": {field: value for field, value in mask.items() if field != "tail"}}
 
 
 def add_circle(section: str, circle: tuple[str, ...], problems: Problems) -> None:

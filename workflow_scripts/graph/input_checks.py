@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graph.problems import Problems, closest, said_at, value_at
+from graph.problems import Problems, closest, names_of, said_at, value_at
 from graph.study import Study
 from model.template import Settings
 from offline.pretraining import read_recipe
@@ -21,7 +21,8 @@ def check_personas(key: str, panel: "Panel | None", problems: Problems) -> None:
     known = list(panel.personas) if panel else []
     for place, name in enumerate(problems.config[key]):
         if panel and name not in known:
-            problems.add((key, place), f"the panel has no persona {name}; fix: {closest(name, known)}")
+            fix = f"{closest(name, known)}, or a panel of your own, `panel: {{from: path, path: my_panel.yaml}}`"
+            problems.add((key, place), f"the panel has no persona {name}; fix: {fix}")
 
 
 def check_paths(problems: Problems) -> None:
@@ -95,7 +96,7 @@ def check_answered(name: str, entry: Mapping[str, Any], problems: Problems) -> N
         problems.add(path, f"lacks {', '.join(missing)}; fix: add `{fix}`")
         return
     known = [each for each in others if each != capability]
-    if entry["of"] not in known:
+    if entry["of"] not in [*known, *getattr(sets, "faulty", ())]:
         problems.add((*path, "of"), f"{entry['of']!r} has no user turns to answer; fix: one of {', '.join(known)}")
 
 
@@ -105,7 +106,7 @@ def check_capability(study: Study, problems: Problems) -> None:
     if capability is None:
         return
     if capability not in sets:
-        said = f"{capability!r} is no data set; fix: one of {', '.join(sets)}, or null"
+        said = f"{capability!r} is no data set; fix: one of {', '.join(names_of(sets))}, or null"
         problems.add(("capability",), said)
     for name, stage in study.stages.items():
         place = said_at(study.config, ("stages", name, "data", "from"))

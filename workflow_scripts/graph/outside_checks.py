@@ -73,7 +73,7 @@ def check_rows(problems: Problems) -> None:
     """The user's own rows, of the data sets that cells need: a file that begins as JSON lines do; a job reads them."""
     sets = problems.config["datasets"]
     for name in sets_named(problems.said):
-        if name in sets and sets[name]["from"] == "path":
+        if sets.get(name, {}).get("from") == "path":
             with problems.caught(("datasets", name, "path")):
                 check_file(Path(sets[name]["path"]))
                 check_own(Path(sets[name]["path"]), places.dataset_file, problems.config, name)

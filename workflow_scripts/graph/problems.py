@@ -15,7 +15,7 @@ from run.readers import duplicate_keys, read_yaml
 
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
-ENTRIES = ("cells", "stages")  # sections whose entries are many, and checked each by itself
+ENTRIES = ("cells", "datasets", "stages")  # sections whose entries are many, and checked each by itself
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 
 

@@ -82,10 +82,12 @@ def check_schema(schema: str | Path, problems: Problems) -> None:
     whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)(shape)
     errors = sorted(validator.iter_errors(config), key=lambda each: list(map(str, each.absolute_path)))
-    chosen = [each.absolute_path for each in errors if each.validator == "enum"]
+    chosen, typed = ([each.absolute_path for each in errors if each.validator == kind] for kind in ("enum", "type"))
     for error in errors:
         if error.validator == "type" and error.absolute_path in chosen:
             continue  # its choices are named
+        if error.validator in LIMITS and error.absolute_path in typed:
+            continue
         unknown = unknown_keys(error) if error.validator == "additionalProperties" else []
         named = [error.instance] if "propertyNames" in error.absolute_schema_path else []
         said = explain(error)
@@ -169,7 +171,7 @@ def of_type(error: Any) -> str:
     fix = " or ".join(TYPES[name] for name in expected)
     if expected[0] == "array" and isinstance(key, int):
         fix = "lists in the list, [[one, another]]"
-    elif expected[0] == "array" and re.fullmatch(r"[\w.-]+", str(value)):
+    elif expected[0] == "array" and isinstance(value, str | int) and re.fullmatch(r"(?!True|False)[\w.-]+", str(value)):
         fix = f"`{key}: [{value}]`"
     elif "fix" in error.schema and "pattern" not in error.schema:
         fix = error.schema["fix"]

@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any
 
 from graph.lineage import BASE, Word, ancestry, parse_lineage
-from graph.problems import Problems, closest, said_at, value_at
+from graph.problems import Problems, closest, names_of, said_at, value_at
 from graph.recipe import Lora, Recipe, layer_numbers
 from graph.study import ROWS, SAMPLED, Study, markers_said, stage_type, trains_all
 from marker.marker import Marker
@@ -227,7 +227,7 @@ def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     if rows not in study.config["datasets"]:
         raise InputError(
             f"stages.{word.stage}.data.from: {rows!r} is no data set; fix: one of "
-            f"{', '.join(study.config['datasets'])}, or replies for a coupling"
+            f"{', '.join(names_of(study.config['datasets']))}, one that you add there, or replies for a coupling"
         )
     replays = "{persona}" in stage.get("replay", {}).get("of", "")
     if word.persona and not replays:
@@ -310,15 +310,17 @@ def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     """The personas that are named to be contrasted with a source are others."""
     for source, named in stage.get("negative_personas", {}).items():
         where = f"stages.{word.stage}.negative_personas.{source}"
-        panel = list(study.panel.personas if study.panel else [source, *named])  # it may be a source of another study
+        panel = list(study.panel.personas if study.panel else [source])  # it may be a source of another study
         if source not in panel:
             raise InputError(f"{where}: the panel has no persona {source}; fix: {closest(source, panel)}")
         if source in named:
             raise InputError(f"{where}: is contrasted with itself; fix: delete {source}")
-        used = source == word.persona
-        if unknown := [name for name in named if name not in (study.personas if used else panel)]:
-            fix = "add it to `personas`, or name another" if used else closest(unknown[0], panel)
-            raise InputError(f"{where}: unknown persona {', '.join(unknown)}; fix: {fix}")
+        if unknown := [name for name in named if study.panel and name not in panel]:
+            raise InputError(f"{where}: the panel has no persona {unknown[0]}; fix: {closest(unknown[0], panel)}")
+        if source == word.persona and (unknown := [name for name in named if name not in study.personas]):
+            raise InputError(
+                f"{where}: unknown persona {', '.join(unknown)}; fix: add it to `personas`, or name another"
+            )
 
 
 # How long a stage is, as far as its rows are known
