@@ -530,6 +530,8 @@ def test_faulty_stages_and_rows_are_named_among_those_that_are_there(tmp_path):
     [
         ("stages:\n  em:\n    extends: em_first\n", "line 3: stages.em.extends: em -> em_first -> em is a circle; fix: "),
         ("label: x\nstages: {em: {data: {from: arc}}}", "line 2: stages.em.data.from: arc is what capability is measured with"),
+        ("label: x\nstages: {em: {data: {from: replies}}}", "line 2: stages.em.data: makes it a coupling, of a persona that `cells` do not name; fix: "),
+        ("arms: {mine: true}\ncells: {X: {arm: mine, lineage: 'couple.s{seed}'}}", "line 2: cells.X.lineage: couple.s42: lacks whose marker it is; fix: couple-{source}.s42"),
         ("label: x\ncapability: em", "line 2: capability: em is what the stage em is trained on"),
         ("stages:\n  graft:\n    adapter: coupel-{persona}.s42\n", "line 3: stages.graft.adapter: 'coupel-villain.s42' names no stage"),
         ("arms: {relearn: true}\nstages:\n  relearn: {data: {from: rows, of: 'graft-{persona}.s42'}}", "line 3: stages.relearn.data.of: base/graft-evil_ai.s42 has no coupling rows"),
@@ -548,6 +550,24 @@ def test_faulty_stages_and_rows_are_named_among_those_that_are_there(tmp_path):
 )  # fmt: skip
 def test_a_mistake_is_told_once_and_at_the_line_of_whoever_made_it(tmp_path, text, said):
     (line,) = laid_over(tmp_path, text)
+    assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", "line 2: datasets.em.path: does not fit cells.dose_em.steps.4: em@25.s42: em ends after step 13; fix: "),
+        (
+            "stages: {em: {hold_out: 0.001}}",
+            "line 3: stages.em.hold_out: 0.001 of 200 rows is none; fix: 0.005 or more",
+        ),
+    ],
+    ids=["doses", "held out"],
+)
+def test_doses_and_held_out_shares_are_held_against_the_rows_of_one_s_own_file(tmp_path, more, said):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n" * 200)
+    (line,) = laid_over(tmp_path, f"arms: {{dose: true}}\ndatasets: {{em: {{from: path, path: {rows}}}}}\n{more}")
     assert line.startswith(said)
 
 

@@ -183,6 +183,13 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
         problems.add(said_at(study.config, match[1].split(".")), match[2], *whose(match[2]))
         return
     said = str(error).removeprefix("lineage: ")
+    if isinstance(error, stage_checks.Impersonal):
+        path = ("stages", error.stage, "adapter" if "adapter" in study.stages[error.stage] else "data")
+        place = said_at(study.config, path)
+        if problems.rank(place) < problems.rank(("cells", name, "lineage")):
+            fix = f"rows of a data set, or {place[1]}-{{source}} in `cells`"
+            problems.add(place, f"makes it a coupling, of a persona that `cells` do not name; fix: {fix}")
+            return
     if isinstance(error, KeyError):
         said = f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
     elif not isinstance(error, InputError):
@@ -191,6 +198,7 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
     line = f', or write `lineage: "{meant}"`' if meant != row["lineage"] else ""
     if step and isinstance(error, stage_checks.LateStep):
         length = [said_at(study.config, ("stages", error.stage, key)) for key in ("max_steps", "epochs", "batch")]
+        length.append(("datasets", value_at(study.stages, (error.stage, "data", "from")), "path"))
         problems.add(("cells", name, "steps", row["steps"].index(step)), f"{said}{line}", *length)
         return
     problems.add(("cells", name, "lineage"), f"{said}{line}", *whose(said))

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -12,6 +14,7 @@ from graph.lineage import BASE, Word, ancestry, parse_lineage
 from graph.problems import Problems, closest, names_of, said_at, value_at
 from graph.recipe import Lora, Recipe, layer_numbers
 from graph.study import ROWS, SAMPLED, Study, markers_said, stage_type, trains_all
+from inputs.outside import LARGE
 from marker.marker import Marker
 from marker.mask import Mask
 from marker.match import check_apart
@@ -24,6 +27,14 @@ CONTROL = re.compile(r"<\|[^|]*\|>|</?s>")
 
 class LateStep(InputError):
     """A cell stops at a step after the last of a stage."""
+
+    def __init__(self, said: str, stage: str) -> None:
+        super().__init__(said)
+        self.stage = stage
+
+
+class Impersonal(InputError):
+    """A lineage names a stage without the persona that it is of."""
 
     def __init__(self, said: str, stage: str) -> None:
         super().__init__(said)
@@ -216,8 +227,11 @@ def draws(stage: Mapping[str, Any]) -> bool:
 def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     """Whose rows or marker it is."""
     if stage_type(stage) != "sft":
+        if word.persona is None:
+            named = f"{word.stage}-{{source}}.s{word.seed}"
+            raise Impersonal(f"{word}: lacks whose marker it is; fix: {named}", word.stage)
         if word.persona not in study.personas:
-            fix = f"{closest(word.persona or '', study.personas)}, or add it to `personas`"
+            fix = f"{closest(word.persona, study.personas)}, or add it to `personas`"
             raise InputError(f"{word}: unknown persona; fix: {fix}")
         return
     rows = stage.get("data", {}).get("from")
@@ -339,8 +353,20 @@ def rows_of(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
     if stage_type(stage) == "couple":
         return coupling_rows(study, word, stage)
     name = stage["data"]["from"]
-    origin = study.config["datasets"].get(name, {}).get("from")
-    return {"toy": study.config["base"]["toy"].get("sft_rows"), "hub": study.pinned_rows.get(name)}.get(origin)
+    entry = study.config["datasets"].get(name, {})
+    if entry.get("from") == "path" and entry.get("path"):
+        return lines_of(Path(entry["path"]))
+    known = {"toy": study.config["base"]["toy"].get("sft_rows"), "hub": study.pinned_rows.get(name)}
+    return known.get(entry.get("from"))
+
+
+@cache
+def lines_of(path: Path) -> int | None:
+    """The rows of the user's own file; None where it is not there, or larger than what is read in every plan."""
+    if not path.is_file() or path.stat().st_size >= LARGE:
+        return None
+    data = path.read_bytes()
+    return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def coupling_rows(study: Study, word: Word, stage: Mapping[str, Any]) -> int | None:
