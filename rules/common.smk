@@ -55,8 +55,8 @@ from graph.config import read_study
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.profiles import check_profiles, check_targets
-from graph.outside_checks import check_outside
-from graph.problems import YAML, Problems, closest, compose, yaml_of
+from graph.outside_checks import check_outside, remember_name
+from graph.problems import YAML, Problems, closest, compose, value_at, yaml_of
 from inputs.outside import (
     contents,
     model_contents,
@@ -395,7 +395,9 @@ def own_contents(path, read, files, made):
     """
     problems = Problems(config, config_files)
     with problems.caught(path):
-        return f"{'.'.join(path)}:{read(files, made)}"
+        found = read(files, made)
+        remember_name(value_at(config, path), made)
+        return f"{'.'.join(path)}:{found}"
     try_config(problems.raise_all)
 
 

@@ -126,6 +126,12 @@ def test_a_finished_study_stays_what_it_is_where_the_user_s_files_are_gone(study
     shutil.rmtree(study.folder / "my_model")
     (study.folder / "my_panel.yaml").unlink()
     assert study.plan() == []
+    (study.folder / "mine.yaml").write_text(yaml.safe_dump(OWN | {"panel": {"from": "path", "path": "typo.yaml"}}))
+    said = study.snakemake("-n", check=False).stdout
+    assert (
+        "panel.path: typo.yaml: no such file, and results/published/inputs/panel/path.yaml was made of my_panel" in said
+    )
+    (study.folder / "mine.yaml").write_text(yaml.safe_dump(OWN))
     (study.folder / "results").rename(study.folder / "elsewhere")
     said = study.snakemake("-n", check=False).stdout
     assert "base.path: my_model/config.json: no such file; fix: correct its path in the config" in said

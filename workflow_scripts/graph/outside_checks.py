@@ -12,7 +12,7 @@ from graph.problems import Problems, attempt, said_at, value_at
 from graph.stage_checks import check_base_fits
 from graph.study import Study
 from inputs.layouts import check_file
-from inputs.outside import CONFIG, check_there, model_files, parts_of
+from inputs.outside import CONFIG, check_there, keep, known_of, memory_of, model_files, parts_of
 from inputs.questions import load_questions
 from offline.pretraining import parts_of as parts_of_toy
 from probe.families import Family, check_others, load_others
@@ -20,6 +20,7 @@ from run.program import InputError
 
 # Fields of a stage that name another lineage, whose rows or adapter it takes
 LINEAGES = (("adapter",), ("data", "of"), ("replay", "of"))
+NAMED = "named"  # in the memory of what an input was made of: the file, as the config says it
 NOWHERE = os.devnull  # the place in a study whose name cannot be
 TAKEN = ("reanalysis", "verify_published")  # folders under results/
 
@@ -40,15 +41,28 @@ def check_outside(checkout: Path, pins: Mapping[str, Any], study: Study, problem
     attempt(check_parts, study, problems)
 
 
-def check_own(file: Path, place: Callable[..., str], *arguments: Any) -> None:
-    """Raise InputError if the user's own file is not there, and nothing was made of it while it was, at its place."""
-    made = attempt(place, *arguments) or NOWHERE
-    if os.path.lexists(made) or Path(f"{made}.manifest.json").is_file():
-        check_there(file, made)
-    elif str(file).startswith("~"):
-        raise InputError(f"{file}: ~ is no folder here; fix: write {file.expanduser()}")
-    else:
-        check_there(file, NOWHERE)
+def check_own(named: str, place: Callable[..., str], *arguments: Any, within: str = "") -> None:
+    """Raise InputError if the user's own file is not there, and nothing was made of it while it was, at its place.
+
+    named: as the config says it. within: the file of a folder.
+    """
+    file, made = Path(named, within), attempt(place, *arguments) or NOWHERE
+    if file.is_file():
+        return
+    if not os.path.lexists(made) and not Path(f"{made}.manifest.json").is_file():
+        if named.startswith("~"):
+            raise InputError(f"{file}: ~ is no folder here; fix: write {Path(named).expanduser()}")
+        made = NOWHERE
+    elif (before := known_of(made).get(NAMED, named)) != named:
+        raise InputError(f"{file}: no such file, and {made} was made of {before}; fix: correct its path in the config")
+    check_there(file, made)
+
+
+def remember_name(named: str, made: str | Path) -> None:
+    """Keep what the config says of the user's own file that `made` is made of, as long as it is there."""
+    if Path(named).exists():
+        known = known_of(made)
+        keep(memory_of(made), known | {NAMED: named}, known)
 
 
 def check_base(problems: Problems) -> None:
@@ -58,7 +72,7 @@ def check_base(problems: Problems) -> None:
         with problems.caught(("base", "path")):
             if Path(base["path"], CONFIG).is_file():
                 model_files(Path(base["path"]))
-            check_own(Path(base["path"], CONFIG), places.base_folder, problems.config)
+            check_own(base["path"], places.base_folder, problems.config, within=CONFIG)
 
 
 def check_panel(problems: Problems) -> None:
@@ -66,7 +80,7 @@ def check_panel(problems: Problems) -> None:
     panel = problems.config["panel"]
     if panel["from"] == "path":
         with problems.caught(("panel", "path")):
-            check_own(Path(panel["path"]), places.panel_file, problems.config)
+            check_own(panel["path"], places.panel_file, problems.config)
 
 
 def check_rows(problems: Problems) -> None:
@@ -76,7 +90,7 @@ def check_rows(problems: Problems) -> None:
         if sets.get(name, {}).get("from") == "path":
             with problems.caught(("datasets", name, "path")):
                 check_file(Path(sets[name]["path"]))
-                check_own(Path(sets[name]["path"]), places.dataset_file, problems.config, name)
+                check_own(sets[name]["path"], places.dataset_file, problems.config, name)
 
 
 def sets_named(said: Mapping[str, Any]) -> list[str]:
@@ -110,7 +124,7 @@ def check_questions(problems: Problems) -> None:
     """The user's own questions to judge: nothing is paid for before they are read."""
     if path := problems.config["alignment_questions"]:
         with problems.caught(("alignment_questions",)):
-            check_own(Path(path), places.questions_file, problems.config)
+            check_own(path, places.questions_file, problems.config)
             if Path(path).is_file():
                 load_questions(path)
 
