@@ -469,6 +469,14 @@ def test_a_faulty_stage_or_row_hides_no_mistake_of_another_and_makes_none(tmp_pa
     ]
 
 
+def test_a_cell_that_is_not_there_is_told_also_where_a_source_is_not(tmp_path):
+    source, cell = laid_over(tmp_path, "sources: [evil_aii]\nfamilies: {cells: [C9]}\n")
+    assert source.startswith(
+        "line 1: sources.0: the panel has no persona evil_aii; fix: evil_ai, or a panel of your own"
+    )
+    assert cell.startswith("line 2: families.cells.0: no cell C9; fix: ")
+
+
 NOT_THERE = """\
 study: My Study
 base: {from: path, path: no_model}

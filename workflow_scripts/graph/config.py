@@ -82,6 +82,9 @@ def read_study(
     problems = problems.of_the_rest()
     study = replace(study, config=problems.config)
     attempt(outside, study, problems)
+    attempt(measure_checks.check_unprobed, problems)
+    attempt(measure_checks.check_chosen, study, "ablate", problems)
+    attempt(measure_checks.check_chosen, study, "families", problems)
     if whole:
         attempt(measure_checks.check_probe, study, problems)
         attempt(measure_checks.check_ablate, study, problems)

@@ -36,7 +36,6 @@ def check_probe(study: Study, problems: Problems) -> None:
     """The probe measures replies that were sampled, and not more of them than there are."""
     probe = study.config["probe"]
     if probe is None:
-        check_unprobed(problems)
         return
     for name in dict.fromkeys(cell.evaluation for cell in study.cells):
         if study.evaluations[name]["temperature"] == 0:
@@ -72,6 +71,8 @@ def check_probed_marker(problems: Problems) -> None:
 
 def check_unprobed(problems: Problems) -> None:
     """Without the probe, none of the cells is measured that a section names: not where they are named after it."""
+    if problems.config["probe"] is not None:
+        return
     shipped = [Path(file).resolve() for file in problems.files[-1:]]  # config.yaml, which names cells of `ablate`
     own = sum(Path(file).resolve() not in shipped for file in problems.files)
     for section in ("ablate", "families"):
@@ -88,7 +89,6 @@ def check_ablate(study: Study, problems: Problems) -> None:
     chosen = study.config["ablate"]
     if chosen is None:
         return
-    check_chosen(study, "ablate", problems)
     for place, name in enumerate(chosen["cells"]):
         own = [cell for cell in study.cells if cell.name == name]
         if study.config["probe"] and not all(has_second_stage(study, cell) for cell in own):
@@ -115,7 +115,6 @@ def has_second_stage(study: Study, cell: Cell) -> bool:
 
 def check_families(study: Study, problems: Problems) -> None:
     """What is asked out of distribution is of cells that are there, and has a family to be compared with."""
-    check_chosen(study, "families", problems)
     if study.panel:
         most = max(map(len, study.panel.questions.values()))
         at_most(("families", "questions"), most, "of the panel's largest group", problems, ("panel",))
@@ -135,7 +134,8 @@ def check_families(study: Study, problems: Problems) -> None:
 def check_chosen(study: Study, section: str, problems: Problems) -> None:
     """The cells and seeds that a section of the config is for are there."""
     config, names = study.config, study.row_names
-    chosen = config[section]
+    if (chosen := config[section]) is None:
+        return
     for place, name in enumerate(chosen["cells"]):
         path = (section, "cells", place)
         if name not in names:
