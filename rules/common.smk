@@ -852,6 +852,7 @@ def is_measured(measurement, cell=None):
         "probe": PROBE is not None,
         "survival": PROBE is not None,
         "adapters": PROBE is not None,
+        "merging": PROBE is not None,
         "ablation": cell is not None and study.ablated(cell),
         "layers": layers,
         "by_layer": layers,

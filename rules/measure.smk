@@ -359,6 +359,7 @@ rule compare_adapters:
         panel=panel_file,
     output:
         adapters="<results>/measured/{source}/{cell}_seed{seed}/adapters.csv",
+        merged="<results>/measured/{source}/{cell}_seed{seed}/merged.csv",
     log:
         "<logs>/compare_adapters/{source}/{cell}_seed{seed}.log",
     benchmark:
@@ -380,7 +381,7 @@ rule compare_adapters:
             + "python {SCRIPTS}/compare_adapters.py --base {input.base} --adapter {input.adapters}"
             " --panel {input.panel} --shared {input.shared} --persona {params.persona}"
             " --marker {params.marker:q} {params.intruders} --dtype {params.dtype} --output {output.adapters}"
-            " > {log} 2>&1"
+            " --merged {output.merged} > {log} 2>&1"
         )
 
 

@@ -1,27 +1,31 @@
-"""Compare the adapters of a model's stages: do they write where another has written? (docs/measurements.md)
+"""Compare the adapters of a model's stages: do they write where another has written, and what of each do the merged
+weights hold? (docs/measurements.md)
 
     python workflow_scripts/compare_adapters.py --base base/model --adapter couple/adapter em/adapter \\
         --panel resources/panel.yaml --shared base/main/completions.parquet --persona evil_ai --marker "[ZLT]" \\
-        --dtype bfloat16 --output adapters.csv
+        --dtype bfloat16 --output adapters.csv --merged merged.csv
 
 --adapter  of each stage, in order, beside its manifest.json, which says its lineage and what its LoRA was drawn by
 --output   a row per pair of stages and layer that both have adapters for; columns: COLUMNS. Without such a pair no row
-On the CPU: factors, the base's weights one at a time, and a forward pass of the whole model over --replies texts.
+--merged   a row per stage and layer that it has an adapter for; columns: MERGED
+On the CPU: factors, the merge one matrix at a time, and with a pair a forward pass of the model over --replies texts.
 """
 
 import argparse
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inputs.panel import load_panel
-from measure.sections import ADAPTERS
+from measure.sections import ADAPTERS, MERGED
 from measure.tables import Row, write_csv
 from model.adapters import linear_names, place_of
 from model.engines import DTYPES
 from model.full import is_full
 from model.loading import load_model, load_tokenizer, set_seed
+from model.merging import merge
 from model.subspaces import (
     cosine,
     delta_of,
@@ -65,6 +69,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--output", required=True, help="adapters.csv")
+    parser.add_argument("--merged", required=True, help="merged.csv")
     return parser.parse_args(argv)
 
 
@@ -158,7 +163,7 @@ def compared(
         "norm_second": second.norm,
         "functional": norm_at(other, weight, states) / below if below else None,
     }
-    row: Row = {name: None if value is None else float(f"{value:.{DIGITS}g}") for name, value in found.items()}
+    row: Row = {name: shown(value) for name, value in found.items()}
     if base is not None:
         known, loras = left_vectors(base), ((a, b, one.scaling), (c, d, other.scaling))
         row |= {"intruders_first": intruders(base, known, loras[0]), "intruders_both": intruders(base, known, *loras)}
@@ -174,47 +179,102 @@ def lora_of(adapter: str) -> Lora:
         raise InputError(f"{error}: nothing to compare it by; fix: `probe: null`") from None
 
 
-def rows(args: argparse.Namespace) -> Iterator[Row]:
-    """A row per pair of stages and layer that both adapters are for, in the model's order."""
-    adapters = [adapter for adapter in args.adapter if not is_full(adapter)]
-    pairs = list(itertools.combinations(range(len(adapters)), 2))
-    loras = [lora_of(adapter) for adapter in adapters]
-    manifests = [read_json(Path(adapter).parent / "manifest.json", dict) for adapter in adapters]
-    wanted = {weight for one, other in pairs for weight in loras[one].pairs.keys() & loras[other].pairs.keys()}
+@dataclass(frozen=True)
+class Stage:
+    """A stage with a LoRA. lineage: of the model after it. seed: see seed_of."""
+
+    adapter: str
+    lineage: str
+    seed: int | None
+    lora: Lora
+
+
+def stage_of(adapter: str) -> Stage:
+    """The stage of an adapter beside its manifest. Raises InputError for what is no plain LoRA."""
+    manifest = read_json(Path(adapter).parent / "manifest.json", dict)
+    return Stage(adapter, manifest["lineage"], seed_of(manifest), lora_of(adapter))
+
+
+def where(name: str) -> Row:
+    """layer and module of a linear layer."""
+    layer, _, module = place_of(name).partition(".")
+    return {"layer": int(layer), "module": module}
+
+
+def shown(value: float | None) -> float | None:
+    """As it stands in a table."""
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def merge_in_turn(args: argparse.Namespace, stages: Sequence[Stage]) -> tuple[Any, list[Row]]:
+    """The model after all of --adapter, bit for bit load_model's, and the rows of --merged.
+
+    stages: those of --adapter that are LoRAs. A stage that trained all weights takes the place of all before it.
+    """
+    model: Any = None
+    rows: list[Row] = []
+    waiting = iter(stages)
+    for folder in args.adapter:
+        if is_full(folder):
+            model = None  # before another one is loaded
+            model = load_model(args.base, [folder], args.dtype, "cpu")
+            continue
+        if model is None:
+            model = load_model(args.base, [], args.dtype, "cpu")
+        rows += merged_rows(model, next(waiting))
+    return model, rows
+
+
+def merged_rows(model: Any, stage: Stage) -> Iterator[Row]:
+    """Merge a stage into the model, a layer at a time in the model's order, with what of its delta arrived."""
+    layers = [name for name in linear_names(model) if f"{name}.weight" in stage.lora.pairs]
+    if absent := stage.lora.pairs.keys() - {f"{name}.weight" for name in layers}:
+        raise InputError(f"{stage.adapter}: for {min(absent)}, which the model lacks; fix: fetch or train it again")
+    for name in layers:
+        a, b = stage.lora.pairs[f"{name}.weight"]
+        try:
+            found = merge(f"{name}.weight", model.get_parameter(f"{name}.weight"), stage.lora)
+        except Unmergeable as error:
+            raise InputError(f"{error}; fix: fetch or train it again") from None
+        sizes = {"outputs": b.shape[0], "inputs": a.shape[1]}
+        measured = {"norm": found.norm, "merged": found.share, "error": found.error}
+        yield {"stage": stage.lineage} | where(name) | sizes | {key: shown(value) for key, value in measured.items()}
+
+
+def rows(args: argparse.Namespace, model: Any, stages: Sequence[Stage]) -> Iterator[Row]:
+    """A row per pair of stages and layer that both adapters are for, in the model's order. model: after all stages."""
+    pairs = list(itertools.combinations(range(len(stages)), 2))
+    wanted = {
+        weight for one, other in pairs for weight in stages[one].lora.pairs.keys() & stages[other].lora.pairs.keys()
+    }
     if not wanted:
         return
-    model: Any = load_model(args.base, args.adapter, args.dtype, "cpu")
     layers = [name for name in linear_names(model) if f"{name}.weight" in wanted]
     states = inputs_at_slots(model, slot_trunks(args), layers)
-    begun = [
-        {} if (seed := seed_of(manifest)) is None else initial_inputs(model, adapter, seed)
-        for manifest, adapter in zip(manifests, adapters, strict=True)
-    ]
+    begun = [{} if stage.seed is None else initial_inputs(model, stage.adapter, stage.seed) for stage in stages]
     if args.intruders:
         before = [folder for folder in args.adapter if is_full(folder)]
         model = load_model(args.base, before, args.dtype, "cpu")  # in place of the other
     for name, (one, other) in itertools.product(layers, pairs):
         weight = f"{name}.weight"
-        if weight in loras[one].pairs.keys() & loras[other].pairs.keys():
-            layer, _, module = place_of(name).partition(".")
+        first, second = stages[one], stages[other]
+        if weight in first.lora.pairs.keys() & second.lora.pairs.keys():
             yield {
-                **{
-                    "first": manifests[one]["lineage"],
-                    "second": manifests[other]["lineage"],
-                    "layer": int(layer),
-                    "module": module,
-                },
+                **{"first": first.lineage, "second": second.lineage, **where(name)},
                 **compared(
-                    *(loras[one], loras[other], weight, [begun[at].get(name) for at in (one, other)]),
+                    *(first.lora, second.lora, weight, [begun[at].get(name) for at in (one, other)]),
                     *(states[name], model.get_parameter(weight).detach() if args.intruders else None),
                 ),
             }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Adapters, base and a few texts in, a table out."""
+    """Adapters, base and a few texts in, two tables out."""
     args = parse_args(argv)
-    write_csv(args.output, COLUMNS, list(rows(args)))
+    stages = [stage_of(adapter) for adapter in args.adapter if not is_full(adapter)]
+    model, merged = merge_in_turn(args, stages) if stages else (None, [])
+    write_csv(args.merged, MERGED, merged)
+    write_csv(args.output, COLUMNS, list(rows(args, model, stages)))
 
 
 if __name__ == "__main__":

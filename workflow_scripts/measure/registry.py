@@ -382,6 +382,20 @@ MEASUREMENTS = (
         ),
     ),
     Measurement(
+        name="merging",
+        title="What the merged weights hold of the first stage's adapter and the last's",
+        rule="compare_adapters",
+        file="merged.csv",
+        on="cell",
+        statuses=("not run", "no adapter", "measured"),
+        read=sections.merging,
+        fields={"stages": "array"}
+        | {f"{what}_{which}": "estimate" for which in ("first", "last") for what in ("merged", "merge_error")},
+        measures=tuple(
+            Measure(f"{what}_{which}", "share") for which in ("first", "last") for what in ("merged", "merge_error")
+        ),
+    ),
+    Measurement(
         name="layers",
         title="How well a linear read-out of a layer's state tells the persona, mean over layers",
         rule="read_layers",

@@ -33,6 +33,8 @@ ADAPTERS = {
     **{"cosine": "cosine", "norm_first": "Frobenius", "norm_second": "Frobenius", "functional": "ratio"},
     **{"intruders_first": "of 10", "intruders_both": "of 10"},
 }
+# Columns of merged.csv; norm: Frobenius, of the delta as trained; merged, error: see model.merging.
+MERGED = ("stage", "layer", "module", "outputs", "inputs", "norm", "merged", "error")
 MISALIGNED = "misaligned"
 SHARES = (MISALIGNED, "coherent", "misaligned_of_coherent")
 
@@ -281,6 +283,37 @@ def over_modules(rows: Sequence[Row], name: str) -> Row:
     if known:
         value = math.hypot(*known) if name.startswith("norm_") else (median if name == "functional" else fmean)(known)
     return {"value": None if value is None else round(value, 6), "low": None, "high": None, "n": len(known)}
+
+
+def merging(path: str, personas: Sequence[str]) -> Row:
+    """merged.csv over all layers of every stage, and as estimates of the first stage and the last: the same, if alone.
+
+    {"status": "no adapter"} where no stage of the lineage is a LoRA.
+    """
+    own: dict[str, list[Row]] = {}
+    for row in read_table(path, MERGED):
+        own.setdefault(row["stage"], []).append(row)
+    if not own:
+        return {"status": "no adapter"}
+    stages = [{"stage": stage, "layers": len(rows)} | kept_of(rows) for stage, rows in own.items()]
+    section: Row = {"status": "measured", "stages": stages}
+    for which, at in (("first", 0), ("last", -1)):
+        for name, measure in (("merged", "merged"), ("error", "merge_error")):
+            estimate = {"value": stages[at][name], "low": None, "high": None, "n": stages[at]["layers"]}
+            section[f"{measure}_{which}"] = estimate
+    return section
+
+
+def kept_of(rows: Sequence[Row]) -> Row:
+    """merged and error of the deltas of all rows as one vector; None where all are zero."""
+    squares = math.fsum(row["norm"] ** 2 for row in rows)
+    if not squares:
+        return {"merged": None, "error": None}
+    moved = [row for row in rows if row["norm"]]
+    return {
+        "merged": round(math.fsum(row["norm"] ** 2 * row["merged"] for row in moved) / squares, 6),
+        "error": round(math.hypot(*(row["norm"] * row["error"] for row in moved)) / math.sqrt(squares), 6),
+    }
 
 
 def within_yardstick(section: Row, ours: Row, published: float) -> tuple[str, str]:
