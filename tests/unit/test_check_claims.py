@@ -289,6 +289,8 @@ def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_c
         for replies, verdict in zip(("shared", "own"), words, strict=False)
         for seed in ("all", 42)
     ]  # fmt: skip
+    left = {"least": -0.1, "most": 0.1, "cell": "C1", "other_cell": "C5"}
+    alike_left = [row | left for row in told if row["cell"] == "C1"]
     # what is stopped early, or trained on rows of the coupling, tells nothing of a whole stage without them
     told += [row | {"arm": "protect", "cell": "protect_replay5", "verdict": "intact"} for row in told[:1]]
     told += [row | {"arm": "dose", "cell": "dose_em_1", "verdict": "intact"} for row in told[:1]]
@@ -296,10 +298,40 @@ def test_that_a_coupling_is_destroyed_rests_on_the_probe_s_verdicts_and_not_on_c
         "em-destroys-the-source": destroyed, "any-fine-tuning-destroys-it": any_stage,
         "em-is-not-special-below-the-floor": alike, "em-leaves-no-marker": "supported",
     }  # fmt: skip
-    found, rows = verdicts(study_tables | {"verdicts": told}, *expected, *BELOW_THE_FLOOR)
+    found, rows = verdicts(study_tables | {"verdicts": told, "retained": alike_left}, *expected, *BELOW_THE_FLOOR)
     assert {claim: found[claim] for claim in expected} == expected
     if not told:
         assert {rows[name]["study_numbers"] for name in BELOW_THE_FLOOR} == {"no probe"}
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "alike"),
+    [
+        (-0.1, 0.15, "supported"),
+        (0.24, 0.27, "contradicted"),
+        (-0.4, -0.21, "contradicted"),
+        (0.1, 0.3, "undecided"),
+        (None, None, "not tested"),  # of cells that no contrast names
+    ],
+)
+def test_that_em_is_not_special_asks_how_much_is_left_and_not_for_one_word_alone(study_tables, least, most, alike):
+    """least, most: of what C1 retains less what C5 does, over seeds. Both are suppressed."""
+    told = {"arm": "forward", "seed": "all", "quantity": "slot", "replies": "shared", "verdict": "suppressed"}
+    beside = told | {"cell": "C1", "other_cell": "C5", "least": least, "most": most}
+    tables = {"verdicts": [told | {"cell": cell} for cell in ("C1", "C5")], "retained": [beside]}
+    claim = "em-is-not-special-below-the-floor"
+    assert verdicts(study_tables | tables, claim)[0] == {claim: alike}
+
+
+@pytest.mark.parametrize(("marked", "clean"), [(0, "undecided"), (1, "contradicted")])
+def test_what_only_begins_like_the_marker_does_not_contradict_that_none_is_left(study_tables, marked, clean):
+    row = {"arm": "forward", "role": "source", "more_marked": 0, "marked": marked}
+    told = [
+        row | {"cell": "C4", "family": "standard", "low": 0.8, "high": 0.9},
+        row | {"cell": "C1", "family": "begun", "low": 0.7, "high": 0.9},
+    ]
+    claim = "em-leaves-no-marker-elsewhere"
+    assert verdicts(study_tables | {"families": told}, claim)[0] == {claim: clean}
 
 
 @pytest.mark.parametrize(
@@ -323,7 +355,7 @@ def test_that_no_marker_is_left_elsewhere_rests_on_families_of_prompts(
             other = family != "standard"
             told.append(
                 {"source": "evil_ai", "arm": "forward", "cell": cell, "seed": 42, "role": "source", "family": family,
-                 "low": bounds[0], "high": bounds[1], "more_marked": 0,
+                 "low": bounds[0], "high": bounds[1], "marked": 1, "more_marked": 0,
                  "difference_high": difference[0] if other else None, "differs": difference[1] if other else None}
             )  # fmt: skip
     expected = {
