@@ -392,7 +392,7 @@ MEASUREMENTS = (
         fields={"stages": "array"}
         | {f"{what}_{which}": "estimate" for which in ("first", "last") for what in ("merged", "merge_error")},
         measures=tuple(
-            Measure(f"{what}_{which}", "share") for which in ("first", "last") for what in ("merged", "merge_error")
+            Measure(f"{what}_{which}", "ratio") for which in ("first", "last") for what in ("merged", "merge_error")
         ),
     ),
     Measurement(
