@@ -15,7 +15,7 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# [s] What the host takes to launch one decoder layer's kernels, forward and backward, whatever its width: .141 to .179 s
+# [s] What the host takes to launch one decoder layer's kernels, forward and backward, at any width: .141 to .179 s
 # of a step of one pass through 24 to 30 compiled layers, .303 s not compiled (30); and what recording one size costs,
 # 1 s there. An H100 and its host: benchmarks/README.md.
 LAUNCHES = {True: 0.0045, False: 0.01}
