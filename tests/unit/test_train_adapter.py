@@ -830,6 +830,13 @@ def test_the_sizes_of_passes_foretold_are_those_that_are_made():
     assert packing.pass_sizes(rows, steps, 100, sizes) == made and len(made) > 3
 
 
+def test_labels_are_filled_up_by_at_most_a_quarter_once_there_are_some():
+    sizes = packing.Sizes(rows=17, longest=1024)
+    filled = {count: count + sizes.missing_labels(count) for count in range(1, 8193)}
+    assert all(total <= max(1024, 1.25 * count) for count, total in filled.items())
+    assert len(set(filled.values())) == 16 and filled[1] == 256 and filled[8192] == 8192
+
+
 def test_cuda_graphs_are_refused_where_they_cannot_be_and_left_out_by_auto(base, tmp_path):
     from model.loading import load_model
 

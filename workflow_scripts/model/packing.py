@@ -134,15 +134,25 @@ def collate(rows: Sequence[dict[str, list[int]]], budget: int, sizes: "Sizes | N
 
 @dataclass(frozen=True)
 class Sizes:
-    """To which passes are filled up, so that few of them differ in shape: multiples of tokens and of labels [tokens].
+    """To which passes are filled up, so that few of them differ in shape.
 
-    rows: of every pass, most of them without a token. longest: row of all passes, at least `tokens`.
+    rows: of every pass, most of them without a token. longest: row of all passes, at least `tokens`. tokens: multiples
+    of so many. labels: multiples of so many, which double from eight of them on.
     """
 
     rows: int
     longest: int
     tokens: int = 512
     labels: int = 256
+
+    def missing_tokens(self, count: int) -> int:
+        return -count % self.tokens
+
+    def missing_labels(self, count: int) -> int:
+        multiple = self.labels
+        while 8 * multiple <= count:
+            multiple *= 2
+        return -count % multiple
 
     @staticmethod
     def of(lengths: Sequence[int], steps: Sequence[Sequence[int]]) -> "Sizes":
@@ -161,7 +171,7 @@ def pass_sizes(
         trained = [row for row in step if labels[row]]
         for group in pack_rows([lengths[row] for row in trained], budget):
             tokens, targets = (sum(of[trained[at]] for at in group) for of in (lengths, labels))
-            found[tokens + -tokens % sizes.tokens, targets + -targets % sizes.labels] += 1
+            found[tokens + sizes.missing_tokens(tokens), targets + sizes.missing_labels(targets)] += 1
     return found
 
 
@@ -169,10 +179,10 @@ def filled(rows: Sequence[tuple[list[int], list[int]]], sizes: Sizes) -> dict[st
     """micro_batch of the rows and of one without labels that fills the pass up; labels are filled up by IGNORED."""
     from torch.nn.functional import pad
 
-    more = -sum(len(ids) for ids, _ in rows) % sizes.tokens
+    more = sizes.missing_tokens(sum(len(ids) for ids, _ in rows))
     empty: list[tuple[list[int], list[int]]] = [([], [])] * (sizes.rows - len(rows))
     micro = micro_batch([*rows, ([0] * more, [IGNORED] * more), *empty], max(sizes.longest, sizes.tokens))
-    missing = -len(micro["targets"]) % sizes.labels
+    missing = sizes.missing_labels(len(micro["targets"]))
     return micro | {
         "predictors": pad(micro["predictors"], (0, missing)),
         "targets": pad(micro["targets"], (0, missing), value=IGNORED),
