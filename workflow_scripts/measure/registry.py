@@ -334,9 +334,9 @@ MEASUREMENTS = (
         measures=tuple(Measure(f"{what}_{of}", "strength" if what.endswith("beta") else "nats") for what, of in TAKEN),
         costs=(
             UnitCost(
-                "H200 (benchmarks/results_h200.json): 258 s, patches 22 s; load 25 s (assumed)",
-                "2026-11-26",
-                305,
+                "H100 (benchmarks/results_h100.json): 247 s, patches 11 s; load 25 s (assumed)",
+                "2026-11-27",
+                283,
                 model="7B",
             ),
             UnitCost(f"{SHARED_H100}, n=2: 269 and 280 s", "2026-11-26", 274, share=11, model="135M"),
@@ -407,7 +407,7 @@ MEASUREMENTS = (
         measures=(Measure("readout", "AUROC"), Measure("margin", "margin")),
         table=False,
         costs=(
-            UnitCost("H200 (benchmarks/results_h200.json): 38 s; load 25 s (assumed)", "2026-11-26", 63, model="7B"),
+            UnitCost("H100 (benchmarks/results_h100.json): 23 s; load 25 s (assumed)", "2026-11-27", 48, model="7B"),
             UnitCost(f"{SHARED_H100}, n=38: 35 to 62 s", "2026-11-26", 46, share=11, model="135M"),
             UnitCost(CPU_SECONDS, "2026-11-26", start_s=4, model="toy"),
         ),
