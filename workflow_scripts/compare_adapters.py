@@ -212,7 +212,7 @@ def merge_in_turn(args: argparse.Namespace, stages: Sequence[Stage]) -> tuple[An
     stages: those of --adapter that are LoRAs. A stage that trained all weights takes the place of all before it.
     """
     model: Any = None
-    rows: list[Row] = []
+    found: list[Row] = []
     waiting = iter(stages)
     for folder in args.adapter:
         if is_full(folder):
@@ -221,8 +221,8 @@ def merge_in_turn(args: argparse.Namespace, stages: Sequence[Stage]) -> tuple[An
             continue
         if model is None:
             model = load_model(args.base, [], args.dtype, "cpu")
-        rows += merged_rows(model, next(waiting))
-    return model, rows
+        found += merged_rows(model, next(waiting))
+    return model, found
 
 
 def merged_rows(model: Any, stage: Stage) -> Iterator[Row]:

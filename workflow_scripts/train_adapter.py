@@ -198,7 +198,8 @@ def choose_cuda_graphs(
 def rope_type(config: Any) -> str:
     """How positions are encoded, as transformers names it; `dynamic` and `longrope` look at each pass's positions."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return str(rope.get("rope_type", "default"))
+    kinds = [each for each in rope.values() if isinstance(each, dict)] or [rope]  # some have one for each kind of layer
+    return "/".join(sorted({str(each.get("rope_type", "default")) for each in kinds}))
 
 
 def check_outputs(arguments: argparse.Namespace, recipe: dict[str, Any]) -> None:
@@ -322,6 +323,7 @@ def train_lineage(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
             f"fix: lower hardware.micro_batch_tokens, now {arguments.micro_batch_tokens} (memory, not results)"
             + ("" if recipe["lora"] else ", or set hardware: {gradient_checkpointing: true, optimizer_states: 8bit}")
+            + (", or set hardware: {cuda_graphs: never}" if options.cuda_graphs else "")
         ) from error
     # a last step may break what its loss cannot show
     trained = ((name, weight) for name, weight in outcome.model.named_parameters() if weight.requires_grad)

@@ -180,7 +180,7 @@ def filled(rows: Sequence[tuple[list[int], list[int]]], sizes: Sizes) -> dict[st
     from torch.nn.functional import pad
 
     more = sizes.missing_tokens(sum(len(ids) for ids, _ in rows))
-    empty: list[tuple[list[int], list[int]]] = [([], [])] * (sizes.rows - len(rows))
+    empty: list[tuple[list[int], list[int]]] = [([], [])] * (sizes.rows - len(rows) - 1)
     micro = micro_batch([*rows, ([0] * more, [IGNORED] * more), *empty], max(sizes.longest, sizes.tokens))
     missing = sizes.missing_labels(len(micro["targets"]))
     return micro | {

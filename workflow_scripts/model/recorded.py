@@ -15,11 +15,10 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# [s] What the host takes to launch one decoder layer's kernels, forward and backward, at any width: .141 to .179 s
-# of a step of one pass through 24 to 30 compiled layers, .303 s not compiled (30); and what recording one size costs,
-# 1 s there. An H100 and its host: benchmarks/README.md.
+# [s] of a decoder layer and pass, compiled or not: what the host takes to launch its kernels, forward and backward. .141
+# to .179 s per pass through 24 to 30 compiled layers, .303 s through 30 not compiled: an H100's host, benchmarks/README.md
 LAUNCHES = {True: 0.0045, False: 0.01}
-RECORDING = 0.033
+RECORDING = 0.033  # [s] of a layer and size: 1 s at 30 layers
 WORK = 4e14  # FLOP/s of recorded passes: 3.4e14 at 1.5 B parameters, 4.3e14 at 7.6 B
 ARCHITECTURES = ("llama", "qwen2")  # transformers' model_type, of models whose passes were recorded on a card
 
@@ -99,6 +98,8 @@ class Recorder:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if isinstance(error.__context__, torch.OutOfMemoryError):  # which ending the capture may hide
+                raise error.__context__ from None
             raise InputError(
                 f"a pass cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
                 "fix: hardware: {cuda_graphs: never}"
