@@ -15,8 +15,8 @@ from run.program import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# [s] of a decoder layer and pass, compiled or not: what the host takes to launch its kernels, forward and backward. .141
-# to .179 s per pass through 24 to 30 compiled layers, .303 s through 30 not compiled: an H100's host, benchmarks/README.md
+# [s] of a decoder layer and pass, compiled or not: what the host takes to launch its kernels, forward and backward.
+# .141 to .179 s per pass through 24 to 30 compiled layers, .303 s through 30 not compiled (benchmarks/README.md).
 LAUNCHES = {True: 0.0045, False: 0.01}
 RECORDING = 0.033  # [s] of a layer and size: 1 s at 30 layers
 WORK = 4e14  # FLOP/s of recorded passes: 3.4e14 at 1.5 B parameters, 4.3e14 at 7.6 B
