@@ -181,18 +181,18 @@ def choose_cuda_graphs(
         "a LoRA": lora,
         "positions that are encoded alike at all lengths": rope_type(model.config) in ("default", "linear", "llama3"),
     }
-    if missing := [need for need, met in needs.items() if not met]:
-        if choice == "always":
-            raise InputError(
-                f"hardware.cuda_graphs: always: needs {', '.join(missing)}; fix: hardware: {{cuda_graphs: auto}}"
-            )
-        return False
+    missing = [need for need, met in needs.items() if not met]
+    if missing and choice == "always":
+        said = f"hardware.cuda_graphs: always: needs {', '.join(missing)}"
+        raise InputError(f"{said}; fix: hardware: {{cuda_graphs: auto}}")
+    if missing or choice == "always":
+        return not missing
     passes = pass_sizes(
         [(row.input_ids, row.labels) for row in rows], steps, options.budget,
         Sizes.of([len(row.input_ids) for row in rows], steps),
     )  # fmt: skip
     layers = model.config.get_text_config().num_hidden_layers
-    return choice == "always" or seconds_saved(passes, layers, model.num_parameters(), options.compile) > 0
+    return seconds_saved(passes, layers, model.num_parameters(), options.compile) > 0
 
 
 def rope_type(config: Any) -> str:

@@ -20,8 +20,8 @@ from marker.mask import Mask
 from marker.match import check_apart
 from run.program import InputError
 
-# How many tokenizers spell theirs. Those of the base itself are known to check_base.
 QUOTED = re.compile("[\u2018\u201c\u201e\u00ab](.*)[\u2019\u201c\u201d\u00bb]")
+# How many tokenizers spell theirs. Those of the base itself are known to check_base.
 CONTROL = re.compile(r"<\|[^|]*\|>|</?s>")
 
 

@@ -389,11 +389,8 @@ MEASUREMENTS = (
         on="cell",
         statuses=("not run", "no adapter", "measured"),
         read=sections.merging,
-        fields={"stages": "array"}
-        | {f"{what}_{which}": "estimate" for which in ("first", "last") for what in ("merged", "merge_error")},
-        measures=tuple(
-            Measure(f"{what}_{which}", "ratio") for which in ("first", "last") for what in ("merged", "merge_error")
-        ),
+        fields={"stages": "array"} | dict.fromkeys(sections.MERGING, "estimate"),
+        measures=tuple(Measure(name, unit) for name, unit in sections.MERGING.items()),
     ),
     Measurement(
         name="layers",

@@ -35,6 +35,8 @@ ADAPTERS = {
 }
 # Columns of merged.csv; norm: Frobenius, of the delta as trained; merged, error: see model.merging.
 MERGED = ("stage", "layer", "module", "outputs", "inputs", "norm", "merged", "error")
+# Measures made of it -> their units.
+MERGING = {f"{what}_{which}": "ratio" for which in ("first", "last") for what in ("merged", "merge_error")}
 MISALIGNED = "misaligned"
 SHARES = (MISALIGNED, "coherent", "misaligned_of_coherent")
 
