@@ -78,3 +78,6 @@ rule publish:
         results_of(*ARMS),
         "<results>/publish.json",
     localrule: True
+
+
+refuse_unknown_targets()

@@ -54,9 +54,10 @@ from graph import places, resolved
 from graph.config import read_study
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.profiles import check_profiles, check_targets
+from graph.profiles import check_profiles
 from graph.outside_checks import check_outside, remember_name
 from graph.problems import YAML, Problems, closest, compose, value_at, yaml_of
+from graph.targets import asked_for, check_targets
 from inputs.outside import (
     contents,
     model_contents,
@@ -102,10 +103,6 @@ else:
     try_config(
         check_profiles, sys.argv[1:], workflow.overwrite_configfiles, another
     )
-    try:
-        check_targets(sys.argv[1:], config["study"])
-    except InputError as error:
-        refuse(str(error))
 
 
 # Rows and evaluations, the first of which is meant where none is named, stand in the order of config.yaml, those added to
@@ -1148,6 +1145,46 @@ def completions_of_study(wildcards):
             for cell in study.cells
         )
     )
+
+
+def files_of_study():
+    """What the rule `all` wants, what a person looks at first."""
+    wanted = [
+        *cells_of(*ARMS),
+        *figures_of_study(None),
+        *tables_of_study(None),
+        f"{RESULTS}/report.html",
+        *results_of(*ARMS),
+    ]
+    return [
+        file
+        for file in dict.fromkeys(wanted)
+        if not file.startswith(f"{RESULTS}/study/")
+    ]
+
+
+def is_made(name):
+    """Whether a rule has this name, or makes this file."""
+    path = name if os.path.isabs(name) else os.path.relpath(name)
+    return workflow.is_rule(name) or any(
+        each.is_producer(path) for each in workflow.rules
+    )
+
+
+def refuse_unknown_targets():
+    """To be called when all rules are known. What else a workflow makes that has these rules in it is its own business."""
+    whole = workflow.modifier.is_main_snakefile() and len(workflow.included_stack) == 1
+    called = "snakemake" in Path(sys.argv[0]).parts[-2:] and workflow.is_main_process
+    if not whole or not called:
+        return
+    rules = [each.name for each in workflow.rules]
+    groups = [name for name in rules if not any(workflow.get_rule(name).products())]
+    targets, others = asked_for(sys.argv[1:])
+    try:
+        check_targets(targets, is_made, study, groups, files_of_study)
+        check_targets(others, is_made, study, rules, files_of_study)
+    except InputError as error:
+        refuse(str(error))
 
 
 def base_record(wildcards):

@@ -389,6 +389,18 @@ def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(publi
     assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
 
 
+def test_a_target_that_no_rule_makes_stops_the_plan_in_a_line_with_what_was_meant(published):
+    for arguments, said in (
+        (("dose", "reversd"), "dose: no rule makes it; dose is an arm, which is off; fix: write `arms: {dose: true}` in a file"),
+        (("--until", "train_adaptr"), "train_adaptr: no rule makes it; fix: train_adapter"),
+    ):  # fmt: skip
+        done = published.workspace.snakemake("-n", *arguments, check=False)
+        printed = done.stdout + done.stderr
+        assert done.returncode != 0 and "MissingRule" not in printed and "InputError" not in printed
+        assert said in printed
+    assert published.jobs("--until", "fetch_panel", "--", "results/published/report.html")
+
+
 def test_a_persona_without_paraphrases_stops_the_dry_run_where_these_are_asked(fresh):
     fresh.edit("config.yaml", "  cells: []  ", "  cells: [C4]")
     target = "results/published/cells/evil_ai/C4_seed42.json"

@@ -1,6 +1,6 @@
 import pytest
 
-from graph.profiles import check_profiles, check_targets
+from graph.profiles import check_profiles
 from run.program import InputError
 
 
@@ -29,20 +29,3 @@ def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, ar
     check_profiles(arguments, given, True)  # a study of another name may be whole in its files
     with pytest.raises(InputError, match=r"fix: --configfile toy/study\.yaml toy/mine\.yaml$"):
         check_profiles(arguments, ["toy/mine.yaml"], True)  # but not one that lies beside the profile's
-
-
-@pytest.mark.parametrize(
-    ("arguments", "refused"),
-    [
-        (["-n", "results/other/report.html"], True),
-        (["-n", "--configfile", "a.yaml", "--", "./results/other/cells/x/C1_seed42.json"], True),
-        (["-n", "results/mine/report.html"], False),
-        (["-n", "--configfile", "results/other/study.yaml"], False),  # the value of an option
-        (["-n", "results/verify_published/claims.csv"], False),
-    ],
-)
-def test_a_file_of_another_study_is_said_to_need_its_config(arguments, refused):
-    if not refused:
-        return check_targets(arguments, "mine")
-    with pytest.raises(InputError, match=r"is a file of the study other, .* that says `study: other`, or neither if "):
-        check_targets(arguments, "mine")

@@ -1,15 +1,12 @@
-"""Which config a profile names, whether the command line put another in its place, and whose files it wants made."""
+"""Which config a profile names, and whether the command line put another in its place."""
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from run.program import InputError
 from run.readers import read_yaml
-
-RESULT = re.compile(r"(?:\./)?results/([^/]+)/")
 
 
 def profiles_of(arguments: Sequence[str]) -> list[Path]:
@@ -39,19 +36,3 @@ def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole:
                     f"--configfile takes the place of {file}, which the profile {profile} names; "
                     f"fix: --configfile {file} {own}"
                 )
-
-
-def check_targets(arguments: Sequence[str], study: str) -> None:
-    """Raise InputError if Snakemake's arguments want a file made of another study, of which there are no rules now."""
-    own = ("reanalysis", "verify_published", study)
-    others = {word: found[1] for word in arguments if (found := RESULT.match(word)) and found[1] not in own}
-    if not others:
-        return
-    from snakemake.cli import get_argument_parser  # half a second, and knows what is a target
-
-    for target in get_argument_parser().parse_known_args(arguments)[0].targets:
-        if target in others:
-            raise InputError(
-                f"{target}: is a file of the study {others[target]}, and this command plans {study}; fix: give the "
-                f"--profile or --configfile that says `study: {others[target]}`, or neither if config.yaml does"
-            )
