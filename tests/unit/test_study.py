@@ -2,6 +2,7 @@ import copy
 import datetime
 import functools
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -131,6 +132,22 @@ def test_known_negatives_are_used_and_others_drawn_by_seed_without_the_source():
     drawn = {seed: tuple(built.negatives_of(f"base/couple-villain.s{seed}")) for seed in range(30)}
     assert len(set(drawn.values())) > 10
     assert all(len(pair) == 2 and "villain" not in pair for pair in drawn.values())
+
+
+def test_negatives_that_are_named_for_a_persona_of_another_panel_can_be_taken_out():
+    panel = replace(PANEL, personas={name: text for name, text in PANEL.personas.items() if name != "evil_ai"})
+    own = {"sources": ["sarcastic"], "arms__reversed": False}
+    with pytest.raises(
+        InputError, match=r"no persona evil_ai; fix: .*`stages: {couple: {negative_personas: {evil_ai: null}}}`"
+    ):
+        study(panel, **own)
+    built = study(panel, **own, stages__couple__negative_personas={"evil_ai": None})
+    assert len(built.negatives_of("base/couple-sarcastic.s42")) == 2
+    built = study(PANEL, stages__couple__negative_personas={"evil_ai": None})
+    assert len(built.negatives_of("base/couple-evil_ai.s42")) == 2
+    assert "negatives: 11 of the 10 `personas`" in problem(
+        stages__couple__negative_personas={"villain": None}, stages__couple__data__negatives=11
+    )
 
 
 def test_a_new_persona_changes_drawn_negatives_only_by_being_drawn():
@@ -545,7 +562,7 @@ def test_faulty_stages_and_rows_are_named_among_those_that_are_there(tmp_path):
         ("arms: {relearn: true}\nstages:\n  relearn: {data: {from: rows, of: 'graft-{persona}.s42'}}", "line 3: stages.relearn.data.of: base/graft-evil_ai.s42 has no coupling rows"),
         ("arms: {dose: true}\ncells:\n  dose_em_10: {arm: dose, lineage: 'em.s{seed}'}", "line 3: cells.dose_em_10: dose_em_10 comes out of dose_em and dose_em_10; fix: "),
         ("label: x\nevaluations: {main: {samples: 1}}", "line 2: evaluations.main.samples: does not fit probe.shared: 2 of at most 1"),
-        ("label: x\nmarker: '[QRX]'", "line 2: marker: does not fit probe.prefix: '[Z' does not begin the marker [QRX]; fix: prefix"),
+        ("label: x\nmarker: '[QRX]'", "line 2: marker: does not fit probe.prefix: '[Z' does not begin the marker [QRX]; fix: write `probe: {prefix: "),
         ("label: x\ncells: {recovery: {steps: [10]}}", "line 2: cells.recovery.steps: does not fit contrasts.7: one of the two has steps"),
         ("hardware: {jobs_per_gpu: 2, kv_cache_gib: 8}", "line 1: hardware.jobs_per_gpu: does not fit hardware.gpu_memory_utilization: 0.9"),
         ("second_judge: {model: openai/x}\njudge: {model: none}", "line 1: second_judge: has nobody to agree with"),

@@ -62,7 +62,7 @@ def check_probed_marker(problems: Problems) -> None:
         return
     marker = Marker.of(problems.config["marker"])
     if not marker.text.startswith(probe["prefix"]):
-        fix = f'fix: prefix: "{marker.text[:2]}"'
+        fix = f'fix: write `probe: {{prefix: "{marker.text[:2]}"}}`'
         said = f"{probe['prefix']!r} does not begin the marker {marker.text}; {fix}"
         problems.add(("probe", "prefix"), said, ("marker",))
     if marker.placement != "end":

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from run.program import InputError
@@ -23,6 +23,8 @@ class Part(BaseModel):
 
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 Names = Annotated[list[Name], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+# null takes out what another layer of the config names
+MaybeNames = Annotated[Names | None, WithJsonSchema(TypeAdapter(Names).json_schema() | {"type": ["array", "null"]})]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -138,7 +140,7 @@ class Stage(Recipe):
     extends: str = Absent
     adapter: str = Absent
     marker: Any = Absent  # as the study's own marker
-    negative_personas: dict[str, Names] = Absent
+    negative_personas: dict[str, MaybeNames] = Absent
     hub: dict[str, str] = Absent
 
 

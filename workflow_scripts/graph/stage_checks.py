@@ -315,7 +315,7 @@ def check_drawn(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     if data["temperature"] == 0 and data["samples"] > 1:
         raise InputError(f"{where}.temperature: 0 draws the same reply every time; fix: samples: 1")
     others = len({*study.config["personas"]} - {word.persona})
-    if word.persona not in stage.get("negative_personas", {}) and data["negatives"] > others:
+    if stage.get("negative_personas", {}).get(word.persona) is None and data["negatives"] > others:
         said = f"{where}.negatives: {data['negatives']} of the {others} `personas` beside {word.persona}"
         raise InputError(f"{said}; fix: {f'at most {others}, or ' if others else ''}more `personas`")
 
@@ -323,14 +323,16 @@ def check_drawn(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
 def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     """The personas that are named to be contrasted with a source are others."""
     for source, named in stage.get("negative_personas", {}).items():
+        if named is None:
+            continue
         where = f"stages.{word.stage}.negative_personas.{source}"
         panel = list(study.panel.personas if study.panel else [source])  # it may be a source of another study
-        if source not in panel:
-            raise InputError(f"{where}: the panel has no persona {source}; fix: {closest(source, panel)}")
+        if unknown := [name for name in (source, *named) if study.panel and name not in panel]:
+            drawn = f"`stages: {{{word.stage}: {{negative_personas: {{{source}: null}}}}}}`, which names none"
+            fix = f"{closest(unknown[0], panel)}, or {drawn}"
+            raise InputError(f"{where}: the panel has no persona {unknown[0]}; fix: {fix}")
         if source in named:
             raise InputError(f"{where}: is contrasted with itself; fix: delete {source}")
-        if unknown := [name for name in named if study.panel and name not in panel]:
-            raise InputError(f"{where}: the panel has no persona {unknown[0]}; fix: {closest(unknown[0], panel)}")
         if source == word.persona and (unknown := [name for name in named if name not in study.personas]):
             raise InputError(
                 f"{where}: unknown persona {', '.join(unknown)}; fix: add it to `personas`, or name another"
