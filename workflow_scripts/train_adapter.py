@@ -321,14 +321,25 @@ def train_lineage(
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{arguments.lineage}: out of GPU memory ({str(error).splitlines()[0]}); "
-            f"fix: lower hardware.micro_batch_tokens, now {arguments.micro_batch_tokens} (memory, not results)"
-            + ("" if recipe["lora"] else ", or set hardware: {gradient_checkpointing: true, optimizer_states: 8bit}")
-            + (", or set hardware: {cuda_graphs: never}" if options.cuda_graphs else "")
+            f"fix: {less_memory(options, recipe['lora'] is not None)}"
         ) from error
     # a last step may break what its loss cannot show
     trained = ((name, weight) for name, weight in outcome.model.named_parameters() if weight.requires_grad)
     check_finite(arguments.lineage, trained, "lower the recipe's lr")
     return outcome, options
+
+
+def less_memory(options: Options, lora: bool) -> str:
+    """What config.yaml may say for a training to take less memory, of what it does not say yet."""
+    checkpointing = f"hardware: {{{'' if lora else 'full_'}gradient_checkpointing: true}}"
+    fixes = {
+        f"lower hardware.micro_batch_tokens, now {options.micro_batch_tokens}": options.attention != ALONE,
+        checkpointing: not options.gradient_checkpointing,
+        "hardware: {cuda_graphs: never}": options.cuda_graphs,
+        "hardware: {optimizer_states: 8bit}, which trains another model": not lora and options.states != "8bit",
+        "a larger card": True,
+    }
+    return ", or ".join(fix for fix, helps in fixes.items() if helps)
 
 
 def replayed_rows(tokenizer: Any, recipe: dict[str, Any], files: Sequence[str]) -> list[Example]:

@@ -837,6 +837,22 @@ def test_labels_are_filled_up_by_at_most_a_quarter_once_there_are_some():
     assert len(set(filled.values())) == 16 and filled[1] == 256 and filled[8192] == 8192
 
 
+@pytest.mark.parametrize(
+    ("lora", "options", "said"),
+    [
+        (True, {}, ["micro_batch_tokens, now 4096", "{gradient_checkpointing: true}"]),
+        (True, {"gradient_checkpointing": True, "cuda_graphs": True}, ["micro_batch_tokens", "{cuda_graphs: never}"]),
+        (False, {"attention": packing.ALONE}, ["{full_gradient_checkpointing: true}", "optimizer_states: 8bit"]),
+        (False, {"gradient_checkpointing": True, "states": "8bit"}, ["micro_batch_tokens"]),
+    ],
+    ids=["lora", "checkpointed", "all weights", "all weights, done"],
+)
+def test_without_memory_a_training_names_the_settings_that_would_take_less_and_are_not_set(lora, options, said):
+    told = train_adapter.less_memory(trainer.Options(work=Path(), **options), lora).split(", or ")
+    assert told[-1] == "a larger card" and len(told) == len(said) + 1
+    assert all(one in other for one, other in zip(said, told, strict=False))
+
+
 def test_cuda_graphs_are_refused_where_they_cannot_be_and_left_out_by_auto(base, tmp_path):
     from model.loading import load_model
 
