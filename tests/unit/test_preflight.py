@@ -23,6 +23,7 @@ from run.program import InputError
 from run.schedule import cores_beside
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
+QWEN = "a09a35458c702b33eeacc393d103063234e8bc28"
 PUBLISHED_JUDGE = "anthropic/claude-sonnet-4-5-20250929"
 
 
@@ -233,9 +234,23 @@ def test_cards_are_counted_idle_and_large_enough_or_not(tmp_path, monkeypatch):
     with_cards(tmp_path, monkeypatch, 24000)
     with pytest.raises(InputError, match="23 GiB a card for weights of 14.2 GiB: less than was ever tried"):
         preflight.check_gpus(1, 15_231_000_000)
+    assert preflight.check_gpus(1, 15_231_000_000, saving=True) == (
+        "1 of 1 idle; 23 GiB a card for weights of 14.2 GiB: less than was ever tried"
+    )
     with_cards(tmp_path, monkeypatch, 81559, busy=70000)
     with pytest.raises(InputError, match="none of 1 is idle"):
         preflight.check_gpus(1, 0)
+
+
+def test_a_card_is_held_against_the_weights_of_one_s_own_folder_and_not_of_the_repo_that_the_config_still_names(
+    tmp_path,
+):
+    (tmp_path / "model.safetensors").write_bytes(bytes(9))
+    named = f"--repo Qwen/Qwen2.5-7B-Instruct --revision {QWEN} --sources {ROOT}/resources/sources.yaml"
+    assert preflight.weights_of([job("fetch_base", f"--path {tmp_path} {named}")]) == 9
+    assert preflight.weights_of([job("fetch_base", named)]) > 15e9
+    trainings = [job("train_adapter", "--base x --gradient-checkpointing"), job("train_adapter", "--base x")]
+    assert preflight.saves_memory(trainings[:1]) and not preflight.saves_memory(trainings)
 
 
 @pytest.mark.parametrize(

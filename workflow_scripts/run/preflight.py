@@ -72,8 +72,8 @@ def checks_of(jobs: Sequence[Job], disk: float, left: float = 0) -> dict[str, Ch
             checks |= checks_of_job(job.rule, options_of(job.command))
     leasing = [job for job in jobs if job.gpus]
     if leasing:
-        weights = weights_of(jobs)
-        checks["GPUs"] = lambda: check_gpus(max(job.gpus for job in leasing), weights)
+        weights, saving = weights_of(jobs), saves_memory(jobs)
+        checks["GPUs"] = lambda: check_gpus(max(job.gpus for job in leasing), weights, saving)
         if "LEASE_GPU_POOL" not in os.environ:
             checks["driver, torch"] = check_torch
             checks["C compiler"] = check_compiler
@@ -236,13 +236,20 @@ def weights_of(jobs: Sequence[Job]) -> int:
     """Bytes of the base's weights; 0 where neither its folder nor pins say."""
     for job in jobs:
         options = options_of(job.command)
-        if job.rule == "fetch_base":
+        own = options.get("--path") if job.rule == "fetch_base" else options.get("--base", [])
+        if own is None:
             pins = base_pins(options)
             return sum(pin.get("bytes", 0) for name, pin in pins.items() if name.endswith(".safetensors"))
-        weights = [file for folder in options.get("--base", []) for file in Path(folder).glob("*.safetensors")]
+        weights = [file for folder in own for file in Path(folder).glob("*.safetensors")]
         if weights:
             return sum(file.stat().st_size for file in weights)
     return 0
+
+
+def saves_memory(jobs: Sequence[Job]) -> bool:
+    """Whether every training computes activations again instead of keeping them."""
+    trained = [options_of(job.command) for job in jobs if job.rule in ("train_adapter", "train_model")]
+    return all("--gradient-checkpointing" in options for options in trained)
 
 
 def own_cards() -> list[Gpu]:
@@ -250,8 +257,10 @@ def own_cards() -> list[Gpu]:
     return visible(cards(IDLE_MIB, os.environ.get("LEASE_GPU_POOL")), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def check_gpus(wanted: int, weights: int) -> str:
-    """Cards are there, as many as a job leases; how many are idle, and whether they are large enough."""
+def check_gpus(wanted: int, weights: int, saving: bool = False) -> str:
+    """Cards are there, as many as a job leases; how many are idle, and whether they are large enough. saving: whether
+    the trainings are told to take less memory, so that there is no more to say to their user.
+    """
     gpus = own_cards()
     if len(gpus) < wanted:
         raise InputError(f"{len(gpus)} GPUs here, a job wants {wanted}; fix: lower hardware.gpus, or ask for more")
@@ -262,12 +271,14 @@ def check_gpus(wanted: int, weights: int) -> str:
         return f"{idle} of {len(gpus)} idle (pretend cards)"
     sizes = dict(nvidia_smi("--query-gpu=uuid,memory.total"))
     smallest = min((int(sizes[gpu.uuid]) for gpu in gpus if sizes.get(gpu.uuid, "").isdigit()), default=0)
-    if weights and smallest and smallest * 2**20 < SHARE * weights:
+    small = f"{smallest / 1024:.0f} GiB a card for weights of {weights / 2**30:.1f} GiB: less than was ever tried"
+    if not weights or not smallest or smallest * 2**20 >= SHARE * weights:
+        return f"{idle} of {len(gpus)} idle, {smallest / 1024:.0f} GiB each"
+    if not saving:
         raise InputError(
-            f"{smallest / 1024:.0f} GiB a card for weights of {weights / 2**30:.1f} GiB: less than was ever tried; "
-            "fix: larger cards, or hardware: {gradient_checkpointing: true, micro_batch_tokens: 2048}"
+            f"{small}; fix: larger cards, or hardware: {{gradient_checkpointing: true, micro_batch_tokens: 2048}}"
         )
-    return f"{idle} of {len(gpus)} idle, {smallest / 1024:.0f} GiB each"
+    return f"{idle} of {len(gpus)} idle; {small}"
 
 
 def check_torch() -> str:
