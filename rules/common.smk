@@ -779,22 +779,43 @@ def case_flag_of(wildcards):
     )
 
 
-def braced(name):
+def braced(name, **places):
     """A parameter: the input of that name as words that bash expands to it. Every file of a large study written out is
     more than a person can read or paste. What follows from the input, Snakemake does not record as a parameter.
+
+    places: variables that the command sets, and by what their values follow from the wildcards: names of folders, or of
+    files without ending, which they stand for.
     """
 
     def words(wildcards, input):
-        return braces(input[name])
+        files = [input[name]] if isinstance(input[name], str) else input[name]
+        for variable, place in places.items():
+            known = re.compile(rf"\b{re.escape(place(wildcards))}(?=[/.])")
+            files = [known.sub(f"${variable}", file) for file in files]
+        return braces(files)
 
     return words
+
+
+def node_folder(wildcards):
+    return f"{MODELS}/{wildcards.node}"
+
+
+def parent_folder(wildcards):
+    return str(
+        Path(node_folder(wildcards)).parent
+    )  # as the shell has it, also of the base
+
+
+def key_of_cell(wildcards):
+    return f"{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}"
 
 
 # Cells
 
 
 def cell_of(wildcards):
-    key = f"{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}"
+    key = key_of_cell(wildcards)
     try:
         return study.by_key[key]
     except KeyError:

@@ -29,7 +29,7 @@ rule generate_completions:
     params:
         code=code_of("generate_completions.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters"),
+        adapters=braced("adapters", node=node_folder, parent=parent_folder),
         personas=personas_of,
         samples=samples_of,
         sampling=sampling_of,
@@ -38,7 +38,7 @@ rule generate_completions:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "at={wildcards.node}/{wildcards.evaluation} into={RESULTS}/models/$at; "
+            "at={wildcards.node} node={RESULTS}/models/$at parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {params.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
@@ -46,5 +46,5 @@ rule generate_completions:
             " {resources.engine}"
             " --questions {input.questions} --arc {input.arc} --completions $into/completions.parquet"
             " --alignment $into/alignment.parquet --capability $into/capability.parquet --record $into/run.json"
-            " > {RESULTS}/logs/generate_completions/$at.log 2>&1"
+            " > {RESULTS}/logs/generate_completions/$at/{wildcards.evaluation}.log 2>&1"
         )

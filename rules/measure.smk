@@ -219,14 +219,14 @@ rule probe_marker:
     params:
         code=code_of("probe_marker.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters"),
+        adapters=braced("adapters", node=node_folder, parent=parent_folder),
         personas=personas_of,
         marker=STUDY_MARKER,
         settings=PROBE_SETTINGS,
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "into={RESULTS}/models/{wildcards.node}/{wildcards.evaluation}; "
+            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --completions $into/completions.parquet --shared {input.shared} --personas {params.personas}"
@@ -407,6 +407,7 @@ rule read_layers:
     params:
         code=code_of("read_layers.py"),
         lock=MODEL_LOCK,
+        adapters=braced("adapters", node=node_folder, parent=parent_folder),
         personas=personas_of,
         marker=STUDY_MARKER,
         samples=(PROBE or {}).get("shared"),
@@ -414,11 +415,12 @@ rule read_layers:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/read_layers.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
+            + launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/read_layers.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --shared {input.shared} --personas {params.personas} --samples {params.samples}"
             " --bodies {params.bodies} --marker {params.marker:q} --dtype {params.dtype}"
-            " --output {output.layers} --record {output.record} > {log} 2>&1"
+            " --output $into/layers.parquet --record $into/layers_run.json > {log} 2>&1"
         )
 
 
@@ -513,13 +515,14 @@ rule summarize_cell:
         lock=CPU_LOCK,
         schema=digest_of("resources/run_result.schema.json"),
         gates=braced("gates"),
-        measured=braced("measured"),
+        measured=braced("measured", cell=key_of_cell),
         manifests=braced("manifests"),
-        records=braced("records"),
+        records=braced("records", cell=key_of_cell),
     shell:
         command(
-            on_cpu()
-            + "python {SCRIPTS}/summarize_cell.py --cell {input.cell} --gates {params.gates} --measured {params.measured}"
+            "cell={wildcards.source}/{wildcards.cell}_seed{wildcards.seed}; "
+            + on_cpu()
+            + "python {SCRIPTS}/summarize_cell.py --cell {RESULTS}/study/cells/$cell.json --gates {params.gates} --measured {params.measured}"
             " --manifests {params.manifests} --runs {params.records} --schema {RESOURCES}/run_result.schema.json"
-            " --output {output.cell} > {log} 2>&1"
+            " --output {RESULTS}/cells/$cell.json > {RESULTS}/logs/summarize_cell/$cell.log 2>&1"
         )

@@ -43,14 +43,17 @@ rule train_adapter:
         states=optimizer_states_of,
         track=track_of,
         into=trained_into,
+        adapters=braced("adapters", parent=parent_folder),
+        data=braced("data", node=node_folder),
+        parent=braced("parent", parent=parent_folder),
     shell:
         command(
-            "at={wildcards.node} node={RESULTS}/models/$at; "
+            "at={wildcards.node} node={RESULTS}/models/$at parent=${{node%/*}}; "
             + launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {input.adapters}"
-            " --data {input.data} --replay {input.replay} {params.track} {input.tracked} --recipe {RESULTS}/study/recipes/$at.json"
+            + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {params.adapters}"
+            " --data {params.data} --replay {input.replay} {params.track} {input.tracked} --recipe {RESULTS}/study/recipes/$at.json"
             " --seed {params.seed} --lineage $at"
-            " --parent-manifest {input.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
+            " --parent-manifest {params.parent} --dtype {params.dtype} {params.states} --keep-steps={params.keep_steps}"
             " --micro-batch-tokens {resources.micro_batch_tokens} --checkpoint-every {resources.checkpoint_every}"
             " {resources.computing} --tracking {resources.tracking}"
             " --scratch {RESULTS}/scratch --status {RESULTS}/status/{rule}/$at.json"

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -12,6 +13,13 @@ MODELS = "results/published/models"
 
 def trainings(jobs):
     return [job.removeprefix("train_adapter node=") for job in jobs if job.startswith("train_adapter ")]
+
+
+def expanded(command):
+    """The words of a command of one program, its log left out, as bash makes them of its variables and braces."""
+    variables, _, program = command.rpartition("; ")
+    text = f"{variables}\nprintf '%s\\n' {program.partition(' > ')[0]}"
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def stage_names(lineages):
@@ -228,11 +236,13 @@ def test_the_arm_of_all_weights_couples_by_them_and_stages_go_on_from_there(fres
     assert rules(jobs)["summarize_cell"] == rules(published.jobs())["summarize_cell"] + 3 * (1 + 3 + 3 + 3)
     node = "base/couple_full-villain.s42"
     printed = fresh.snakemake("-n", "-p", "results/published/cells/villain/full_C1_seed42.json").stdout
-    commands = [line for line in printed.splitlines() if "workflow_scripts/" in line]
-    (made,) = [line for line in commands if f" at={node} " in line and "--model-out $node/model" in line]
+    commands = [line for line in COMMAND.findall(printed) if "workflow_scripts/" in line]
+    (made,) = [line for line in commands if f"at={node} " in line and "--model-out $node/model" in line]
     assert "--adapter-out" not in made and "--optimizer-states 8bit" in made
-    using = [line for line in commands if re.search(rf"--adapter \S*/{node}/\{{?model", line)]
-    assert len(using) == 3 + 3 * 2, "EM is trained on it, held against it twice; two models are evaluated, probed, read"
+    using = [words for words in map(expanded, commands) if f"results/published/models/{node}/model" in words]
+    assert len(using) == 1 + 3 + 3 * 2, (
+        "it is made; EM trained on it, held against it twice; two models asked, probed, read"
+    )
 
 
 def test_the_arm_protect_limits_em_to_thirds_or_mixes_rows_of_the_coupling_in(fresh, published):
@@ -322,7 +332,7 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
 
 def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(published):
     said = published.printed()
-    assert re.search(r"summarize_cell\.py --cell \S*/C2_\S* .*models/base/em\.s[0-9]+/\S*judge_run", said)
+    assert re.search(r"cell=\S*/C2_\S*; .*summarize_cell\.py .*models/base/em\.s[0-9]+/\S*judge_run", said)
 
 
 def test_all_judges_together_can_be_held_to_fewer_calls_at_a_time(published):
@@ -452,6 +462,29 @@ def test_no_command_of_the_published_study_is_too_long_to_read(published):
     commands = COMMAND.findall(published.printed())
     assert len(commands) > 400
     assert not [command for command in commands if len(command) > 1000]
+
+
+def test_variables_and_braces_of_a_command_stand_for_the_files_of_its_job(published):
+    models, node = "results/published/models", "base/benign_reversed.s42/couple60-villain.s42"
+    chain, asked = [f"{models}/base/benign_reversed.s42", f"{models}/{node}"], f"{models}/{node}/reversed"
+    found = {}
+    for command in COMMAND.findall(published.printed()):
+        if node in command and (program := re.search(r"workflow_scripts/(\w+)\.py --", command)):
+            found[program[1]] = expanded(command)
+    for program in ("generate_completions", "probe_marker", "read_layers"):
+        words = found[program]
+        start = words.index("--adapter") + 1
+        assert words[start : start + 3] == [*(f"{folder}/adapter" for folder in chain), "--panel"]
+        assert words[words.index("--record") + 1].startswith(f"{asked}/")
+    trained = found["train_adapter"]
+    given = {
+        name: trained[trained.index(name) + 1] for name in ("--adapter", "--data", "--parent-manifest", "--record")
+    }
+    assert list(given.values()) == [
+        f"{chain[0]}/adapter", f"{chain[1]}/training.jsonl", f"{chain[0]}/manifest.json", f"{chain[1]}/run.json"
+    ]  # fmt: skip
+    measured = "results/published/measured/villain/C_scratch_seed42/survival.json"
+    assert {measured, f"{asked}/marker_counts.csv", f"{asked}/judge_run.json"} <= set(found["summarize_cell"])
 
 
 @pytest.mark.slow

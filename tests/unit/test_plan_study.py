@@ -88,6 +88,9 @@ def test_names_that_a_command_gives_stand_for_what_they_say():
         "at=base/em.s42 node=models/$at; python train.py --lineage $at --text '$5' --out $node/run.json"
     )
     assert options == {"--lineage": ["base/em.s42"], "--text": ["$5"], "--out": ["models/base/em.s42/run.json"]}
+    assert options_of("node=a/b/c over=${node%/*} at=$over/x; python p.py --in $over/i $at") == {
+        "--in": ["a/b/i", "a/b/x"]
+    }
 
 
 def test_a_training_costs_its_rows_times_their_tokens():
@@ -442,6 +445,8 @@ def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
     assert done.returncode == 1
     assert 'marker: 5 is a whole number; fix: write `marker: "5"`' in done.stderr
     assert "Traceback" not in done.stderr
+    done = planned(fresh, "--gpus", "2", "dose")
+    assert done.returncode == 1 and "\ndose: no rule makes it; dose is an arm, which is off; fix: " in done.stderr
 
 
 @pytest.mark.slow

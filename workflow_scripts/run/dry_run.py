@@ -10,9 +10,11 @@ import io
 import math
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from posixpath import dirname
 from string import Template
 from types import ModuleType
 from typing import Any
@@ -112,11 +114,14 @@ def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
     registry.register_plugin(plugin.__name__, plugin)
     printed = io.StringIO()
     status: Any = 0
+    given, sys.argv = sys.argv, ["snakemake", *arguments]  # which the workflow reads
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             snakemake(["--logger", "plan", "--dry-run", "--cores", str(cores), *arguments])
         except SystemExit as error:
             status = error.code
+        finally:
+            sys.argv = given
     if status:
         check_configfiles(arguments)
         said = "\n".join(complaints) or printed.getvalue()
@@ -229,12 +234,14 @@ def changed_params(reason: str) -> str:
 def options_of(command: str) -> dict[str, list[str]]:
     """--name -> its values, from a shell command; the program behind `--` if one program starts another.
 
-    A command may begin with names for what it says several times: `node=results/x; python ... --manifest $node/y`.
+    A command may begin with names for what it says several times, and for the folders of these:
+    `node=results/x parent=${node%/*}; python ... --manifest $node/y`.
     """
     words = shlex.split(command)
     names: dict[str, str] = {}
     while words and (given := re.fullmatch(r"([a-z]+)=(\S+?);?", words[0])):
-        names[given[1]] = Template(given[2]).safe_substitute(names)
+        folder = re.fullmatch(r"\$\{([a-z]+)%/\*\}", given[2])
+        names[given[1]] = dirname(names[folder[1]]) if folder else Template(given[2]).safe_substitute(names)
         words.pop(0)
     words = [Template(word).safe_substitute(names) for word in words] if names else words
     if "--" in words:
