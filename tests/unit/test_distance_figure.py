@@ -54,6 +54,14 @@ def test_a_stage_that_was_stopped_at_its_last_step_has_one_name(draw):
     assert [text.get_text() for text in axes.texts if text.xy == (1.7, 2.7)] == ["80, end"]
 
 
+def test_lines_are_spoken_of_where_there_are_some(draw):
+    for models, lined in ((MODELS, True), (MODELS[:6], False)):
+        axes = draw(models)
+        said = " ".join(axes.figure.get_supxlabel().split())
+        assert ("Lines: one training" in said, "a mark per seed" in said) == (lined, not lined)
+        assert [each.get_linestyle() for each in axes.get_legend().legend_handles] == ["-" if lined else "None", "None"]
+
+
 def test_without_a_distance_the_figure_says_that_none_was_measured(draw):
     axes = draw([(*model[:4], None, model[5]) for model in MODELS])
     assert [text.get_text().partition(":")[0] for text in axes.texts] == ["Not run"]

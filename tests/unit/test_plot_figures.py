@@ -119,6 +119,18 @@ def test_no_two_labels_overlap(crowded, name):
         assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
 
 
+def test_a_gate_s_name_stands_beside_its_seed_however_long_it_is(tmp_path):
+    names = ("G0b", "second_coupling", "assistant_coupling_of_the_third_kind", "averyverylonggatename")
+    rows = [{"gate": name, "source": "villain", "seed": seed, "outcome": "not evaluable", "reading": "not evaluable",
+             "numbers": "C0 assistant = not measured"} for name in names for seed in ("42", "pooled")]  # fmt: skip
+    write_csv(tmp_path / "gates.csv", list(rows[0]), rows)
+    figure = plot_figures.FIGURES["gates"](FigureData(tmp_path, "tiny", "villain", LABEL, [], {}, {}))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent().shrunk(0.98, 0.98) for text in figure.axes[0].texts]
+    assert len(boxes) == 4 * len(rows)
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
 def test_a_source_without_reversed_rows_gets_a_figure_that_says_so(tables, tmp_path, monkeypatch):
     assert any("No cell of the reversed" in text for text in drawn(tables, tmp_path, monkeypatch, "reversed_order"))
 
@@ -160,6 +172,20 @@ def test_cells_come_in_strips_that_fit_the_width():
         ["A_scratch", "B_scratch", "C_scratch"],
         ["matched_em"],
     ]
+
+
+def test_an_arm_goes_on_in_a_new_strip_where_another_coupling_begins():
+    last = {"C4": "couple", "C1": "em", "C2": "em", "C3": "em", "C5": "benign"}
+    last |= {f"{cell}_r{number}": last[cell] for number in (2, 3) for cell in ("C4", "C1", "C5")}
+    rows = [{"arm": "forward", "cell": cell} for cell in last]
+    assert strips_of(rows, last) == [
+        ["C4", "C1", "C2", "C3", "C5"],
+        ["C4_r2", "C1_r2", "C5_r2"],
+        ["C4_r3", "C1_r3", "C5_r3"],
+    ]
+    longer = [{"arm": "forward", "cell": f"C{number}"} for number in range(12)]
+    stages = {"C0": "couple", "C8": "couple"}
+    assert [len(strip) for strip in strips_of(longer, stages)] == [5, 3, 4], "no more than five, whatever begins"
 
 
 def test_colours_differ_in_grey():

@@ -19,7 +19,7 @@ SPOTS: dict[str | bool, tuple[float, float]] = {"alone": (-4, 3), "last": (5, -9
 
 def distance(study: FigureData) -> Any:
     """d over the KL divergence from the parent, of every model whose parent is coupled to the source."""
-    title = f"Is the persona gap the same at equal distance, not only at equal steps? Source: {study.source}"
+    title = f"Is the persona gap the same at equal distance? Source: {study.source}"
     measures = {name: of_measure(study, name) for name in (X, Y)}
     lineages = {
         (row["cell"], row["seed"]): row["lineage"]
@@ -60,8 +60,11 @@ def distance(study: FigureData) -> Any:
     axes.axhline(0, color="#CCCCCC", linewidth=0.8, zorder=0)
     axes.margins(x=0.08)
     tidy_ticks(axes)
+    lined = {replace(word, seed=0) for word, keys in lines.items() if len(keys) > 1}
+    alone = any(len(keys) == 1 for keys in lines.values())
     handles = [
-        handle(stage, LINES[place % len(LINES)], MARKS[place % len(MARKS)]) for place, stage in enumerate(stages)
+        handle(stage, LINES[place % len(LINES)], MARKS[place % len(MARKS)], stage in lined)
+        for place, stage in enumerate(stages)
     ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, fontsize=7)
     axes.set_title(title, pad=22)
@@ -71,8 +74,10 @@ def distance(study: FigureData) -> Any:
         study,
         f"A mark per model: the persona gap of the slot on shared replies, with its interval over {n} questions (no",
         "noise of training), against how far the stage moved the model from its parent, on the base's replies to the",
-        "source. Lines: one training at the steps beside its marks (end: the whole stage); hollow marks: the whole",
-        "stage with other seeds (s). The table equal_distance holds stages against each other at one distance.",
+        "source.",
+        "Lines: one training at the steps beside its marks (end: the whole stage)." if lined else "",
+        f"Hollow marks: the whole stage{' with other seeds' if lined else ', a mark per seed'} (s)." if alone else "",
+        "The table equal_distance holds stages against each other at one distance.",
         "" if befores else "No model before the stages is drawn: its gap was not measured.",
     )
     return figure
@@ -120,12 +125,16 @@ def named(last: Word, alone: bool) -> str:
     return f"s{last.seed}" if alone else str(last.step or "end")
 
 
-def handle(stage: Word, colour: str, mark: str) -> Any:
-    """A legend handle of a stage, by the name that the config calls it."""
+def handle(stage: Word, colour: str, mark: str, lined: bool) -> Any:
+    """A legend handle of a stage, by the name that the config calls it, as its marks are drawn: on a line or alone."""
     from matplotlib.lines import Line2D
 
     name = str(stage).removesuffix(f".s{stage.seed}").replace("_", " ")
-    return Line2D([], [], color=colour, marker=mark, markersize=4.5, linewidth=1.2, label=name)
+    drawn = Line2D(
+        [], [], color=colour, linestyle="-" if lined else "", linewidth=1.2, marker=mark, markersize=4.5, label=name
+    )
+    drawn.set_markerfacecolor(colour if lined else "white")
+    return drawn
 
 
 def tidy_ticks(axes: Any) -> None:

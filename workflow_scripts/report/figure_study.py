@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,26 @@ def empty_figure(study: FigureData, title: str, why: str = "") -> Any:
 def strips_of(rows: Sequence[Row], last_stages: Mapping[str, str], longest: int = 5) -> list[list[str]]:
     """The cells in strips of at most five: an arm's together, of the reversed arm those with the same last stage.
 
-    More than five groups of three labelled bars would not fit the width of a page.
+    More than five groups of three labelled bars would not fit the width of a page. An arm with more of them goes on in
+    a new strip where its cells begin again, as a second coupling's do with the state before its stages.
     """
     kinds: dict[tuple[str, str], list[str]] = {}
     arm_of = {row["cell"]: row["arm"] for row in rows}
     for cell in ordered_cells(rows):
         last = last_stages.get(cell, "") if arm_of[cell] == "reversed" else ""
         kinds.setdefault((arm_of[cell], last), []).append(cell)
-    return [cells[start : start + longest] for cells in kinds.values() for start in range(0, len(cells), longest)]
+    strips: list[list[str]] = []
+    for cells in kinds.values():
+        begins = [at for at, cell in enumerate(cells) if not at or last_stages.get(cell) == last_stages.get(cells[0])]
+        strips.append([])
+        for start, end in pairwise([*begins, len(cells)]):
+            if strips[-1] and len(strips[-1]) + end - start > longest:
+                strips.append([])
+            strips[-1] += cells[start:end]
+            while len(strips[-1]) > longest:
+                strips.append(strips[-1][longest:])
+                del strips[-2][longest:]
+    return strips
 
 
 def grouped(rows: Sequence[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -8,19 +8,22 @@ from measure.tables import Row
 from report.figure_study import FigureData, empty_figure, explain
 from report.figure_style import GRID, OUTCOMES, TEXT_ON, new_figure, rectangle
 
+NAME = 12  # characters of a gate's name in a line, beside its seed
+
 
 def gates_figure(study: FigureData) -> Any:
     """Every gate with its outcome and the numbers that decided it."""
     rows = study.rows("gates")
     if not rows:
         return empty_figure(study, "Gates and criteria", "No gate is given in this study's config.")
+    names = [textwrap.wrap(str(row["gate"]).replace("_", " "), NAME) for row in rows]
     texts = [textwrap.wrap(str(row["numbers"] or ""), 92) or [""] for row in rows]
-    heights = [max(1, len(lines)) + 0.7 for lines in texts]
+    heights = [max(len(name), len(lines)) + 0.7 for name, lines in zip(names, texts, strict=True)]
     figure, grid = new_figure(0.75 + 0.125 * sum(heights))
     axes = grid[0][0]
     y = 0.0
-    for row, lines, height in zip(rows, texts, heights, strict=True):
-        gate_row(axes, y, height, row, lines)
+    for row, name, lines, height in zip(rows, names, texts, heights, strict=True):
+        gate_row(axes, y, height, row, name, lines)
         y += height
     axes.set_xlim(0, 1)
     axes.set_ylim(y, 0)
@@ -30,13 +33,13 @@ def gates_figure(study: FigureData) -> Any:
     return figure
 
 
-def gate_row(axes: Any, top: float, height: float, row: Row, lines: Sequence[str]) -> None:
-    """A gate's name, its seed, its outcome in a box, and the numbers, in lines."""
+def gate_row(axes: Any, top: float, height: float, row: Row, name: Sequence[str], lines: Sequence[str]) -> None:
+    """A gate's name, its seed, its outcome in a box, and the numbers; name and numbers in lines."""
     middle = top + height / 2
     axes.add_patch(rectangle(0.2, top + 0.12, 0.115, height - 0.24, OUTCOMES[row["outcome"]]))
     reading: dict[str, Any] = {"fontsize": 7, "fontweight": "bold", "color": TEXT_ON[row["outcome"]]}
     axes.text(0.2575, middle, row["reading"], ha="center", va="center", **reading)
-    axes.text(0, middle, f"{row['gate']}", va="center", fontweight="bold", fontsize=8)
+    axes.text(0, middle, "\n".join(name), va="center", fontweight="bold", fontsize=8, linespacing=1.0)
     seed = "all seeds" if row["seed"] == "pooled" else f"seed {row['seed']}"
     axes.text(0.19, middle, seed, va="center", ha="right", fontsize=6.5, color="#444444")
     axes.text(0.33, middle, "\n".join(lines), va="center", fontsize=6.5, linespacing=1.25)

@@ -81,7 +81,7 @@ def relearning(study: FigureData) -> Any:
         bounds = [[row[side] if row[side] is not None else row["value"] for row in own] for side in ("low", "high")]
         axes.vlines(at, *bounds, color=style["color"], linewidth=0.9)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=7)
-    axes.set_title(title, pad=34)
+    axes.set_title(title, pad=22 if len(curves) < 3 else 34)
     explain(
         figure,
         study,
@@ -101,5 +101,6 @@ def levels(axes: Any, ends: Row) -> None:
     for name, level in lines.items():
         axes.axhline(level, color=FAINT, linewidth=0.9, linestyle=":" if name == "midpoint" else "-", zorder=1)
         axes.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), fontsize=6, color=FAINT, va="bottom", ha="right"
-        )
+            name, (1, level), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            fontsize=6, color=FAINT, va="center",
+        )  # fmt: skip
