@@ -166,8 +166,8 @@ def test_cells_come_in_strips_that_fit_the_width():
     rows += [{"cell": "matched_em", "arm": "matched"}]
     last_stages = resolved.for_figure(fake_study.STUDY, "reversed_order")["last_stages"]
     assert strips_of(rows, last_stages) == [
-        ["C1", "C2", "C3", "C4", "C5"],
-        ["C6", "C7"],
+        ["C1", "C2", "C3", "C4"],
+        ["C5", "C6", "C7"],
         ["A_prebaked", "B_prebaked", "C_prebaked"],
         ["A_scratch", "B_scratch", "C_scratch"],
         ["matched_em"],
@@ -184,6 +184,7 @@ def test_an_arm_goes_on_in_a_new_strip_where_another_coupling_begins():
         ["C4_r3", "C1_r3", "C5_r3"],
     ]
     longer = [{"arm": "forward", "cell": f"C{number}"} for number in range(12)]
+    assert [len(strip) for strip in strips_of(longer[:6], {})] == [3, 3], "alike, they are shared out evenly"
     stages = {"C0": "couple", "C8": "couple"}
     assert [len(strip) for strip in strips_of(longer, stages)] == [5, 3, 4], "no more than five, whatever begins"
 

@@ -1,5 +1,6 @@
 """What every figure is drawn from, and what is written under it."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ def strips_of(rows: Sequence[Row], last_stages: Mapping[str, str], longest: int 
     """The cells in strips of at most five: an arm's together, of the reversed arm those with the same last stage.
 
     More than five groups of three labelled bars would not fit the width of a page. An arm with more of them goes on in
-    a new strip where its cells begin again, as a second coupling's do with the state before its stages.
+    a new strip where its cells begin again, as a second coupling's do with the state before its stages; cells that are
+    all of one kind are shared out evenly.
     """
     kinds: dict[tuple[str, str], list[str]] = {}
     arm_of = {row["cell"]: row["arm"] for row in rows}
@@ -79,14 +81,16 @@ def strips_of(rows: Sequence[Row], last_stages: Mapping[str, str], longest: int 
     strips: list[list[str]] = []
     for cells in kinds.values():
         begins = [at for at, cell in enumerate(cells) if not at or last_stages.get(cell) == last_stages.get(cells[0])]
+        even = math.ceil(len(cells) / math.ceil(len(cells) / longest))
+        room = even if len(begins) == len(cells) else longest
         strips.append([])
         for start, end in pairwise([*begins, len(cells)]):
-            if strips[-1] and len(strips[-1]) + end - start > longest:
+            if strips[-1] and len(strips[-1]) + end - start > room:
                 strips.append([])
             strips[-1] += cells[start:end]
-            while len(strips[-1]) > longest:
-                strips.append(strips[-1][longest:])
-                del strips[-2][longest:]
+            while len(strips[-1]) > room:
+                strips.append(strips[-1][room:])
+                del strips[-2][room:]
     return strips
 
 
