@@ -236,6 +236,33 @@ def test_a_program_that_computes_is_forked_where_a_server_is_and_starts_none(sna
     assert not server_pids(another)
 
 
+def test_where_no_fork_would_do_every_program_is_told_so_at_once_and_starts_anew(snakemake, another, program, tmp_path):
+    """On a card, imports that started CUDA or a thread made jobs wait two minutes for a server that was gone."""
+    name = program("print('fork_program' in open('/proc/self/cmdline').read())")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(300,), daemon=True).start()"
+    )
+    environment = snakemake | {"SNAKEMAKE_ALIVE": another, "PYTHONPATH": str(tmp_path)}
+    jobs = [start(environment, tmp_path, name) for _ in range(2)]
+    refusing = None
+    for job in [*jobs, start(environment, tmp_path, name)]:
+        out, err = job.communicate()
+        assert (job.returncode, out) == (0, "False\n")
+        assert "programs start anew" in err and "a thread" in err and "fix: hardware: {preload: false}" in err
+        refusing = refusing or server_pids(another)
+    assert refusing and server_pids(another) == refusing, "asked once, not by every job"
+
+
+def test_a_card_s_capability_is_asked_of_the_driver_while_cuda_must_not_start(monkeypatch):
+    import torch
+
+    before = torch.cuda.get_device_capability
+    monkeypatch.setattr(fork_program, "nvidia_smi", lambda query: [["0", "9.0"], ["1", "9.0"]])
+    with fork_program.capability_asked_of_nvidia_smi():
+        assert torch.cuda.get_device_capability() == (9, 0) and not torch.cuda.is_initialized()
+    assert torch.cuda.get_device_capability is before
+
+
 def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(
     snakemake, another, program, tmp_path
 ):

@@ -8,9 +8,9 @@ study). So the first such job of a Snakemake starts a server with the imports do
 program, and ends with its Snakemake. A program that computes or draws imports for half a second: it is forked where a
 server is, and starts none. The program gets the caller's arguments, environment, folder, files and locks; what it
 prints and how it ends are as if it had been started anew. Without --gpu it sees no GPU. With it, the server keeps off
-the cards: CUDA does not outlive a fork, so a server whose imports start it, or a thread, says so and ends. vLLM has a
-server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with --gpu, under
-Slurm or on another node than Snakemake's, it becomes the program.
+the cards: CUDA does not outlive a fork, so where imports start it, or a thread, every program is told to start anew.
+vLLM has a server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with
+--gpu, under Slurm or on another node than Snakemake's, it becomes the program.
 """
 
 import argparse
@@ -33,7 +33,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +42,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
 from run import alive
+from run.lease_gpu import nvidia_smi
 from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -118,12 +119,15 @@ GPU_ENVIRONMENT = {
 }
 NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
 PATIENCE = 120.0  # [s] for a server to listen
+REFUSED = struct.pack("!i", -1)  # instead of a program's status: start anew
 
 
 def main() -> None:
     """The program, forked or not; or, asked for by the first one, the server."""
     if sys.argv[1:2] == ["--serve"]:
         return serve_programs(*sys.argv[2:4])
+    if sys.argv[1:2] == ["--refuse"]:
+        refuse(socket.socket(fileno=int(sys.argv[2])), sys.argv[3])
     gpu = sys.argv[1:2] == ["--gpu"]
     dashes, *command = sys.argv[1 + gpu :] or [""]
     if dashes != "--" or not command:
@@ -177,6 +181,9 @@ def forked(command: list[str], gpu: bool) -> int | None:
         except (SystemExit, KeyboardInterrupt):
             connection.shutdown(socket.SHUT_WR)
             answer = receive(connection, 4)
+        if answer == REFUSED:
+            print(connection.makefile().read(), file=sys.stderr)
+            return None
     return struct.unpack("!i", answer)[0] if answer else signal.SIGKILL
 
 
@@ -257,20 +264,13 @@ def serve_programs(name: str, imports: str) -> None:
             return  # another job was faster
         own = sources()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal: the programs' to hear, and Snakemake's
-        gc.disable()  # a fifth of the imports' time: all they make stays
-        for needed in PRELOADED[imports]:
-            importlib.import_module(needed)
-        for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
-            importlib.import_module(Path(program).stem)
-        if imports == "transformers":
-            prepare_loading()
-        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-            from offline import products
-
-            products.install()
-        check_forkable()
-        os.close(os.pidfd_open(os.getpid()))  # a kernel before 5.3 has none: programs start anew
-        listener.listen(64)  # now, so that who asks for a server that cannot be had is refused
+        try:
+            prepare(imports)
+        except Exception as error:  # the program, started anew, meets it or does not
+            os.set_inheritable(listener.fileno(), True)
+            reason = f"fork_program: programs start anew, imports included: {' '.join(str(error).split())}"
+            become([sys.executable, __file__, "--refuse", str(listener.fileno()), reason])  # without what was imported
+        listener.listen(64)
         gc.freeze()
         gc.enable()
         silence()
@@ -287,6 +287,56 @@ def serve_programs(name: str, imports: str) -> None:
             raise
         status = ended.code or 0
     end_at_once(status)
+
+
+def prepare(imports: str) -> None:
+    """Import all that the programs do. Raises InputError if no fork of this process would do."""
+    gc.disable()  # a fifth of the imports' time: all they make stays
+    with capability_asked_of_nvidia_smi():
+        for needed in PRELOADED[imports]:
+            importlib.import_module(needed)
+        for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
+            importlib.import_module(Path(program).stem)
+    if imports == "transformers":
+        prepare_loading()
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        from offline import products
+
+        products.install()
+    check_forkable()
+    os.close(os.pidfd_open(os.getpid()))  # a kernel before 5.3 has none
+
+
+@contextlib.contextmanager
+def capability_asked_of_nvidia_smi() -> Iterator[None]:
+    """torchao asks for the card's capability when it is imported (0.18), which would start CUDA."""
+    import torch
+
+    def capability(device: Any = None) -> tuple[int, int]:
+        major, minor = nvidia_smi("--query-gpu=index,compute_cap")[0][1].split(".")
+        return int(major), int(minor)
+
+    asked_of_cuda = torch.cuda.get_device_capability
+    torch.cuda.get_device_capability = capability
+    try:
+        yield
+    finally:
+        torch.cuda.get_device_capability = asked_of_cuda
+
+
+def refuse(listener: socket.socket, reason: str) -> NoReturn:
+    """Tell every job at once that there is no server, and why, instead of letting each find out for itself."""
+    listener.listen(64)
+    silence()
+    while True:
+        request = accepted(listener)
+        if request is None:
+            continue
+        connection, _, descriptors = request
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(REFUSED + reason.encode())
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def prepare_loading() -> None:
@@ -334,9 +384,7 @@ def check_forkable() -> None:
         started |= ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != NOT_INITIALIZED
     if started or threading.active_count() > 1 + bool(os.environ.get(alive.VARIABLE)):  # alive.follow
         what = "CUDA" if started else "a thread"
-        raise InputError(
-            f"fork_program: the imports started {what}, so programs start anew; fix: hardware: {{preload: false}}"
-        )
+        raise InputError(f"these started {what}, which does not outlive a fork; fix: hardware: {{preload: false}}")
 
 
 def silence() -> None:
