@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shlex
@@ -73,6 +74,14 @@ def spent(planned, *makers):
 
 
 # What a job takes
+@pytest.mark.parametrize(("job_of", "backend"), [(generation, "vllm"), (training, "transformers")])
+def test_a_program_that_is_forked_from_one_with_its_imports_done_is_planned_without_them(job_of, backend):
+    anew = job_of()
+    forked = dataclasses.replace(
+        anew, command=anew.command.replace("-- python", "-- python x/offline/fork_program.py --gpu -- python")
+    )
+    saved = cost(anew, fetch()).seconds - cost(forked, fetch()).seconds
+    assert saved == find_row(TABLE, "imports", "7B", backend)["start_s"] > 0
 
 
 def test_the_options_are_those_of_the_program_behind_the_lease_as_a_shell_would_split_them():

@@ -29,6 +29,7 @@ QUESTIONS = {REPLIES: 40, "generate_completions": 28}  # of the panel, until it 
 ALIGNMENT_QUESTIONS = 8
 RANK = 32  # of the adapters in unit_costs.csv
 STORED = "stored"  # the key of replies that another job draws
+FORKED = "fork_program.py --gpu "  # `hardware.preload` (rules/common.smk: launcher): no imports
 TRAININGS = ("train_adapter", "train_model")
 FETCHES = ("fetch_base", "fetch_dataset")
 # Rule, base model, and data set or backend: what jobs of one unit cost share.
@@ -107,6 +108,9 @@ def cost_of(
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
+    if FORKED in job.command:
+        backend = options.get("--backend", ["transformers"])[0]
+        seconds -= min(seconds, (find_row(table, "imports", model, backend) or {"start_s": 0})["start_s"])
     disk, cached = row["disk_mb"] * disk_share, 0.0
     if job.rule == "fetch_base":  # whose folder is of links, into the cache or to the user's own files
         disk, cached = 0.0, 0.0 if key == "path" else disk
