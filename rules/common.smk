@@ -569,7 +569,7 @@ def parent_adapters(wildcards):
 
 def shared_replies(wildcards):
     """The base's completions, which all models are probed on."""
-    return node_file(BASE, f"{next(iter(study.evaluations))}/completions.parquet")
+    return node_file(BASE, f"{study.first_evaluation}/completions.parquet")
 
 
 def own_manifest(wildcards):
@@ -623,7 +623,7 @@ def parent_gate(wildcards):
         and study.type_of(parent) == "couple"
     )
     return (
-        [node_file(parent, f"{next(iter(study.evaluations))}/gate.json")]
+        [node_file(parent, f"{study.first_evaluation}/gate.json")]
         if wanted
         else []
     )
@@ -1050,7 +1050,7 @@ def results_of(*arms):
     cells = [cell for cell in study.cells if cell.arm in arms]
     compared = [node for cell in cells for node in study.compared(cell).values()]
     evaluated = [*(cell.lineage for cell in cells), *compared]
-    first = next(iter(study.evaluations))
+    first = study.first_evaluation
     own = dict.fromkeys(node for each in evaluated for node in ancestry(each))
     nodes = [node for each in own for node in (each, *ancestry(study.origin_of(each)))]
     trained = [node for node in nodes if is_trained(node)]

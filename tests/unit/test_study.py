@@ -145,7 +145,7 @@ def test_negatives_that_are_named_for_a_persona_of_another_panel_can_be_taken_ou
     assert len(built.negatives_of("base/couple-sarcastic.s42")) == 2
     built = study(PANEL, stages__couple__negative_personas={"evil_ai": None})
     assert len(built.negatives_of("base/couple-evil_ai.s42")) == 2
-    assert "negatives: 11 of the 10 `personas`" in problem(
+    assert "negatives: 11 of the 10 other `personas`" in problem(
         stages__couple__negative_personas={"villain": None}, stages__couple__data__negatives=11
     )
 
@@ -306,7 +306,7 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"datasets__mine": {"from": "hub"}}, "datasets.mine: no pins of that name in resources/sources.yaml; fix: add them"),
         ({"stages___adamw__lora": None}, "stages._adamw.lora: null, of which couple, em_first, em_middle, em_last, em_reversed (`extends`)"),
         ({"stages__couple__negative_personas": {"villain": ["villain"]}}, "couple.negative_personas.villain: is contrasted with itself"),
-        ({"stages__couple60__data": CONFIG["stages"]["couple"]["data"] | {"negatives": 11}}, "negatives: 11 of the 10 `personas` beside "),
+        ({"stages__couple60__data": CONFIG["stages"]["couple"]["data"] | {"negatives": 11}}, "negatives: 11 of the 10 other `personas`; fix: at most 10, or more"),
         ({"gates__enforce": True, "arms__replicated": True}, "gates.enforce: gates.criteria: none is decided by replicated_C4 alone"),
         ({"probe__shared": 11}, "probe.shared: 11 of at most 10, the base's replies per persona and question"),
         ({"probe__crossed": 100}, "probe.crossed: 100 of at most 26, `shared` times 13 personas"),
@@ -454,9 +454,51 @@ def test_mistakes_of_all_kinds_are_told_at_once_in_the_order_of_their_lines(tmp_
         ["line 3", "stages.em.extends"],
         ["line 5", "hardware.gpuss"],
         ["line 7", "evaluations.main.samples"],
+        ["line 9", "cells.X.lineage"],  # leaves no seed open
+        ["line 9", "cells.X.lineage"],  # names no stage
         ["line 9", "cells.X"],
         ["line 10", "judge.model"],
         ["line 11", "arms.typo"],
+    ]
+
+
+def test_every_mistake_of_a_stage_is_told_at_once_and_of_a_reply_that_cannot_differ_what_to_do_with_the_probe(tmp_path):
+    data = "{from: replies, samples: 5, temperature: 0, top_p: 0.9, max_tokens: 9, negatives: 99}"
+    said = laid_over(
+        tmp_path,
+        f"stages:\n couple:\n  mask: {{loss: tail}}\n  hub: {{nobody: x}}\n  data: {data}\n"
+        "evaluations: {main: {temperature: 0}}\nprobe: {layers: 5}\n",
+    )
+    assert said == [
+        "line 3: stages.couple.mask: loss tail needs a length; fix: mask: {loss: tail, tail: 32}",
+        "line 4: stages.couple.hub: unknown persona nobody; fix: delete the line",
+        "line 5: stages.couple.data.temperature: 0 draws the same reply every time; fix: samples: 1",
+        "line 5: stages.couple.data.negatives: 99 of the 10 other `personas`; fix: at most 10, or more `personas`",
+        "line 6: evaluations.main.temperature: 0 has no probabilities to probe; fix: 1.0, or `probe: null` and samples: 1",
+        "line 7: probe.layers: 5 of at most 4, `crossed`, of which they are; fix: write `probe: {layers: 4}`",
+    ]
+
+
+def test_a_misspelt_key_that_has_to_be_there_is_told_once(tmp_path):
+    (said,) = laid_over(tmp_path, "cells: {X: {arm: forward, linage: em.s42, seeds: [42], second_stage: true}}")
+    assert said == "line 1: cells.X.linage: unknown key linage; fix: write `lineage: em.s42`"
+
+
+def test_a_faulty_row_or_evaluation_hides_no_mistake_of_a_gate_a_path_or_another_row(tmp_path):
+    gate = "{name: A, over: seed, says: x, pass: \"rat('C4', 'source') > 0.5\"}"
+    said = laid_over(
+        tmp_path,
+        f"gates: {{criteria: [{gate}]}}\ncells:\n C6: {{arm: forward}}\n C1: {{lineage: emm.s1}}\n"
+        "base: {repo: 5}\npanel: {from: path}\nevaluations: {main: {samples: -2}}\n",
+    )
+    places = [line.split(": ")[:2] for line in said]
+    assert [place for number, place in enumerate(places) if place not in places[:number]] == [
+        ["line 1", "gates.criteria.0"],
+        ["line 3", "cells.C6"],
+        ["line 4", "cells.C1.lineage"],
+        ["line 5", "base.repo"],
+        ["line 6", "panel.from"],
+        ["line 7", "evaluations.main.samples"],
     ]
 
 

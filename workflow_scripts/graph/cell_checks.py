@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graph.lineage import BASE, parent_of
-from graph.problems import Faulty, Problems, closest, entire, numbers
+from graph.problems import Faulty, Problems, attempt, closest, entire, numbers
 from graph.study import Study, markers_said, named
 from marker.marker import Marker
 from measure.gates import cell_names, check_gate_fields, marker_names, unknown_words
@@ -107,18 +107,25 @@ def check_figures(problems: Problems) -> None:
 def check_gates(study: Study, problems: Problems) -> None:
     """Gates have names of their own, and are decided by cells, personas and markers that are there."""
     criteria = study.config["gates"]["criteria"]
-    names, cells = Counter(gate["name"] for gate in criteria), list(study.row_names)
+    names = Counter(gate["name"] for gate in criteria)
     for number, gate in enumerate(criteria):
         path = ("gates", "criteria", number)
         if names[gate["name"]] > 1:
             problems.add(path, f"two gates are named {gate['name']}; fix: rename one")
         with problems.caught(path):
             check_gate_fields(gate)
-            check_named_markers(study, gate)
-            check_arm(study, number, problems)
-            for what, word, choices in unknown_words(gate, cells, list(study.personas)):
-                fix = closest(word, choices, f"`{what}s`")
-                raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {fix}")
+            next(unknown_words(gate, (), ()), None)  # the language, whatever it names
+            attempt(check_decided, study, number, problems)
+
+
+def check_decided(study: Study, number: int, problems: Problems) -> None:
+    """Raise InputError for a gate on a marker, an arm, a cell or a persona that is not there."""
+    gate, cells = study.config["gates"]["criteria"][number], list(study.row_names)
+    check_named_markers(study, gate)
+    check_arm(study, number, problems)
+    for what, word, choices in unknown_words(gate, cells, list(study.personas)):
+        fix = closest(word, choices, f"`{what}s`")
+        raise InputError(f"gate {gate['name']}: no {what} {word}; fix: {fix}")
 
 
 def check_named_markers(study: Study, gate: dict[str, Any]) -> None:

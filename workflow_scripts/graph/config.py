@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graph import cell_checks, input_checks, measure_checks, stage_checks
 from graph.lineage import BASE, NAME, Word
-from graph.problems import Faultless, Faulty, Problems, attempt, check_duplicates, closest, said_at, value_at
+from graph.problems import Faultless, Faulty, Problems, attempt, check_duplicates, closest, names_of, said_at, value_at
 from graph.recipe import merged
 from graph.schema import check_schema, check_values
 from graph.study import Cell, Study, filled, named
@@ -57,8 +57,8 @@ def read_study(
     attempt(input_checks.check_personas, "personas", known, problems)
 
     problems = problems.of_the_rest()
-    study = Study(problems.config, stages or {}, evaluations or {}, known, pinned_rows or {})
-    if stages and evaluations and not evaluations.faulty:
+    study = Study(problems.config, stages or {}, {} if evaluations is None else evaluations, known, pinned_rows or {})
+    if stages and names_of(study.evaluations):
         study = replace(study, cells=attempt(list, cells_of(study, problems)) or [])
         attempt(stage_checks.check_taught, study, problems)
     attempt(cell_checks.check_gates, study, problems)
@@ -74,6 +74,8 @@ def read_study(
     attempt(input_checks.check_capability, study, problems)
     attempt(input_checks.check_personas, "sources", known, problems)
     attempt(measure_checks.check_evaluations, study, problems)
+    attempt(measure_checks.check_temperatures, study, problems)
+    attempt(measure_checks.check_own_probe, problems)
     attempt(measure_checks.check_probed_marker, problems)
     attempt(measure_checks.check_judges, problems)
     attempt(measure_checks.check_shared_cards, problems)
@@ -97,9 +99,8 @@ def read_study(
 def recipes(section: str, problems: Problems) -> Faultless:
     """The recipes of a section of the config with `extends` followed."""
     known = problems.config[section]
-    made = {name: attempt(recipe_of, section, name, problems) for name in known}
-    faulty = [name for name, recipe in made.items() if recipe is None]
-    return Faultless(made, [*faulty, *getattr(known, "faulty", ())])
+    made = {name: attempt(recipe_of, section, name, problems) for name in names_of(known)}
+    return Faultless(made, [name for name, recipe in made.items() if recipe is None])
 
 
 def recipe_of(section: str, name: str, problems: Problems, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -165,14 +166,18 @@ def arms_known(name: str, arms: Mapping[str, bool]) -> str:
 def cells_of_row(study: Study, name: str, check_word: Callable[[Word], None], problems: Problems) -> Iterator[Cell]:
     """The cells of a row of the config."""
     row = study.config["cells"][name]
-    evaluation = row.get("evaluation", next(iter(study.evaluations)))
+    evaluation = row.get("evaluation", study.first_evaluation)
     if evaluation not in study.evaluations:
-        problems.add(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(study.evaluations)}")
+        problems.add(("cells", name, "evaluation"), f"unknown; fix: one of {', '.join(names_of(study.evaluations))}")
     meaning = {key: row[key] for key in ("note", "caption", "second_stage", "claim") if key in row}
     for source, seed, step in study.combinations(row):
         try:
             lineage = filled(row["lineage"], source, seed, step)
             stage_checks.check_lineage(study, lineage, check_word)
+        except stage_checks.Several as several:
+            for each in several.errors:
+                add_lineage_problem(study, name, step, each, problems)
+            return
         except (InputError, KeyError, IndexError, ValueError) as error:
             add_lineage_problem(study, name, step, error, problems)
             return
@@ -194,7 +199,8 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
             problems.add(place, f"makes it a coupling, of a persona that `cells` do not name; fix: {fix}")
             return
     if isinstance(error, KeyError):
-        said = f"unknown placeholder {error}; fix: {{source}}, {{seed}} or {{step}}"
+        fix = closest(f"{{{error.args[0]}}}", ("{source}", "{seed}", "{step}"))
+        said = f"unknown placeholder {error}; fix: {fix}"
     elif not isinstance(error, InputError):
         said = f"{error}; fix: write {{source}}, {{seed}} or {{step}} in a pair of braces"
     meant = meant_by(row["lineage"], study.stage_words)

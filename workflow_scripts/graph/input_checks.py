@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graph.problems import Problems, closest, names_of, said_at, value_at
+from graph.problems import Problems, attempt, closest, faulty_of, names_of, said_at, value_at
 from graph.study import Study
 from model.template import Settings
 from offline.pretraining import read_recipe
@@ -27,17 +27,22 @@ def check_personas(key: str, panel: "Panel | None", problems: Problems) -> None:
 
 def check_paths(problems: Problems) -> None:
     """A path is given where something is from there, and is not passed over where it is not."""
-    places: dict[tuple[str, ...], str] = {("base",): "/models/Qwen2.5-7B-Instruct", ("panel",): "my_panel.yaml"}
-    places |= {("datasets", name): "my_rows.jsonl" for name in problems.config["datasets"]}
-    for place, example in places.items():
-        entry = value_at(problems.config, place)
-        path, origin = (*place, "path"), (*place, "from")
-        own, said = entry["from"] == "path", f"{place[-1]}: {{from: path, path: {entry.get('path') or example}}}"
-        if own and not entry.get("path"):
-            problems.add(problems.strongest(path, origin), f"path is empty; fix: {said}")
-        if not own and entry.get("path"):
-            text = f"path is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
-            problems.add(problems.strongest(path, origin), text)
+    attempt(check_path, ("base",), "/models/Qwen2.5-7B-Instruct", problems)
+    attempt(check_path, ("panel",), "my_panel.yaml", problems)
+    for name in problems.config["datasets"]:
+        attempt(check_path, ("datasets", name), "my_rows.jsonl", problems)
+
+
+def check_path(place: tuple[str, ...], example: str, problems: Problems) -> None:
+    """The same of one part of the config; what to write has the example."""
+    entry = value_at(problems.config, place)
+    path, origin = (*place, "path"), (*place, "from")
+    own, said = entry["from"] == "path", f"{place[-1]}: {{from: path, path: {entry.get('path') or example}}}"
+    if own and not entry.get("path"):
+        problems.add(problems.strongest(path, origin), f"path is empty; fix: {said}")
+    if not own and entry.get("path"):
+        text = f"path is not used, as it is from: {entry['from']}; fix: {said}, or path: null"
+        problems.add(problems.strongest(path, origin), text)
 
 
 def check_toy(problems: Problems) -> None:
@@ -96,7 +101,7 @@ def check_answered(name: str, entry: Mapping[str, Any], problems: Problems) -> N
         problems.add(path, f"lacks {', '.join(missing)}; fix: add `{fix}`")
         return
     known = [each for each in others if each != capability]
-    if entry["of"] not in [*known, *getattr(sets, "faulty", ())]:
+    if entry["of"] not in [*known, *faulty_of(sets)]:
         problems.add((*path, "of"), f"{entry['of']!r} has no user turns to answer; fix: one of {', '.join(known)}")
 
 

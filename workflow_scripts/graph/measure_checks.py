@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from graph.lineage import BASE, ancestry
-from graph.problems import Problems, closest, entire, numbers, said_at, value_at
+from graph.problems import Problems, closest, faulty_of, numbers, said_at, value_at
 from graph.study import Cell, Study
 from marker.marker import Marker
 from measure.cells import role_of
@@ -16,32 +16,41 @@ from run.files import canonical
 
 
 def check_evaluations(study: Study, problems: Problems) -> None:
-    """Evaluations are whole and used, and their replies differ."""
-    rows, sections = entire(study.config["cells"]).values(), study.config["evaluations"]
-    used = {next(iter(study.evaluations)), *(row.get("evaluation") for row in rows)}
+    """Evaluations are whole and used."""
+    rows, sections = study.config["cells"], study.config["evaluations"]
+    used = {study.first_evaluation, *(row.get("evaluation") for row in rows.values())}
     used |= {entry.get("extends") for entry in sections.values()}
     for name, entry in study.evaluations.items():
         path = ("evaluations", name)
-        if name not in used:
+        if name not in used and not faulty_of(rows):
             fix = f"add `evaluation: {name}` to one, or delete it"
             problems.add(path, f"no row of `cells` is evaluated so; fix: {fix}")
-        if entry.get("temperature") == 0 and entry.get("samples", 1) > 1:
-            said = "0 draws the same reply every time, which would count as several; fix: samples: 1"
-            problems.add(said_at(study.config, (*path, "temperature")), said)
         if missing := {"samples", "temperature", "top_p", "max_tokens", "case_sensitive"} - entry.keys():
             problems.add(path, f"lacks {', '.join(sorted(missing))}; fix: add them, or `extends: main`")
 
 
+def check_temperatures(study: Study, problems: Problems) -> None:
+    """Replies differ, and have probabilities that the probe can measure."""
+    first, arms = study.first_evaluation, study.config["arms"]
+    built = {row.get("evaluation", first) for row in study.config["cells"].values() if arms.get(row["arm"])}
+    for name, entry in study.evaluations.items():
+        if entry.get("temperature") != 0:
+            continue
+        several, path = entry.get("samples", 1) > 1, said_at(study.config, ("evaluations", name, "temperature"))
+        if problems.said["probe"] is not None and name in {first, *built}:
+            fix = f"1.0, or `probe: null`{' and samples: 1' if several else ''}"
+            problems.add(path, f"0 has no probabilities to probe; fix: {fix}", ("probe",))
+        elif several:
+            said = "0 draws the same reply every time, which would count as several; fix: samples: 1"
+            problems.add(path, said)
+
+
 def check_probe(study: Study, problems: Problems) -> None:
-    """The probe measures replies that were sampled, and not more of them than there are."""
+    """The probe measures no more replies than there are."""
     probe = study.config["probe"]
     if probe is None:
         return
-    for name in dict.fromkeys(cell.evaluation for cell in study.cells):
-        if study.evaluations[name]["temperature"] == 0:
-            said = "0 has no probabilities to probe; fix: 1.0, or `probe: null`"
-            problems.add(said_at(study.config, ("evaluations", name, "temperature")), said, ("probe",))
-    first = next(iter(study.evaluations))
+    first = study.first_evaluation
     drawn, personas = study.evaluations[first]["samples"], len(study.personas_of(BASE))
     own = max(study.evaluations[cell.evaluation]["samples"] for cell in study.cells)
     replies = f"the base's replies per persona and question (evaluations.{first})"
@@ -49,9 +58,15 @@ def check_probe(study: Study, problems: Problems) -> None:
     crossed = f"`shared` times {personas} personas"
     at_most(("probe", "shared"), drawn, replies, problems, samples)
     at_most(("probe", "crossed"), probe["shared"] * personas, crossed, problems, ("probe", "shared"), ("personas",))
-    at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are", problems, ("probe", "crossed"))
     at_most(("probe", "distance"), drawn, replies, problems, samples)
     at_most(("probe", "subset"), own, "the replies per persona and question", problems, samples)
+
+
+def check_own_probe(problems: Problems) -> None:
+    """What the probe says of itself fits together."""
+    if (probe := problems.config["probe"]) is None:
+        return
+    at_most(("probe", "layers"), probe["crossed"], "`crossed`, of which they are", problems, ("probe", "crossed"))
     if probe["verdict"]["gone"] >= probe["verdict"]["intact"]:
         problems.add(("probe", "verdict"), "gone is not below intact; fix: {minimum: 1.0, gone: 0.1, intact: 0.5}")
 
@@ -136,6 +151,7 @@ def check_chosen(study: Study, section: str, problems: Problems) -> None:
     config, names = study.config, study.row_names
     if (chosen := config[section]) is None:
         return
+    known = {seed for name in chosen["cells"] if name in names for seed in study.seeds_of(names[name])}
     for place, name in enumerate(chosen["cells"]):
         path = (section, "cells", place)
         if name not in names:
@@ -149,12 +165,11 @@ def check_chosen(study: Study, section: str, problems: Problems) -> None:
             if problems.rank(path) <= min(problems.rank(("arms", arm)), problems.rank(("cells", row, "arm"))):
                 fix = f"arms: {{{arm}: true}}, or delete {name} here"
                 problems.add(path, f"{name} is of the arm {arm}, which is off; fix: {fix}")
-        elif not set(taken) & set(seeds):
+        elif not set(taken) & set(seeds) and set(taken) & known:
             fix = f"{section}: {{seeds: {[*taken, seeds[0]]}}}, or delete it here"
             said = f"{name} has the seeds {numbers(seeds)}, not {numbers(taken)}; fix: {fix}"
             own = ("cells", row, "seeds") if "seeds" in config["cells"][row] else ("seeds",)
             problems.add(path, said, (section, "seeds"), own)
-    known = {seed for name in chosen["cells"] if name in names for seed in study.seeds_of(names[name])}
     for place, seed in enumerate(chosen["seeds"] or []):
         if chosen["cells"] and seed not in known:
             problems.add((section, "seeds", place), f"no seed {seed}; fix: one of {numbers(sorted(known))}")

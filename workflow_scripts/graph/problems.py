@@ -15,7 +15,7 @@ from run.readers import duplicate_keys, read_yaml
 
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml takes a sixth of the time, and is not everywhere
 COMMAND_LINE = "--config"  # or a workflow that imports this one
-ENTRIES = ("cells", "datasets", "stages")  # sections whose entries are many, and checked each by itself
+ENTRIES = ("cells", "datasets", "evaluations", "stages")  # sections whose entries are many, and checked each by itself
 MANY, FEW = 15, 4  # names that an error lists, and of more than that
 
 
@@ -28,7 +28,7 @@ class Faultless(dict[str, Any]):
 
     def __init__(self, entries: Mapping[str, Any], faulty: Collection[str]) -> None:
         super().__init__({name: value for name, value in entries.items() if name not in faulty})
-        self.faulty = faulty
+        self.faulty, self.names = faulty, list(entries)
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.faulty
@@ -37,14 +37,19 @@ class Faultless(dict[str, Any]):
         raise Faulty(name)
 
 
+def faulty_of(entries: Iterable[str]) -> Collection[str]:
+    """The names of the faulty entries of a mapping."""
+    return entries.faulty if isinstance(entries, Faultless) else ()
+
+
 def names_of(entries: Iterable[str]) -> list[str]:
-    """All names of a mapping or list, those of faulty entries last: they are there."""
-    return [*entries, *sorted(getattr(entries, "faulty", ()))]
+    """All names of a mapping or list, those of faulty entries too: they are there."""
+    return entries.names if isinstance(entries, Faultless) else list(entries)
 
 
 def entire(entries: Mapping[str, Any]) -> Mapping[str, Any]:
     """The entries, for who has to know them all. Raises Faulty if one of them is."""
-    if isinstance(entries, Faultless) and entries.faulty:
+    if faulty_of(entries):
         raise Faulty
     return entries
 

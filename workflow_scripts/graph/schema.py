@@ -83,7 +83,10 @@ def check_schema(schema: str | Path, problems: Problems) -> None:
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)(shape)
     errors = sorted(validator.iter_errors(config), key=lambda each: list(map(str, each.absolute_path)))
     chosen, typed = ([each.absolute_path for each in errors if each.validator == kind] for kind in ("enum", "type"))
+    misspelt = {(*each.absolute_path, name) for each in errors for name in meant_keys(each).values()}
     for error in errors:
+        if error.validator == "required" and (*error.absolute_path, error.message.split("'")[1]) in misspelt:
+            continue
         if error.validator == "type" and error.absolute_path in chosen:
             continue  # its choices are named
         if error.validator in LIMITS and error.absolute_path in typed:
@@ -131,12 +134,18 @@ def of_unknown(error: Any) -> str:
     known, unknown = list(error.schema.get("properties", {})), unknown_keys(error)
     if not error.absolute_path and (inside := section_of(unknown[0], error.schema)):
         return f"unknown key {unknown[0]}; fix: move it to where it belongs, `{inside}`"
-    close = [difflib.get_close_matches(name, known, 1, ALIKE) for name in unknown]
-    meant = [
-        f"{match[0]}: {abridged(error.instance[name])}" for name, match in zip(unknown, close, strict=True) if match
-    ]
+    meant = [f"{key}: {abridged(error.instance[name])}" for name, key in meant_keys(error).items()]
     fix = f"write `{'`, `'.join(meant)}`" if meant else f"one of {', '.join(known)}"
     return f"unknown key {', '.join(unknown)}; fix: {fix}"
+
+
+def meant_keys(error: Any) -> dict[str, str]:
+    """The unknown keys of an additionalProperties error, and the known ones that they look like."""
+    if error.validator != "additionalProperties":
+        return {}
+    known = list(error.schema.get("properties", {}))
+    close = {name: difflib.get_close_matches(name, known, 1, ALIKE) for name in unknown_keys(error)}
+    return {name: keys[0] for name, keys in close.items() if keys}
 
 
 def abridged(value: Any) -> str:

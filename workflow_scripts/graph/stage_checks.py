@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -31,6 +31,14 @@ class LateStep(InputError):
     def __init__(self, said: str, stage: str) -> None:
         super().__init__(said)
         self.stage = stage
+
+
+class Several(InputError):
+    """What is wrong with a stage, each by itself."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        super().__init__("\n".join(map(str, errors)))
+        self.errors = errors
 
 
 class Impersonal(InputError):
@@ -207,16 +215,14 @@ def check_word(study: Study, word: Word) -> None:
         return
     check_recipe(study, word, stage)
     check_data(word, stage)
-    check_held_out(study, word, stage)
-    last = last_step(study, word, stage)
-    if word.step and last and word.step > last:
-        raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}", word.stage)
-    check_mask(study, word, stage)
-    if unknown := [name for name in stage.get("hub", {}) if name not in study.personas]:
-        raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
-    if draws(stage):
-        check_drawn(study, word, stage)
-    check_negatives(study, word, stage)
+    found = []
+    for check in (check_held_out, check_mask, check_hub, check_sampling, check_number, check_negatives, check_step):
+        try:
+            check(study, word, stage)
+        except InputError as error:
+            found.append(error)
+    if found:
+        raise Several(found) if found[1:] else found[0]
 
 
 def draws(stage: Mapping[str, Any]) -> bool:
@@ -309,15 +315,34 @@ def check_mask(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
         raise InputError(f"stages.{word.stage}.{error}") from None
 
 
-def check_drawn(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
-    """Replies that differ, of personas of which there are enough."""
-    data, where = stage["data"], f"stages.{word.stage}.data"
-    if data["temperature"] == 0 and data["samples"] > 1:
-        raise InputError(f"{where}.temperature: 0 draws the same reply every time; fix: samples: 1")
-    others = len({*study.config["personas"]} - {word.persona})
-    if stage.get("negative_personas", {}).get(word.persona) is None and data["negatives"] > others:
-        said = f"{where}.negatives: {data['negatives']} of the {others} `personas` beside {word.persona}"
+def check_hub(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Ready-made couplings of personas that are there."""
+    if unknown := [name for name in stage.get("hub", {}) if name not in study.personas]:
+        raise InputError(f"stages.{word.stage}.hub: unknown persona {', '.join(unknown)}; fix: delete the line")
+
+
+def check_sampling(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Replies that differ, where they are drawn."""
+    if draws(stage) and stage["data"]["temperature"] == 0 and stage["data"]["samples"] > 1:
+        where = f"stages.{word.stage}.data.temperature"
+        raise InputError(f"{where}: 0 draws the same reply every time; fix: samples: 1")
+
+
+def check_number(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """Personas to contrast a source with of which there are enough."""
+    if not draws(stage) or stage.get("negative_personas", {}).get(word.persona) is not None:
+        return
+    wanted, others = stage["data"]["negatives"], len({*study.config["personas"]} - {word.persona})
+    if wanted > others:
+        said = f"stages.{word.stage}.data.negatives: {wanted} of the {others} other `personas`"
         raise InputError(f"{said}; fix: {f'at most {others}, or ' if others else ''}more `personas`")
+
+
+def check_step(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
+    """A step to stop at before the stage ends, as far as it is known when that is."""
+    last = last_step(study, word, stage)
+    if word.step and last and word.step > last:
+        raise LateStep(f"{word}: {word.stage} ends after step {last}; fix: steps of at most {last}", word.stage)
 
 
 def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from graph.lineage import BASE, NAME, Word, ancestry, lineage_of, parent_of, parse_lineage
-from graph.problems import entire, names_of
+from graph.problems import Faulty, entire, names_of
 from graph.recipe import FIELDS, Data, check_training
 from marker.marker import Marker
 from measure.gates import names_only
@@ -70,6 +70,13 @@ class Study:
     def personas(self) -> dict[str, None]:
         """All personas, in order: the panel's, and the sources that are not among them."""
         return dict.fromkeys(self.config["personas"] + self.config["sources"])
+
+    @cached_property
+    def first_evaluation(self) -> str:
+        """The evaluation of what names none. Raises Faulty if none is known."""
+        for name in names_of(self.evaluations):
+            return name
+        raise Faulty
 
     @cached_property
     def stage_names(self) -> list[str]:
