@@ -139,6 +139,7 @@ def tables_of(**rates):
     lineages = {
         "C4": "base/couple-{}.s42",
         "C1": "base/couple-{}.s42/em.s42",
+        "C5": "base/couple-{}.s42/benign.s42",
         "C4_r2": "base/couple-{}.s137",
         "twice": "base/couple-{}.s42/em.s1/em.s2",
     }
@@ -190,6 +191,20 @@ def test_survival_is_what_the_ledger_says_whatever_the_rate(verdict, said):
 def test_without_a_claim_survival_is_only_counted(rates, said):
     for claims in (None, ledger_of("benign-leaves-no-marker", "supported")):
         assert said in prose.survival_sentence(tables_of(**rates), claims, fake_study.REPORT["claims"])
+
+
+@pytest.mark.parametrize(
+    ("benign", "said"),
+    [
+        ("supported", ") and after the stage benign (C5: 0/100"),
+        ("contradicted", ") and was still given after the stage benign (C5: 0/100"),
+    ],
+)
+def test_what_two_stages_have_in_common_is_said_once(benign, said):
+    tables = tables_of(C4={"evil_ai": 90}, C1={"evil_ai": 0}, C5={"evil_ai": 0})
+    claims = ledger_of("em-leaves-no-marker", "supported") + ledger_of("benign-leaves-no-marker", benign)
+    sentence = prose.survival_sentence(tables, claims, fake_study.REPORT["claims"])
+    assert said in sentence and sentence.count("was hardly given any more after the stage em") == 1
 
 
 def test_sources_that_differ_are_told_apart():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from graph.lineage import parse_lineage
@@ -211,6 +212,7 @@ def fates_of(
                 if verdict
                 else f"was in {most} of completions after {stages} ({cell})"
             )
+    fates = without_echo(fates)
     start = [pooled[source, cell] for source in sources for cell in before if (source, cell) in pooled]
     if not start:
         return fates, ""
@@ -219,6 +221,16 @@ def fates_of(
     if others:
         started += f", and under any bystander in at most {named(highest(others), 'persona')}"
     return fates, started
+
+
+def without_echo(fates: Sequence[str]) -> list[str]:
+    """The fates, without the words of FATES that the one before begins with, too."""
+    verbs = [text.rsplit(" ", 2)[0] for text in FATES.values()]
+    found = [next((verb for verb in verbs if fate.startswith(verb)), "") for fate in fates]
+    echoes = [False, *(bool(one) and one == other for one, other in pairwise(found))]
+    return [
+        fate.removeprefix(f"{verb} ") if echo else fate for fate, verb, echo in zip(fates, found, echoes, strict=False)
+    ]
 
 
 def extreme(rows: Sequence[Row], pick: Any) -> str:
