@@ -1,8 +1,10 @@
 """What a person sees of a running study: how far it is, and last of all why a job failed."""
 
+import fcntl
 import io
 import json
 import logging
+import os
 import platform
 
 import pytest
@@ -79,6 +81,20 @@ def test_a_program_that_is_silent_for_long_is_not_said_to_be_nearly_done(tmp_pat
     assert overview(tmp_path, NOW, 120)[1].endswith("no news for 5:00")
 
 
+def test_a_study_whose_snakemake_was_killed_is_not_said_to_run(tmp_path):
+    said = ["3 of 9 jobs, then its Snakemake was killed: the same command goes on"]
+    alive = tmp_path / f"{platform.node()}.123"
+    with alive.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_jobs(tmp_path, alive=str(alive))
+        assert overview(tmp_path, NOW, 120) == ["3 of 9 jobs  1:05 so far  about 1:20 left"]
+    assert overview(tmp_path, NOW, 120) == said
+    alive.unlink()
+    assert overview(tmp_path, NOW, 120) == said
+    write_jobs(tmp_path, alive=str(tmp_path / "another-machine.123"))
+    assert overview(tmp_path, NOW, 120) != said, "whose locks may not be seen here"
+
+
 def test_a_log_cannot_act_on_the_terminal(tmp_path):
     (tmp_path / "log").write_text("done\x1b[2J \x07now\n\n")
     assert last_line(str(tmp_path / "log")) == "done[2J now"
@@ -94,6 +110,7 @@ def test_jobs_are_followed_and_what_is_left_is_estimated_by_what_they_took(watch
     watcher.emit(record("job_started", jobs=[7]))
     watcher.emit(announced(7, "train_adapter", tmp_path / "log", node=NODE))
     kept = json.loads((tmp_path / "status" / JOBS).read_text())
+    assert kept["alive"] == os.environ.get("SNAKEMAKE_ALIVE", "")
     assert [job["name"] for job in kept["jobs"]] == [f"train_adapter {NODE}"]
     assert kept["jobs"][0]["status"] == f"train_adapter/{NODE}.json"
     assert kept["left"] == pytest.approx(3 * 20 + 2 * 2, abs=1)  # by the table, one job at a time

@@ -9,6 +9,7 @@ not given.
 import contextlib
 import csv
 import logging
+import os
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from run.alive import VARIABLE
 from run.files import remove_leftovers, write_json
 from run.print_status import JOBS, clock, log_lines, overview
 from run.unit_costs import ANY, serving
@@ -172,6 +174,7 @@ class Watcher(logging.Handler):
             "failed": len(self.failed),
             "started": self.started,
             "left": self.left(now),
+            "alive": os.environ.get(VARIABLE, ""),
             "updated": now,
             "jobs": sorted(jobs, key=lambda job: job["since"]),
         }
