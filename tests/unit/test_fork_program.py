@@ -243,24 +243,42 @@ def test_where_no_fork_would_do_every_program_is_told_so_at_once_and_starts_anew
         "import threading, time\nthreading.Thread(target=time.sleep, args=(300,), daemon=True).start()"
     )
     environment = snakemake | {"SNAKEMAKE_ALIVE": another, "PYTHONPATH": str(tmp_path)}
-    jobs = [start(environment, tmp_path, name) for _ in range(2)]
-    refusing = None
-    for job in [*jobs, start(environment, tmp_path, name)]:
-        out, err = job.communicate()
-        assert (job.returncode, out) == (0, "False\n")
-        assert "programs start anew" in err and "a thread" in err and "fix: hardware: {preload: false}" in err
-        refusing = refusing or server_pids(another)
-    assert refusing and server_pids(another) == refusing, "asked once, not by every job"
+    at_once = [start(environment, tmp_path, name) for _ in range(2)]
+    for job in at_once:
+        assert_told(job)
+    assert wait_for(lambda: len(server_pids(another)) == 1)
+    refusing = server_pids(another)
+    assert_told(start(environment, tmp_path, name))
+    assert server_pids(another) == refusing, "tried once, not by every job"
 
 
-def test_a_card_s_capability_is_asked_of_the_driver_while_cuda_must_not_start(monkeypatch):
+def assert_told(job):
+    out, err = job.communicate()
+    assert (job.returncode, out) == (0, "False\n")
+    assert "programs start anew" in err and "a thread" in err and "fix: hardware: {preload: false}" in err
+
+
+def test_torchao_gets_a_no_while_it_is_imported_and_answers_later(monkeypatch, tmp_path):
+    """As it is imported it asks what starts CUDA, and a process with CUDA cannot be forked (seen on an H100)."""
     import torch
+    import torch.utils._triton
 
-    before = torch.cuda.get_device_capability
-    monkeypatch.setattr(fork_program, "nvidia_smi", lambda query: [["0", "9.0"], ["1", "9.0"]])
-    with fork_program.capability_asked_of_nvidia_smi():
-        assert torch.cuda.get_device_capability() == (9, 0) and not torch.cuda.is_initialized()
-    assert torch.cuda.get_device_capability is before
+    for module, name in ((torch.cuda, "get_device_capability"), (torch.utils._triton, "has_triton")):
+        monkeypatch.setattr(module, name, lambda *args: "asked of CUDA")
+    for package in ("torchao", "elsewhere"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "kernels.py").write_text(
+            "import torch\nfrom torch.utils._triton import has_triton\n"
+            "def answers():\n    return [torch.cuda.get_device_capability(), has_triton()]\nFIRST = answers()"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "torchao":
+            monkeypatch.delitem(sys.modules, name)
+    with fork_program.torchao_kept_off_the_card():
+        torchao, elsewhere = (importlib.import_module(f"{name}.kernels") for name in ("torchao", "elsewhere"))
+    assert torchao.FIRST == [(0, 0), False]
+    assert elsewhere.FIRST == torchao.answers() == ["asked of CUDA"] * 2
 
 
 def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(

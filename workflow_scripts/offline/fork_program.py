@@ -16,6 +16,7 @@ vLLM has a server of its own, since it changes how torch compiles. Outside Snake
 import argparse
 import atexit
 import contextlib
+import functools
 import gc
 import hashlib
 import importlib
@@ -33,7 +34,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,7 +43,6 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
 from run import alive
-from run.lease_gpu import nvidia_smi
 from run.program import InputError, become, run
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -292,7 +292,7 @@ def serve_programs(name: str, imports: str) -> None:
 def prepare(imports: str) -> None:
     """Import all that the programs do. Raises InputError if no fork of this process would do."""
     gc.disable()  # a fifth of the imports' time: all they make stays
-    with capability_asked_of_nvidia_smi():
+    with torchao_kept_off_the_card():
         for needed in PRELOADED[imports]:
             importlib.import_module(needed)
         for program in MODEL_PROGRAMS + OTHER_PROGRAMS:  # and our modules
@@ -308,20 +308,30 @@ def prepare(imports: str) -> None:
 
 
 @contextlib.contextmanager
-def capability_asked_of_nvidia_smi() -> Iterator[None]:
-    """torchao asks for the card's capability when it is imported (0.18), which would start CUDA."""
+def torchao_kept_off_the_card() -> Iterator[None]:
+    """torchao (0.18) asks for Triton and for the card's capability while it is imported, and either starts CUDA.
+
+    It gets a no, and defines less of its MX formats, which nothing here uses. Others, and later it, get the answer.
+    """
     import torch
+    import torch.utils._triton
 
-    def capability(device: Any = None) -> tuple[int, int]:
-        major, minor = nvidia_smi("--query-gpu=index,compute_cap")[0][1].split(".")
-        return int(major), int(minor)
+    importing = True
 
-    asked_of_cuda = torch.cuda.get_device_capability
-    torch.cuda.get_device_capability = capability
+    def except_to_torchao(function: Callable[..., Any], no: Any) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            from_torchao = sys._getframe(1).f_globals.get("__name__", "").startswith("torchao.")
+            return no if importing and from_torchao else function(*args, **kwargs)
+
+        return asked
+
+    torch.cuda.get_device_capability = except_to_torchao(torch.cuda.get_device_capability, (0, 0))
+    torch.utils._triton.has_triton = except_to_torchao(torch.utils._triton.has_triton, False)  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.cuda.get_device_capability = asked_of_cuda
+        importing = False
 
 
 def refuse(listener: socket.socket, reason: str) -> NoReturn:
