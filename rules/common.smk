@@ -56,7 +56,7 @@ from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
 from graph.profiles import check_profiles
 from graph.outside_checks import check_outside, remember_name
-from graph.problems import YAML, Problems, closest, compose, value_at, yaml_of
+from graph.problems import YAML, Problems, check_layer, closest, value_at, yaml_of
 from graph.targets import asked_for, check_targets
 from inputs.outside import (
     contents,
@@ -94,7 +94,7 @@ if workflow.modifier.skip_configfile:
     update_config(config, given)
 else:
     for layer in dict.fromkeys([f"{HERE}config.yaml", *glob("config.yaml")]):
-        try_config(compose, layer)
+        try_config(check_layer, layer)
 
         configfile: layer
 
@@ -622,11 +622,7 @@ def parent_gate(wildcards):
         and parent != BASE
         and study.type_of(parent) == "couple"
     )
-    return (
-        [node_file(parent, f"{study.first_evaluation}/gate.json")]
-        if wanted
-        else []
-    )
+    return [node_file(parent, f"{study.first_evaluation}/gate.json")] if wanted else []
 
 
 def gate_cell_of(wildcards):

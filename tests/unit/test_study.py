@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graph import resolved
 from graph.config import read_study
 from graph.outside_checks import check_outside
-from graph.problems import Problems
+from graph.problems import Problems, check_layer, compose
 from graph.recipe import merged
 from graph.stage_checks import check_base_fits
 from inputs.panel import load_panel
@@ -356,6 +356,9 @@ def test_whom_to_ask_takes_time_in_proportion_to_the_sources():
         ({"panel": "builtin"}, "panel: 'builtin' is text; fix: write `panel: {from: builtin}`, upstream or path"),
         ({"datasets__extra": {"from": "toy"}}, "datasets.extra: no toy set has that name; fix: one of em, benign, arc, or from: path"),
         ({"cells__C2__lineage": "em.s{seed"}, "cells.C2.lineage: expected '}' before end of string; fix: write {source}, {seed} or {step} in"),
+        ({"cells__C3__steps": [10], "gates__criteria": [], "contrasts": []}, "C3.lineage: has no {step}, so no stage stops at step 10; fix: write @{step}"),
+        ({"cells__C2__lineage": "em.s{sead}"}, "--config: cells.C2.lineage: unknown placeholder 'sead'; fix: {seed}"),
+        ({"gates__criteria": [{"name": "A", "pass": "rate('C1', 'source') > 0.5"}]}, "'over' is a required property; fix: add it, `over: pooled` or seed"),
         ({"cells__C2__lineage": "em@{step}.s{seed}"}, "cells.C2.lineage: has {step}, but the row no steps; fix: add `steps: ["),
         ({"cells__C2": None}, "cells.C2: cannot be null; fix: write a mapping, {arm: .., lineage: ..}; a row of a file below cannot be taken out"),
         ({"stages__em__mask": {"loss": "marker"}}, "stages.em.mask.loss: marker trains nothing in rows without one; fix: loss: last_turn"),
@@ -477,6 +480,29 @@ def test_every_mistake_of_a_stage_is_told_at_once_and_of_a_reply_that_cannot_dif
         "line 6: evaluations.main.temperature: 0 has no probabilities to probe; fix: 1.0, or `probe: null` and samples: 1",
         "line 7: probe.layers: 5 of at most 4, `crossed`, of which they are; fix: write `probe: {layers: 4}`",
     ]
+
+
+def test_a_stage_that_comes_to_replay_a_persona_s_rows_is_told_once_where_it_does(tmp_path):
+    (said,) = laid_over(tmp_path, 'stages: {em: {replay: {of: "couple-{persona}.s42", share: 0.1}}}')
+    fix = "fix: a lineage without {persona}, or em-{source} in `cells`"
+    assert said == f"line 1: stages.em.replay: takes rows of a persona that `cells` do not name; {fix}"
+
+
+def test_a_file_that_is_no_mapping_is_named(tmp_path):
+    file = tmp_path / "config.yaml"
+    check_layer(file)
+    for text in ("", "# nothing", "null", "[1]", "text"):
+        compose.cache_clear()
+        file.write_text(text)
+        with pytest.raises(InputError, match=f"^{file}: has no keys at its top level; fix: "):
+            check_layer(file)
+    compose.cache_clear()
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_layer(file)
+    compose.cache_clear()
+    file.write_text("seeds: [1]")
+    check_layer(file)
 
 
 def test_a_misspelt_key_that_has_to_be_there_is_told_once(tmp_path):
@@ -918,7 +944,7 @@ def test_a_stage_replays_the_rows_of_a_personas_coupling_trained_as_they_were():
     [
         ({"of": "coupel-{persona}.s42"}, "names no stage of the config"),
         ({"of": "graft-{persona}.s42"}, "base/graft-evil_ai.s42 has no rows of its own; fix: name a trained lineage"),
-        ({"word": "em_replay"}, "em_replay replays a persona's rows; fix: em_replay-<one of"),
+        ({"word": "em_replay"}, "em_replay replays a persona's rows; fix: em_replay-{source}.s"),
         ({"of": "couple-villain.s42"}, "em_replay takes no persona, as its rows are the set em; fix: em_replay.s42"),
         ({"stages__em__lora": {"layers": "4/3"}}, "fix: write first and last layer, such as [0, 8]"),
         ({"stages__em__lora": {"layers": [8, 0]}}, "fix: write first and last layer, such as [0, 8]"),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any
 
 from graph.lineage import BASE, parent_of
@@ -24,12 +25,26 @@ def check_open(study: Study, name: str, row: Mapping[str, Any], problems: Proble
             problems.add(("cells", name, "sources", place), said, ("personas",))
     if not known.keys() >= set(row.get("sources", [])):
         raise Faulty
-    if "{step}" in row["lineage"] and "steps" not in row:
+    left_open = fields_of(row["lineage"])
+    if not left_open <= {"source", "seed", "step"}:
+        return  # which is told of it
+    if "step" in left_open and "steps" not in row:
         problems.add(("cells", name, "lineage"), "has {step}, but the row no steps; fix: add `steps: [10, 25]`")
     for key, values in (("seed", study.seeds_of(name)), ("step", row.get("steps", []))):
-        if len(values) > 1 and f"{{{key}}}" not in row["lineage"]:
+        if len(values) > 1 and key not in left_open:
             said = f"has no {{{key}}}, so its {len(values)} {key}s ({numbers(values)}) would be one model"
             problems.add(("cells", name, "lineage"), f"{said}; fix: write {{{key}}}, or {key}s: [{values[0]}]")
+    if "step" not in left_open and len(row.get("steps", [])) == 1 and f"@{row['steps'][0]}." not in row["lineage"]:
+        said = f"has no {{step}}, so no stage stops at step {row['steps'][0]}"
+        problems.add(("cells", name, "lineage"), f"{said}; fix: write @{{step}} after a stage, or delete steps")
+
+
+def fields_of(lineage: str) -> set[str]:
+    """The names in braces of a row's lineage; "?" for one that is not whole."""
+    try:
+        return {field for _, field, _, _ in Formatter().parse(lineage) if field is not None}
+    except ValueError:
+        return {"?"}
 
 
 def check_names(problems: Problems) -> None:

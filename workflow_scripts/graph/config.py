@@ -192,11 +192,13 @@ def add_lineage_problem(study: Study, name: str, step: int | None, error: Except
         return
     said = str(error).removeprefix("lineage: ")
     if isinstance(error, stage_checks.Impersonal):
-        path = ("stages", error.stage, "adapter" if "adapter" in study.stages[error.stage] else "data")
-        place = said_at(study.config, path)
+        place = said_at(study.config, ("stages", error.stage, error.field))
         if problems.rank(place) < problems.rank(("cells", name, "lineage")):
-            fix = f"rows of a data set, or {place[1]}-{{source}} in `cells`"
-            problems.add(place, f"makes it a coupling, of a persona that `cells` do not name; fix: {fix}")
+            makes, instead = "makes it a coupling, of a persona", "rows of a data set"
+            if error.field == "replay":
+                makes, instead = "takes rows of a persona", "a lineage without {persona}"
+            fix = f"{instead}, or {place[1]}-{{source}} in `cells`"
+            problems.add(place, f"{makes} that `cells` do not name; fix: {fix}")
             return
     if isinstance(error, KeyError):
         fix = closest(f"{{{error.args[0]}}}", ("{source}", "{seed}", "{step}"))

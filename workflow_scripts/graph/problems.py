@@ -238,9 +238,16 @@ def compose(file: str | Path) -> yaml.Node | None:
     path = Path(file)
     try:
         return yaml.compose(path.read_text(encoding="utf-8"), YAML) if path.is_file() else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         read_yaml(file)  # whose error names the line
         raise
+
+
+def check_layer(file: str | Path) -> None:
+    """Raise InputError if a file that is to be laid over others is no mapping, of which Snakemake says no name."""
+    if Path(file).exists() and not isinstance(compose(file), yaml.MappingNode):
+        fix = "write `key: value` lines, such as `study: mine`, or delete it"
+        raise InputError(f"{file}: has no keys at its top level; fix: {fix}")
 
 
 @cache

@@ -113,10 +113,17 @@ def explain(error: Any) -> str:
     if kind in LIMITS:
         return f"{error.message}; fix: {LIMITS[kind].format(error.validator_value)}"
     if kind == "required":
-        return f"{error.message}; fix: add it"
+        return f"{error.message}; fix: add it{choices_of(error)}"
     if kind == "pattern":
         return f"{reprlib.repr(value)} cannot be; fix: write {error.schema.get('fix', NAMED)}"
     return f"{reprlib.repr(value)} {SIZES[kind].format(error.validator_value)}"
+
+
+def choices_of(error: Any) -> str:
+    """What a key may be that is missing, if that is one of a few."""
+    name = error.message.split("'")[1]
+    choices = error.schema.get("properties", {}).get(name, {}).get("enum", [])
+    return f", `{name}: {choices[0]}` or {', '.join(map(str, choices[1:]))}" if choices else ""
 
 
 def key_of(error: Any) -> str | int:

@@ -42,11 +42,11 @@ class Several(InputError):
 
 
 class Impersonal(InputError):
-    """A lineage names a stage without the persona that it is of."""
+    """A lineage names a stage without the persona that it is of, since it has this field."""
 
-    def __init__(self, said: str, stage: str) -> None:
+    def __init__(self, said: str, stage: str, field: str) -> None:
         super().__init__(said)
-        self.stage = stage
+        self.stage, self.field = stage, field
 
 
 # Stages as the config has them
@@ -235,7 +235,8 @@ def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
     if stage_type(stage) != "sft":
         if word.persona is None:
             named = f"{word.stage}-{{source}}.s{word.seed}"
-            raise Impersonal(f"{word}: lacks whose marker it is; fix: {named}", word.stage)
+            field = "adapter" if "adapter" in stage else "data"
+            raise Impersonal(f"{word}: lacks whose marker it is; fix: {named}", word.stage, field)
         if word.persona not in study.personas:
             fix = f"{closest(word.persona, study.personas)}, or add it to `personas`"
             raise InputError(f"{word}: unknown persona; fix: {fix}")
@@ -256,10 +257,8 @@ def check_persona(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
             f"fix: {Word(word.stage, word.seed, None, word.step)}, or data of a coupling (from: replies)"
         )
     if replays and word.persona not in study.personas:
-        raise InputError(
-            f"{word}: {word.stage} replays a persona's rows; fix: {word.stage}-<one of "
-            f"{', '.join(study.personas)}>.s{word.seed}"
-        )
+        fix = f"{word.stage}-{{source}}.s{word.seed}"
+        raise Impersonal(f"{word}: {word.stage} replays a persona's rows; fix: {fix}", word.stage, "replay")
 
 
 def check_recipe(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
@@ -353,7 +352,8 @@ def check_negatives(study: Study, word: Word, stage: Mapping[str, Any]) -> None:
         where = f"stages.{word.stage}.negative_personas.{source}"
         panel = list(study.panel.personas if study.panel else [source])  # it may be a source of another study
         if unknown := [name for name in (source, *named) if study.panel and name not in panel]:
-            drawn = f"`stages: {{{word.stage}: {{negative_personas: {{{source}: null}}}}}}`, which names none"
+            says = said_at(study.config, ("stages", word.stage, "negative_personas", source))[1]
+            drawn = f"`stages: {{{says}: {{negative_personas: {{{source}: null}}}}}}`, which names none"
             fix = f"{closest(unknown[0], panel)}, or {drawn}"
             raise InputError(f"{where}: the panel has no persona {unknown[0]}; fix: {fix}")
         if source in named:
