@@ -454,6 +454,14 @@ def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
     assert done.returncode == 1
     assert 'marker: 5 is a whole number; fix: write `marker: "5"`' in done.stderr
     assert "Traceback" not in done.stderr
+    for text, said in (
+        ("a:\n\t- 1\n", "line 2: not YAML"),
+        ("[1]", "has no keys at its top level; fix: "),
+        (None, "no such file"),
+    ):
+        file = fresh.folder / "broken.yaml"
+        file.unlink(missing_ok=True) if text is None else file.write_text(text)
+        assert f"error: broken.yaml: {said}" in planned(fresh, "--configfile", "broken.yaml").stderr
     done = planned(fresh, "--gpus", "2", "dose")
     assert done.returncode == 1 and "\ndose: no rule makes it; dose is an arm, which is off; fix: " in done.stderr
 

@@ -130,15 +130,17 @@ def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
 
 
 def check_configfiles(arguments: Sequence[str]) -> None:
-    """Raise InputError with the line of a file that is no YAML, of which Snakemake names neither, or is not there."""
+    """Raise InputError with the line of a file that is no YAML, of which Snakemake names neither, or for one that has
+    no keys or is not there.
+    """
     given = False
     for word in arguments:
         option, _, name = word.partition("=")
         if option.startswith("--"):
             given = option in ("--configfile", "--configfiles")
             word = name
-        if given and word:
-            read_yaml(word)
+        if given and word and not isinstance(read_yaml(word), dict):
+            raise InputError(f"{word}: has no keys at its top level; fix: write `key: value` lines, or leave it out")
 
 
 def job_of(record: Mapping[str, Any]) -> Job:
