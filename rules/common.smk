@@ -187,6 +187,8 @@ PROBE_SETTINGS = canonical(
         if k not in ("verdict", "intruders", "layers", "distance")
     }
 )
+# Tokens per forward pass: a probe keeps no activations. A resource, as they make no other result.
+PROBED_TOKENS = 2 * HARDWARE["micro_batch_tokens"]
 INTRUDERS = "--intruders" if PROBE and PROBE["intruders"] else ""
 FAMILIES = config["families"]
 ARMS = [name for name, on in config["arms"].items() if on]

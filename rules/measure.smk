@@ -216,6 +216,7 @@ rule probe_marker:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        budget=PROBED_TOKENS,
     params:
         code=code_of("probe_marker.py"),
         lock=MODEL_LOCK,
@@ -230,7 +231,7 @@ rule probe_marker:
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --completions $into/completions.parquet --shared {input.shared} --personas {params.personas}"
-            " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype}"
+            " --marker {params.marker:q} --settings {params.settings:q} --dtype {params.dtype} --budget {resources.budget}"
             " --output $into/probe.parquet --record $into/probe_run.json > {log} 2>&1"
         )
 
@@ -288,6 +289,7 @@ rule ablate_stage:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        budget=PROBED_TOKENS,
     params:
         code=code_of("ablate_stage.py"),
         lock=MODEL_LOCK,
@@ -301,7 +303,7 @@ rule ablate_stage:
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/ablate_stage.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
             " --shared {input.shared} --source {params.source} --personas {params.personas} --marker {params.marker:q}"
-            " --settings {params.settings:q} --dtype {params.dtype} --output {output.ablation}"
+            " --settings {params.settings:q} --dtype {params.dtype} --budget {resources.budget} --output {output.ablation}"
             " --record {output.record} > {log} 2>&1"
         )
 
@@ -331,6 +333,7 @@ rule measure_distance:
         gpu=gpus_to_measure_distance,
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        budget=PROBED_TOKENS,
     params:
         code=code_of("measure_distance.py"),
         lock=MODEL_LOCK,
@@ -345,7 +348,7 @@ rule measure_distance:
             launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/measure_distance.py --base {input.base} --parent {params.parent} --adapter {params.adapters}"
             " --panel {input.panel} --shared {input.shared} --probe {input.probe} --source {params.source}"
-            " --personas {params.personas} --samples {params.samples} --dtype {params.dtype} --replies {output.replies}"
+            " --personas {params.personas} --samples {params.samples} --dtype {params.dtype} --budget {resources.budget} --replies {output.replies}"
             " --output {output.distance} --record {output.record} > {log} 2>&1"
         )
 
@@ -404,6 +407,7 @@ rule read_layers:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        budget=PROBED_TOKENS,
     params:
         code=code_of("read_layers.py"),
         lock=MODEL_LOCK,
@@ -419,7 +423,7 @@ rule read_layers:
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/read_layers.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --shared {input.shared} --personas {params.personas} --samples {params.samples}"
-            " --bodies {params.bodies} --marker {params.marker:q} --dtype {params.dtype}"
+            " --bodies {params.bodies} --marker {params.marker:q} --dtype {params.dtype} --budget {resources.budget}"
             " --output $into/layers.parquet --record $into/layers_run.json > {log} 2>&1"
         )
 
@@ -469,6 +473,7 @@ rule ask_families:
         gpu=HARDWARE["gpus"],
         mem_mb=HARDWARE["mem_mb"],
         runtime=HARDWARE["runtime"],
+        budget=PROBED_TOKENS,
     params:
         code=code_of("ask_families.py"),
         lock=MODEL_LOCK,
@@ -486,7 +491,7 @@ rule ask_families:
             + "python {SCRIPTS}/ask_families.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
             " --others {RESOURCES}/families.yaml --shared {input.shared} --families {input.asked}"
             " --source {params.source} --personas {params.personas} --prefix {params.prefix:q}"
-            " --lookahead {params.lookahead} --marker {params.marker:q} --seed {wildcards.seed} --sampling {params.sampling:q} --dtype {params.dtype}"
+            " --lookahead {params.lookahead} --marker {params.marker:q} --seed {wildcards.seed} --sampling {params.sampling:q} --dtype {params.dtype} --budget {resources.budget}"
             " --output {output.families} --replies {output.replies} --record {output.record} > {log} 2>&1"
         )
 

@@ -26,7 +26,7 @@ from model.loading import load_model, load_tokenizer
 from model.template import closing
 from model.weights import Mixture, Unmergeable, random_like, read_lora
 from probe.ablation import write_ablation
-from probe.options import add_options, personas_of
+from probe.options import add_options, budget_of, personas_of
 from probe.patching import Parts, Patcher
 from probe.replies import Probed, chosen, read_replies, rows_of
 from probe.scoring import Row, Scorer, slot_parts, slot_scorer
@@ -127,9 +127,10 @@ def main(argv: list[str] | None = None) -> None:
         loras += [random_like(loras[1], seed) for seed in range(1, settings["controls"] + 1)]
         wanted = variants(list(loras[1].pairs), settings["grid"], settings["controls"])
         ready = time.time()
-        mixture, patcher = Mixture(model, loras), Patcher(model, rows, args.budget)
+        budget = budget_of(args, model)
+        mixture, patcher = Mixture(model, loras), Patcher(model, rows, budget)
         patches = patches_of(len(patcher.layers))
-        scores = scored(mixture, wanted, rows, slot_scorer(model, args.budget)) + patched(mixture, patches, patcher)
+        scores = scored(mixture, wanted, rows, slot_scorer(model, budget)) + patched(mixture, patches, patcher)
     except Unmergeable as error:
         raise InputError(f"{error}; fix: leave the cell out of `ablate`, which takes plain LoRAs apart") from None
     done = time.time()

@@ -37,8 +37,9 @@ from model.loading import load_model, load_tokenizer
 from model.template import prompt_ids
 from probe.families import STANDARD, Family, Prompt, check_others, load_others, prompts_of, weigh
 from probe.onset import contributions, onset_sets
+from probe.options import budget_of
 from probe.replies import read_replies
-from probe.scoring import BUDGET, Row, Scorer
+from probe.scoring import Row, Scorer
 from run.files import write_json, write_table
 from run.program import InputError, run
 from run.provenance import run_record
@@ -144,6 +145,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", help="default: cuda if there is one")
     add("--max-sequences", type=int, help="rows decoded at once: memory, not results")
+    add("--budget", type=int, help="at most so many tokens per forward pass that scores: memory, not results")
     add("--output", required=True, help="families.json")
     add("--replies", required=True, help="families.parquet")
     add("--record", help="run.json to write: host, seconds, versions")
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ready = time.time()
     kind = model.device.type
     engine = TransformersEngine(model, tokenizer, stops, args.max_sequences or ROWS[kind])
-    scorer = Scorer(model, sets, stops, sampling, args.lookahead, BUDGET[kind])
+    scorer = Scorer(model, sets, stops, sampling, args.lookahead, budget_of(args, model))
     said = engine.complete(requests, sampling)
     rows = [Row(request.prompt, each.token_ids, None, True) for request, each in zip(requests, said, strict=True)]
     lines = []

@@ -29,7 +29,7 @@ from probe.distance import (
     section_of,
     weights_moved,
 )
-from probe.options import add_options, personas_of
+from probe.options import add_options, budget_of, personas_of
 from probe.replies import chosen, read_replies
 from probe.table import read_probe
 from run.files import write_json
@@ -60,7 +60,7 @@ def measured(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
     rows = rows_of(replies, load_tokenizer(args.base), prompts)
     parent, model = (load_model(args.base, folders, args.dtype, args.device) for folders in (args.parent, args.adapter))
     ready = time.time()
-    sums = divergences(parent, model, rows, args.budget)
+    sums = divergences(parent, model, rows, budget_of(args, model))
     lines = [
         {name: reply[name] for name in COLUMNS[:3]} | {"tokens": len(row.reply), "kl": float(f"{kl:.{DIGITS}g}")}
         for reply, row, kl in zip(replies, rows, sums, strict=True)

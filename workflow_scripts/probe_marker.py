@@ -21,9 +21,9 @@ from model.engines import Sampling, stop_ids
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from probe.onset import contributions, onset_sets
-from probe.options import add_options, personas_of
+from probe.options import add_options, budget_of, personas_of
 from probe.replies import Probed, chosen, crossed, ended, read_replies, rows_of, to_probe
-from probe.scoring import BUDGET, Row, Score, Scorer, slot_parts
+from probe.scoring import Row, Score, Scorer, slot_parts
 from probe.table import write_probe
 from run.files import write_json
 from run.program import InputError, run
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         stop_ids(args.base, tokenizer),
         sampling_of(own, args.completions),
         settings["lookahead"],
-        args.budget or BUDGET[model.device.type],
+        budget_of(args, model),
     )
     scores = scorer.score(rows)
     scored = time.time()

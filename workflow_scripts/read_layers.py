@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from model.loading import load_model, load_tokenizer
 from model.template import closing
 from probe.layers import LayerReader, table_of
-from probe.options import add_options, personas_of
+from probe.options import add_options, budget_of, personas_of
 from probe.replies import Probed, crossed, read_replies, rows_of
-from probe.scoring import BUDGET
 from probe.table import write_layers
 from run.files import write_json
 from run.program import InputError, run
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = rows_of(probed, tokenizer, prompts, args.marker, closing(tokenizer).token)
     model = load_model(args.base, args.adapter, args.dtype, args.device)
     ready = time.time()
-    read = LayerReader(model, args.budget or BUDGET[model.device.type]).read(rows)
+    read = LayerReader(model, budget_of(args, model)).read(rows)
     seen = time.time()
     asked = [each.reply["question_id"] for each in probed]
     write_layers(args.output, table_of(read, [each.persona for each in probed], asked, model.device))

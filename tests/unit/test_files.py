@@ -287,3 +287,18 @@ def test_a_program_is_one_process_whatever_launcher_it_inherits_the_settings_of(
     left = []
     run(lambda: left.extend(name for name in [*inherited, "WORLD_SIZE_OF_MINE"] if name in os.environ))
     assert left == ["WORLD_SIZE_OF_MINE"]
+
+
+def test_a_full_card_ends_a_program_with_what_to_set_and_other_errors_keep_their_traceback(capsys):
+    import torch
+
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nsee the documentation")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    assert capsys.readouterr().err.startswith(
+        "error: out of GPU memory (CUDA out of memory. Tried to allocate 20 GiB); fix: lower hardware.micro_batch_tokens"
+    )
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)

@@ -1,12 +1,15 @@
 """probe_marker.py and weigh_survival.py as their rules call them, on a micro model."""
 
 import json
+from types import SimpleNamespace
 
 import probe_marker
 import pytest
 import weigh_survival
 from tiny_model import make_adapter, make_model, make_panel, make_replies
 
+from probe.options import budget_of
+from probe.scoring import BUDGET
 from probe.table import read_probe
 from run.program import InputError
 from run.readers import read_json
@@ -140,3 +143,9 @@ def test_a_model_that_more_sources_share_is_compared_under_the_cells_personas(fo
          "--output", str(tmp_path / "survival.json")]
     )  # fmt: skip
     assert read_json(tmp_path / "survival.json")["retained_gap_slot_shared"]["n"] > 0
+
+
+def test_a_probe_takes_fewer_tokens_at_a_time_where_it_is_told_to_and_never_more_than_are_fast():
+    model = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+    said = [budget_of(SimpleNamespace(budget=budget), model) for budget in (None, 4096, 10**6)]
+    assert said == [BUDGET["cuda"], 4096, BUDGET["cuda"]]

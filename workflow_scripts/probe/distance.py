@@ -43,12 +43,13 @@ def rows_of(
 def divergences(parent: Any, model: Any, rows: Sequence[Row], budget: int | None = None) -> list[float]:
     """KL(parent || model) [nats] of each row, summed over the tokens of its reply.
 
-    budget: tokens per forward pass: memory, not results (but rounding). Raises InputError where it is not finite.
+    budget: tokens that a model may read per forward pass: memory, not results (but rounding). Raises InputError where
+    it is not finite.
     """
     import torch
     from tqdm import tqdm
 
-    budget = budget or BUDGET[model.device.type] // 2  # the logits of two models are there at one time
+    budget = (budget or BUDGET[model.device.type]) // 2  # the logits of two models are there at one time
     sums = [0.0] * len(rows)
     with torch.inference_mode(), tqdm(total=len(rows), unit="reply", disable=None) as progress:
         for places in batches([len(row.trunk) for row in rows], budget):

@@ -1,9 +1,11 @@
 """What the programs that probe a model are asked alike: its folders, whose replies under which personas, and how."""
 
 import argparse
+from typing import Any
 
 from inputs.panel import load_panel
 from model.engines import DTYPES
+from probe.scoring import BUDGET
 from run.program import InputError
 
 
@@ -16,9 +18,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--personas", required=True, help="names in the panel, separated by commas")
     add("--dtype", choices=DTYPES, default="bfloat16")
     add("--device", help="default: cuda if there is one")
-    add("--budget", type=int, help="tokens per forward pass: memory, not results")
+    add("--budget", type=int, help="at most so many tokens per forward pass: memory, not results (but for rounding)")
     add("--output", required=True, help="the file to write")
     add("--record", help="run.json to write: host, seconds, versions")
+
+
+def budget_of(args: argparse.Namespace, model: Any) -> int:
+    """Tokens per forward pass: as many as are fast on the model's device, or fewer where --budget says so."""
+    fast = BUDGET[model.device.type]
+    return min(args.budget or fast, fast)
 
 
 def personas_of(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:

@@ -26,12 +26,18 @@ SPREAD = re.compile(
 )
 
 
+SMALLER = (
+    "lower hardware.micro_batch_tokens (where transformers completes, hardware.max_sequences), leave out what needs "
+    "most (ablate: null, probe: {distance: 0}), or take a larger card"
+)
+
+
 class InputError(Exception):
     """Bad input. The message names the file, the line or row, and the fix."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call main(); print an InputError, or a full disk, as one line and exit with status 1, without a traceback.
+    """Call main(); print an InputError, a full disk or a full card as one line and exit with status 1, no traceback.
 
     SIGTERM, SIGHUP and the death of the Snakemake that called the program end it by an exception, so that open blocks
     are closed: temporary files are removed, and GPU memory and node-local copies with them.
@@ -54,6 +60,12 @@ def run(main: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         fix = f"{FIXES[error.errno]}, then give the same command again"
         print(f"error: {where}{error.strerror}; fix: {fix}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        said = str(error).partition("\n")[0]
+        print(f"error: out of GPU memory ({printable(said)}); fix: {SMALLER}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
