@@ -83,6 +83,7 @@ def test_all_that_is_unknown_is_told_at_once():
         ("-n a --configfile a.yaml b.yaml -- c a", ["a", "c"], []),
         ("b a -n --cores 1", ["b", "a"], []),
         ("-R x y --until z --configfile results/other/study.yaml", [], ["x", "y", "z"]),
+        ("-O a -P b --set-threads c=2 d=3 --set-resources e:mem_mb=5 --allowed-rules f", [], [*"abcdef"]),
     ],
 )
 def test_what_is_asked_for_is_told_from_the_values_of_options(arguments, targets, others):

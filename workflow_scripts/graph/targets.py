@@ -10,16 +10,18 @@ from graph.study import Study
 from run.program import InputError
 
 RESULT = re.compile(r"results/([^/]+)(?=/)")
+# Options that name rules or files; of some of them Snakemake passes over a name that is none
+NAMING = ("forcerun", "until", "omit_from", "prioritize", "allowed_rules", "set_threads", "set_resources")
 UNCHECKED = ("reanalysis", "verify_published")  # folders of results that are of no study
 
 
 def asked_for(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The targets among Snakemake's arguments; and the rules or files that --forcerun and --until name."""
+    """The targets among Snakemake's arguments; and the rules or files that options name."""
     from snakemake.cli import get_argument_parser
 
     end = arguments.index("--") if "--" in arguments else len(arguments)
     known = get_argument_parser().parse_known_args(arguments[:end])[0]
-    others = {*(known.forcerun or ()), *(known.until or ())}
+    others = {name for option in NAMING for name in getattr(known, option) or ()}
     return list(dict.fromkeys([*(known.targets or ()), *arguments[end + 1 :]])), sorted(others)
 
 
