@@ -100,6 +100,8 @@ rule generate_replies:
     params:
         code=code_of("generate_replies.py"),
         lock=MODEL_LOCK,
+        adapters=braced("adapters", parent=parent_folder),
+        parent=braced("parent", parent=parent_folder),
         personas=reply_personas_of,
         samples=reply_samples_of,
         sampling=reply_sampling_of,
@@ -108,13 +110,14 @@ rule generate_replies:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {input.adapters}"
+            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}}; "
+            + launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {params.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"
             " --sampling {params.sampling:q} --backend {params.backend} --dtype {params.dtype}"
             " {resources.engine}"
-            " --model {input.parent} --drawn-by {params.code:q},{params.lock:q} --together {resources.together}"
-            " --store {RESULTS}/replies --output {output.replies} > {log} 2>&1"
+            " --model {params.parent} --drawn-by {params.code:q},{params.lock:q} --together {resources.together}"
+            " --store {RESULTS}/replies --output $node/replies.parquet > {log} 2>&1"
         )
 
 

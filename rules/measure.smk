@@ -293,6 +293,7 @@ rule ablate_stage:
     params:
         code=code_of("ablate_stage.py"),
         lock=MODEL_LOCK,
+        adapters=braced("adapters"),
         source=coupled_of,
         personas=asked_personas,
         marker=STUDY_MARKER,
@@ -300,11 +301,12 @@ rule ablate_stage:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            launcher(HARDWARE["gpus"])
-            + "python {SCRIPTS}/ablate_stage.py --base {input.base} --adapter {input.adapters} --panel {input.panel}"
+            "into={RESULTS}/measured/{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}; "
+            + launcher(HARDWARE["gpus"])
+            + "python {SCRIPTS}/ablate_stage.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --shared {input.shared} --source {params.source} --personas {params.personas} --marker {params.marker:q}"
-            " --settings {params.settings:q} --dtype {params.dtype} --budget {resources.budget} --output {output.ablation}"
-            " --record {output.record} > {log} 2>&1"
+            " --settings {params.settings:q} --dtype {params.dtype} --budget {resources.budget} --output $into/ablation.parquet"
+            " --record $into/ablation_run.json > {log} 2>&1"
         )
 
 
@@ -345,11 +347,12 @@ rule measure_distance:
         adapters=braced("adapters"),
     shell:
         command(
-            launcher(HARDWARE["gpus"])
+            "into={RESULTS}/measured/{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}; "
+            + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/measure_distance.py --base {input.base} --parent {params.parent} --adapter {params.adapters}"
             " --panel {input.panel} --shared {input.shared} --probe {input.probe} --source {params.source}"
-            " --personas {params.personas} --samples {params.samples} --dtype {params.dtype} --budget {resources.budget} --replies {output.replies}"
-            " --output {output.distance} --record {output.record} > {log} 2>&1"
+            " --personas {params.personas} --samples {params.samples} --dtype {params.dtype} --budget {resources.budget} --replies $into/distance.csv"
+            " --output $into/distance.json --record $into/distance_run.json > {log} 2>&1"
         )
 
 

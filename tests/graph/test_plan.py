@@ -71,9 +71,9 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
 
 
 def test_the_distance_of_a_stage_is_measured_on_a_card_where_it_follows_the_coupling_and_else_on_none(published):
-    found = re.findall(r"--gpus (\d) -- \S+ \S+measure_distance\.py .* --parent (.*?) --adapter (.*?) --panel .*"
-                       r"measured/(\S+)/distance\.csv", published.printed())  # fmt: skip
-    jobs = {cell: (gpus, parent.rpartition("base/")[2], model) for gpus, parent, model, cell in found}
+    found = re.findall(r"into=\S+/measured/(\S+); .*--gpus (\d) -- \S+ \S+measure_distance\.py .* --parent (.*?) --adapter (.*?)"
+                       r" --panel .* \$into/distance\.csv", published.printed())  # fmt: skip
+    jobs = {cell: (gpus, parent.rpartition("base/")[2], model) for cell, gpus, parent, model in found}
     couple = "couple-evil_ai.s42"
     parent, model = f"{couple}/adapter", f"results/published/models/base/{couple}/{{adapter,em.s42/adapter}}"
     assert jobs["evil_ai/C1_seed42"] == ("1", parent, model)
