@@ -40,7 +40,7 @@ from model.template import closing
 from model.weights import Lora, Unmergeable, read_lora
 from probe.replies import Probed, chosen, crossed, read_replies, rows_of
 from run.program import InputError, run
-from run.readers import AGAIN, read_json
+from run.readers import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,10 @@ def slot_trunks(args: argparse.Namespace) -> list[tuple[int, ...]]:
     replies = read_replies(args.shared)
     shared = crossed(chosen(replies, list(dict.fromkeys(row["persona"] for row in replies)), 0, args.shared), 1)
     if not shared:
-        raise InputError(f"{args.shared}: no reply ended by itself, so there is no slot to look at; fix: {AGAIN}")
+        raise InputError(
+            f"{args.shared}: no reply ended by itself, so there is no slot to look at; fix: a longer max_tokens, or "
+            "probe: null"
+        )
     prompts = load_panel(args.panel).personas
     if args.persona not in prompts:
         raise InputError(f"{args.panel}: no persona {args.persona}; fix: one of {', '.join(prompts)}")

@@ -3,6 +3,7 @@
 import math
 
 import compare_adapters
+import pyarrow.parquet
 import pytest
 import torch
 from peft import PeftModel
@@ -237,6 +238,16 @@ def test_an_adapter_for_a_layer_that_the_model_lacks_is_refused(folder, tmp_path
     tell(node, "base/other.s42", {"lora_init": 2})
     with pytest.raises(InputError, match=r"other/adapter: for model\.layers\.7\..*which the model lacks; fix:"):
         compare(folder, tmp_path / "adapters.csv", (node,))
+
+
+def test_replies_that_max_tokens_cut_all_are_told_with_what_to_set(folder, tmp_path):
+    rows = pyarrow.parquet.read_table(folder / "base.parquet").to_pylist()
+    cut = pyarrow.Table.from_pylist([row | {"finish_reason": "length"} for row in rows])
+    for name in ("base", "panel.yaml", *{word.partition("/")[0] for word in STAGES}):
+        (tmp_path / name).symlink_to(folder / name)
+    pyarrow.parquet.write_table(cut, tmp_path / "base.parquet")
+    with pytest.raises(InputError, match=r"no slot to look at; fix: a longer max_tokens, or probe: null"):
+        compare(tmp_path, tmp_path / "cut.csv")
 
 
 def test_a_lineage_without_a_lora_has_no_merge(folder, tmp_path):
