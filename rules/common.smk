@@ -800,9 +800,8 @@ def node_folder(wildcards):
 
 
 def parent_folder(wildcards):
-    return str(
-        Path(node_folder(wildcards)).parent
-    )  # as the shell has it, also of the base
+    """As the shell has it, also of the base."""
+    return str(Path(node_folder(wildcards)).parent)
 
 
 def key_of_cell(wildcards):
