@@ -377,6 +377,17 @@ def test_the_hours_of_a_card_that_jobs_share_are_told_beside_those_of_the_jobs()
     assert cost.at_work([job("07:00:00", gpu=None)]) == ""
 
 
+def test_equal_records_of_several_models_count_each_and_a_shared_model_s_once():
+    judged, moved = ({"program": name, "seconds": 0.0} for name in ("judge_alignment", "measure_distance"))
+    cells = [
+        {"source": source, "cell": "C2", "seed": seed, "lineage": f"base/em.s{seed}", "runs": [judged, moved]}
+        for source in ("evil_ai", "villain")
+        for seed in (42, 137)
+    ]
+    told = [record["program"] for record in cost.read_runs([], cells)]
+    assert (told.count("judge_alignment"), told.count("measure_distance")) == (2, 4)
+
+
 def test_gpu_hours_are_those_of_runs_with_a_gpu_and_a_shared_run_counts_once(tmp_path):
     write_json(
         tmp_path / "models" / "base" / "em.s42" / "run.json",

@@ -6,7 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from measure.cells import read_run
+from measure.registry import MEASUREMENTS
 from measure.tables import Row
+from report.completions_view import key_of
 from report.fields import Field, Table, plain
 from report.prose import unique
 from run.files import canonical
@@ -35,11 +37,19 @@ HELD_OUT = {"loss_before": "held-out loss before", "loss_after": "held-out loss 
 
 
 def read_runs(paths: Sequence[str], cells: Sequence[Row]) -> list[Row]:
-    """The run records with `node`: the files given and those in the cells, each once."""
-    records = {canonical(record): {"node": cell["lineage"]} | record for cell in cells for record in cell["runs"]}
-    return [{"node": node_of(path)} | read_run(path) for path in unique(paths)] + [
-        record | {"node": record.get("lineage", record["node"])} for record in records.values()
-    ]
+    """The run records with `node`: the files given and those in the cells, each once.
+
+    Cells share trainings, which name their lineage, and what is measured on a model. Records of several models may be
+    equal to the second: what takes no time is the same wherever it runs.
+    """
+    of_cells = {measurement.rule for measurement in MEASUREMENTS if measurement.on == "cell"}
+    records: dict[tuple[str, str, str], Row] = {}
+    for cell in cells:
+        for record in cell["runs"]:
+            node = record.get("lineage", cell["lineage"])
+            own = key_of(cell) if record.get("program") in of_cells else ""
+            records[node, own, canonical(record)] = {"node": node} | record
+    return [{"node": node_of(path)} | read_run(path) for path in unique(paths)] + [*records.values()]
 
 
 def node_of(path: str) -> str:
@@ -66,6 +76,7 @@ def cost_table(records: Sequence[Row]) -> Table:
     note = (
         "Wall seconds of the model programs and the judge, from run.json and judge_run.json. GPU job-hours: wall hours "
         "of those that had a GPU. Jobs that share a card (hardware.jobs_per_gpu) count it each: its hours are fewer. "
+        "Not in it: replies drawn for couplings, and models that cells are only held against, such as the base. "
         f"{at_work(records)}Calls and their tokens are the judge's; an answer that was kept is no call. "
         "Losses: mean nats per trained token; held out: of rows that were not trained (`hold_out`)."
     )
