@@ -179,6 +179,18 @@ def test_models_of_one_shape_share_vllms_compiled_code(base, adapter, tokenizer,
     assert len(set(hashes)) == 1
 
 
+def test_the_model_s_class_is_looked_at_without_a_process_that_imports_all_anew(base, tokenizer, tmp_path, monkeypatch):
+    from vllm.model_executor.models import registry
+
+    def in_a_process_of_its_own(function):
+        raise AssertionError("22 s of a first start")
+
+    monkeypatch.setattr(registry, "_run_in_subprocess", in_a_process_of_its_own)
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "empty"))  # what an earlier start found is kept there
+    with open_engine("vllm", base, [], tokenizer, max_length=200, enforce_eager=True, gpu_memory_utilization=SMALL):
+        pass
+
+
 def test_the_program_answers_everything_with_one_engine_start(base, adapter, tmp_path):
     import subprocess
 
