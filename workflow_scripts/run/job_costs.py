@@ -58,6 +58,7 @@ class Cost:
     of: str = ANY
     share: int = 1
     cached: float = 0.0
+    forked: float = 0.0  # seconds of imports that it is spared
 
 
 def unit_cost_table(file: str | Path = UNIT_COSTS) -> list[Row]:
@@ -108,15 +109,18 @@ def cost_of(
         tokens_k = completions("generate_completions", answered, makers) * row["tokens"] / 1000
     scratch = row["scratch_mb"] * (disk_share if job.rule in TRAININGS else 1)
     seconds = row["start_s"] + row["per_ktoken_s"] * tokens_k
+    forked = 0.0
     if FORKED in job.command:
-        backend = options.get("--backend", ["transformers"])[0]
-        seconds -= min(seconds, (find_row(table, "imports", model, backend) or {"start_s": 0})["start_s"])
+        imports = find_row(table, "imports", model, options.get("--backend", ["transformers"])[0])
+        forked = imports["start_s"] if imports and imports["start_s"] < seconds else 0.0
+        seconds -= forked
     disk, cached = row["disk_mb"] * disk_share, 0.0
     if job.rule == "fetch_base":  # whose folder is of links, into the cache or to the user's own files
         disk, cached = 0.0, 0.0 if key == "path" else disk
     group = (job.rule, model, key)
     first, share = row["first_s"], row["share"]
-    return Cost(group, seconds, disk, scratch, first=first, of=row["model"], share=share, cached=cached)
+    of = row["model"]
+    return Cost(group, seconds, disk, scratch, first=first, of=of, share=share, cached=cached, forked=forked)
 
 
 def model_of(jobs: Iterable[Job]) -> str:

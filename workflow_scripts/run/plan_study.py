@@ -103,6 +103,11 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
     if first := first_starts(costs):
         said = ", ".join(f"{clock(seconds)} of {what}" for what, seconds in first.items())
         sums.append(f"- not counted, once on each node where nothing was compiled yet: {said}")
+    if imports := {cost.forked for cost in costs if cost.forked}:
+        said = " and ".join(clock(seconds) for seconds in sorted(imports))
+        sums.append(
+            f"- not counted, once per Snakemake: {said} of imports in what programs are forked from (`preload`)"
+        )
     if unknown := sorted({job.rule for job, cost in zip(jobs, costs, strict=True) if not cost.known}):
         missing = "neither resources/unit_costs.csv nor an entry of measure/registry.py (`costs`) says what they take"
         sums.append(f"- not counted, as {missing}: {', '.join(unknown)}")
