@@ -90,7 +90,8 @@ def test_vllm_is_not_told_to_trust_a_model_s_code(base, monkeypatch):
     monkeypatch.setitem(
         sys.modules, "vllm.platforms", SimpleNamespace(current_platform=SimpleNamespace(device_type="cpu"))
     )
-    monkeypatch.setattr("model.engines.register_loader", lambda *_: None)
+    for name in ("register_loader", "inspect_here"):
+        monkeypatch.setattr(f"model.engines.{name}", lambda *_: None)
     with open_engine("vllm", base, (), load_tokenizer(base)):
         pass
     assert asked["model"] == str(base) and asked.get("trust_remote_code", False) is False

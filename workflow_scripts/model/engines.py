@@ -182,7 +182,7 @@ def inspect_here(base: str | Path) -> None:
     from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(str(base)).architectures or ():
+    for name in AutoConfig.from_pretrained(str(base), trust_remote_code=False).architectures or ():
         if known := ModelRegistry.models.get(name):
             ModelRegistry.register_model(name, known.load_model_cls())
 
