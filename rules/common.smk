@@ -54,7 +54,7 @@ from graph import places, resolved
 from graph.config import read_study
 from graph.fingerprints import code_fingerprint, file_fingerprint
 from graph.lineage import BASE, LINEAGE, NAME, ancestry, parent_of, parse_lineage
-from graph.profiles import check_profiles
+from graph.profiles import check_profiles, executor_of
 from graph.outside_checks import check_outside, remember_name
 from graph.problems import YAML, Problems, check_layer, closest, value_at, yaml_of
 from graph.targets import asked_for, check_targets
@@ -221,21 +221,32 @@ ON_CARDS = (
 )  # and not on the pretend ones of the tests
 
 
-def launcher(gpus, share=HARDWARE["jobs_per_gpu"]):
+# A job of a cluster has a Snakemake of its own, and no other program would be forked from what that one prepares.
+PRELOAD = (
+    HARDWARE["preload"]
+    and workflow.is_main_process
+    and executor_of(sys.argv[1:]) == "local"
+)
+
+
+def launcher(gpus, share=HARDWARE["jobs_per_gpu"], preload=PRELOAD):
     """What starts a model's program: on GPUs of its own, or in the offline study's server of forks. Pretend GPUs of the
-    tests are leased, but run nothing. share: how many programs share a card.
+    tests are leased, but run nothing. share: how many programs share a card. preload: on a GPU, in a fork, too.
     """
     part = f" --share {share}" if share > 1 else ""
     lease = f"python {{SCRIPTS}}/run/lease_gpu.py --gpus {{resources.gpu}}{part} -- "
     fork = "python {SCRIPTS}/offline/fork_program.py "
     if gpus and ON_CARDS:
-        return lease + (f"{fork}--gpu -- " if HARDWARE["preload"] else "")
+        return lease + (f"{fork}--gpu -- " if preload else "")
     return f"{lease if gpus else ''}{fork}-- "
 
 
 def launched(gpus):
-    """What starts a judge, as a resource: it makes no difference to the scores, and is another where a rule is reused."""
-    text = launcher(gpus, share=1).replace("{resources.gpu}", str(gpus))
+    """What starts a judge, as a resource: it makes no difference to the scores, and is another where a rule is reused.
+
+    On a GPU it is not forked: what it imports is not what models' programs do.
+    """
+    text = launcher(gpus, share=1, preload=False).replace("{resources.gpu}", str(gpus))
     return text.replace("{SCRIPTS}", PLACES["SCRIPTS"])
 
 

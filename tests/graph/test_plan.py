@@ -71,7 +71,7 @@ def test_without_a_probe_a_cell_plans_its_chain_alone(fresh):
 
 
 def test_the_distance_of_a_stage_is_measured_on_a_card_where_it_follows_the_coupling_and_else_on_none(published):
-    found = re.findall(r"into=\S+/measured/(\S+); .*--gpus (\d) -- \S+ \S+measure_distance\.py .* --parent (.*?) --adapter (.*?)"
+    found = re.findall(r"into=\S+/measured/(\S+); .*--gpus (\d) -- .*measure_distance\.py .* --parent (.*?) --adapter (.*?)"
                        r" --panel .* \$into/distance\.csv", published.printed())  # fmt: skip
     jobs = {cell: (gpus, parent.rpartition("base/")[2], model) for cell, gpus, parent, model in found}
     couple = "couple-evil_ai.s42"
@@ -328,6 +328,25 @@ def test_a_gpu_rule_asks_for_a_gpu_and_a_cpu_rule_does_not(published):
         "measure_distance",
     }
     assert all(("gpu=1" in body) == ("lease_gpu.py --gpus 1 " in command) for _, body, command in jobs)
+
+
+LEASED = "lease_gpu.py --gpus 1 -- python workflow_scripts/"
+CELL = "results/published/cells/evil_ai/C2_seed42.json"
+
+
+def test_programs_on_cards_are_forked_except_in_the_jobs_of_a_cluster_and_the_judge(published, tmp_path):
+    judge = "{model: hf/local, model_args: {model_path: " + str(tmp_path) + "}, gpus: 1}"
+    (tmp_path / "own.yaml").write_text(f"judge: {judge}\n")
+    (tmp_path / "config.json").touch()
+    here = COMMAND.findall(published.printed("--configfile", str(tmp_path / "own.yaml"), "--", CELL))
+    (judging,) = [command for command in here if "judge_alignment.py" in command]
+    on_cards = [command for command in here if LEASED in command and command != judging]
+    assert len(on_cards) > 3 and all(f"{LEASED}offline/fork_program.py --gpu -- python " in each for each in on_cards)
+    assert f"{LEASED}judge_alignment.py" in judging
+    # submitted, and what the job of a scheduler then starts
+    for how in (("--executor", "slurm-jobstep", "--jobs", "2"), ("--mode", "remote")):
+        there = published.printed(*how, "--", CELL)
+        assert there.count(LEASED) == len(on_cards) and "fork_program.py --gpu" not in there
 
 
 def test_the_record_of_a_cell_and_the_report_have_what_the_judge_cost(published):

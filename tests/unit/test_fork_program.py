@@ -258,6 +258,36 @@ def assert_told(job):
     assert "programs start anew" in err and "a thread" in err and "fix: hardware: {preload: false}" in err
 
 
+FORK_FAILS = """
+import os, sys
+def fork(real=os.fork):
+    if sys._getframe(1).f_code.co_name == "serve":
+        raise OSError(12, "Cannot allocate memory")
+    return real()
+os.fork = fork
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        (
+            "import os, sys\nif '--serve' in sys.orig_argv:\n    os.kill(os.getpid(), 9)",
+            "what they are forked from ended with -9",
+        ),
+        (FORK_FAILS, "a fork failed (Cannot allocate memory)"),
+    ],
+    ids=["its server is killed", "the fork fails"],
+)
+def test_a_program_that_cannot_be_forked_says_so_and_starts_anew(snakemake, another, program, tmp_path, fails, said):
+    name = program("print('fork_program' in open('/proc/self/cmdline').read())")
+    (tmp_path / "sitecustomize.py").write_text(fails)
+    job = start(snakemake | {"SNAKEMAKE_ALIVE": another, "PYTHONPATH": str(tmp_path)}, tmp_path, name)
+    out, err = job.communicate()
+    assert (job.returncode, out) == (0, "False\n")
+    assert f"fork_program: programs start anew, imports included: {said}" in err
+
+
 def test_torchao_gets_a_no_while_it_is_imported_and_answers_later(monkeypatch, tmp_path):
     """As it is imported it asks what starts CUDA, and a process with CUDA cannot be forked (seen on an H100)."""
     import torch
@@ -283,17 +313,14 @@ def test_torchao_gets_a_no_while_it_is_imported_and_answers_later(monkeypatch, t
     assert elsewhere.FIRST == torchao.answers() == ["asked of CUDA"] * 2
 
 
-def test_with_a_gpu_nothing_is_forked_where_the_server_would_end_with_another_job(
-    snakemake, another, program, tmp_path
-):
+def test_with_a_gpu_nothing_is_forked_on_another_node_than_snakemakes(snakemake, another, program, tmp_path):
     name = program(
         "import os\nprint('fork_program' in open('/proc/self/cmdline').read(), os.environ['CUDA_VISIBLE_DEVICES'])"
     )
-    for elsewhere in ({"SLURM_JOB_ID": "7"}, {"SNAKEMAKE_ALIVE": another}):
-        environment = snakemake | {"CUDA_VISIBLE_DEVICES": "3"} | elsewhere
-        command = [*FORK[:2], "--gpu", "--", "python", name]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.stdout == "False 3\n"
+    environment = snakemake | {"CUDA_VISIBLE_DEVICES": "3", "SNAKEMAKE_ALIVE": another}
+    command = [*FORK[:2], "--gpu", "--", "python", name]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "False 3\n"
 
 
 def test_a_forked_or_started_program_sees_no_gpu(snakemake, program, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from graph.profiles import check_profiles
+from graph.profiles import check_profiles, executor_of
 from run.program import InputError
 
 
@@ -29,3 +29,23 @@ def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, ar
     check_profiles(arguments, given, True)  # a study of another name may be whole in its files
     with pytest.raises(InputError, match=r"fix: --configfile toy/study\.yaml toy/mine\.yaml$"):
         check_profiles(arguments, ["toy/mine.yaml"], True)  # but not one that lies beside the profile's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "executor"),
+    [
+        (["-n", "--cores", "2"], "local"),
+        (["--profile", "cluster", "-n"], "slurm"),
+        (["--profile", "plain", "--jobs", "4"], "local"),
+        (["--profile", "cluster", "--executor", "local"], "local"),
+        (["-e", "lsf"], "lsf"),
+    ],
+    ids=str,
+)
+def test_the_executor_is_that_of_the_command_line_or_else_of_its_profile(tmp_path, monkeypatch, arguments, executor):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    for name, says in (("cluster", "executor: slurm\njobs: 4\n"), ("plain", "cores: 1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(says)
+    assert executor_of(arguments) == executor

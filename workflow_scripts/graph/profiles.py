@@ -1,4 +1,4 @@
-"""Which config a profile names, and whether the command line put another in its place."""
+"""What profiles say beside the config: its files, in whose place the command line may put others, and the executor."""
 
 import argparse
 import os
@@ -15,6 +15,15 @@ def profiles_of(arguments: Sequence[str]) -> list[Path]:
     parser.add_argument("--profile", nargs="+", action="extend")
     named = parser.parse_known_args(arguments)[0].profile or os.environ.get("SNAKEMAKE_PROFILE", "").split()
     return [Path(name) for name in named if Path(name, "config.yaml").is_file()]
+
+
+def executor_of(arguments: Sequence[str]) -> str:
+    """The executor that Snakemake's arguments or their profiles name. Until it runs jobs, Snakemake does not tell."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--executor", "-e")
+    named = parser.parse_known_args(arguments)[0].executor
+    said = (read_yaml(profile / "config.yaml").get("executor") for profile in reversed(profiles_of(arguments)))
+    return named or next((name for name in said if name), "local")
 
 
 def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole: bool) -> None:

@@ -10,7 +10,7 @@ server is, and starts none. The program gets the caller's arguments, environment
 prints and how it ends are as if it had been started anew. Without --gpu it sees no GPU. With it, the server keeps off
 the cards: CUDA does not outlive a fork, so where imports start it, or a thread, every program is told to start anew.
 vLLM has a server of its own, since it changes how torch compiles. Outside Snakemake, for other programs, and, with
---gpu, under Slurm or on another node than Snakemake's, it becomes the program.
+--gpu, on another node than Snakemake's, it becomes the program; so it does where a server or a fork fails, and says so.
 """
 
 import argparse
@@ -120,6 +120,7 @@ GPU_ENVIRONMENT = {
 NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
 PATIENCE = 120.0  # [s] for a server to listen
 REFUSED = struct.pack("!i", -1)  # instead of a program's status: start anew
+ANEW = "fork_program: programs start anew, imports included:"
 
 
 def main() -> None:
@@ -161,8 +162,7 @@ def forked(command: list[str], gpu: bool) -> int | None:
     program = program_of(command)
     if not snakemake or program is None or not hasattr(socket, "SO_PEERCRED"):
         return None
-    # of another job of a scheduler, the server would end with that job
-    if gpu and ("SLURM_JOB_ID" in os.environ or not Path(snakemake).name.startswith(f"{platform.node()}.")):
+    if gpu and not Path(snakemake).name.startswith(f"{platform.node()}."):  # nobody here would end the server
         return None
     files = [0, 1, 2, *inherited()]
     imports = "vllm" if ("--backend", "vllm") in pairwise(command) else "transformers"
@@ -212,7 +212,7 @@ def address_of(snakemake: str) -> str:
 def connect(address: str, imports: str, environment: dict[str, str] | None) -> socket.socket | None:
     """A connection to the server of that name. If there is none, it is started with that environment, if one is given.
 
-    None if there is none, or it does not come up.
+    None if there is none, or it does not come up, which is said.
     """
     server = None
     end = time.monotonic() + PATIENCE
@@ -228,6 +228,7 @@ def connect(address: str, imports: str, environment: dict[str, str] | None) -> s
                 arguments = [sys.executable, __file__, "--serve", address[1:], imports]
                 server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
             elif server.poll():
+                print(f"{ANEW} what they are forked from ended with {server.returncode}", file=sys.stderr)
                 return None
             time.sleep(0.05)
             continue
@@ -235,6 +236,7 @@ def connect(address: str, imports: str, environment: dict[str, str] | None) -> s
             return connection
         connection.close()
         return None
+    print(f"{ANEW} what they are forked from was not ready in {PATIENCE:.0f} s", file=sys.stderr)
     return None
 
 
@@ -268,7 +270,7 @@ def serve_programs(name: str, imports: str) -> None:
             prepare(imports)
         except Exception as error:  # the program, started anew, meets it or does not
             os.set_inheritable(listener.fileno(), True)
-            reason = f"fork_program: programs start anew, imports included: {' '.join(str(error).split())}"
+            reason = f"{ANEW} {' '.join(str(error).split())}"
             become([sys.executable, __file__, "--refuse", str(listener.fileno()), reason])  # without what was imported
         listener.listen(64)
         gc.freeze()
@@ -343,10 +345,15 @@ def refuse(listener: socket.socket, reason: str) -> NoReturn:
         if request is None:
             continue
         connection, _, descriptors = request
-        with contextlib.suppress(OSError), connection:
-            connection.sendall(REFUSED + reason.encode())
-        for descriptor in descriptors:
-            os.close(descriptor)
+        decline(connection, descriptors, reason)
+
+
+def decline(connection: socket.socket, descriptors: Sequence[int], reason: str) -> None:
+    """Tell a job to start its program anew, and why."""
+    with contextlib.suppress(OSError), connection:
+        connection.sendall(REFUSED + reason.encode())
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def prepare_loading() -> None:
@@ -428,7 +435,11 @@ def serve(listener: socket.socket) -> list[str]:
         if request is None:
             continue
         connection, data, descriptors = request
-        program = os.fork()
+        try:
+            program = os.fork()
+        except OSError as error:  # no memory, or too many processes: the next one may find some
+            decline(connection, descriptors, f"{ANEW} a fork failed ({error.strerror})")
+            continue
         if program == 0:
             for each in running:
                 each.caller.close()
