@@ -23,7 +23,6 @@ import importlib
 import json
 import math
 import os
-import platform
 import runpy
 import select
 import shutil
@@ -162,7 +161,7 @@ def forked(command: list[str], gpu: bool) -> int | None:
     program = program_of(command)
     if not snakemake or program is None or not hasattr(socket, "SO_PEERCRED"):
         return None
-    if gpu and not Path(snakemake).name.startswith(f"{platform.node()}."):  # nobody here would end the server
+    if gpu and not alive.is_here(Path(snakemake)):  # nobody here would end the server
         return None
     files = [0, 1, 2, *inherited()]
     imports = "vllm" if ("--backend", "vllm") in pairwise(command) else "transformers"

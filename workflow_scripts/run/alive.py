@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 VARIABLE = "SNAKEMAKE_ALIVE"  # for the jobs: the path of their Snakemake's file
 GRACE = 60.0  # seconds that a program has to clean up
@@ -64,18 +65,43 @@ def clear(folder: Path, locks: Path) -> None:
     Whether a process of another machine lives, its lock may not tell here: then Snakemake's locks are left alone.
     """
     files = [file for file in folder.iterdir() if not file.name.startswith("new.")]
-    dead = [file for file in files if file.name.startswith(f"{platform.node()}.") and is_dead(file)]
+    dead = [file for file in files if is_here(file) and removed(file)]
     if dead and len(dead) == len(files) and locks.is_dir() and any(locks.iterdir()):
         shutil.rmtree(locks)
         print("removed the lock of a Snakemake that was killed in this folder", file=sys.stderr)
 
 
-def is_dead(file: Path) -> bool:
+def is_here(file: Path) -> bool:
+    """Whether it is the file of a Snakemake on this machine: another's locks may not be seen here."""
+    return file.name.startswith(f"{platform.node()}.")
+
+
+def is_left(opened: IO[str]) -> bool:
+    """Whether the Snakemake whose file this is has ended: nobody holds the lock alone. Then hold it as its jobs do."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # it is held, or there are no locks
+        return False
+    return True
+
+
+def is_killed(file: Path) -> bool:
+    """Whether the Snakemake of that file is dead. Not known of another machine's."""
+    if not is_here(file):
+        return False
+    try:
+        with file.open() as opened:
+            return is_left(opened)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def removed(file: Path) -> bool:
     """Whether the file's process is dead; then wait for its jobs, which hold shared locks, and remove the file."""
     with contextlib.suppress(FileNotFoundError), file.open("r+") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not is_left(opened):
             return False
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

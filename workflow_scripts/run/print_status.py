@@ -7,15 +7,17 @@ The live view of a terminal is made of the same files by the same function. Noth
 """
 
 import contextlib
-import fcntl
 import json
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
+
+from run.alive import is_killed
 
 STALE = 120  # [s] without news, after which a program is probably dead
 WIDE = 100  # columns, from which speeds are shown
@@ -30,7 +32,7 @@ def overview(folder: Path, now: float, width: int) -> list[str]:
     record = read_status(folder / JOBS)
     if not record:
         return []
-    if is_killed(record.get("alive") or ""):
+    if is_killed(Path(record.get("alive") or "")):
         done = f"{record['done']} of {record['total']} jobs, then its Snakemake was killed: the same command goes on"
         return [done[:width]]
     parts = [f"{record['done']} of {record['total']} jobs", f"{clock(now - record['started'])} so far"]
@@ -46,20 +48,6 @@ def overview(folder: Path, now: float, width: int) -> list[str]:
         room = width - len(since) - 2 - (len(state) if own else width // 3)
         lines.append(f"{since}{shortened(job['name'], room):<{min(room, 56)}}  {state}")
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
-
-
-def is_killed(alive: str) -> bool:
-    """Whether a Snakemake is dead: nobody holds the lock of its file (alive.py). Not known of another machine's."""
-    if not Path(alive).name.startswith(f"{platform.node()}."):
-        return False
-    try:
-        with open(alive) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
-    except OSError:  # it is held, or there are no locks
-        return False
-    return True
 
 
 def shortened(name: str, width: int) -> str:
