@@ -78,8 +78,10 @@ def test_code_that_comes_with_a_model_is_never_imported(base, kind):
     assert not Path("hacked").exists()
 
 
-def test_vllm_is_not_told_to_trust_a_model_s_code(base, monkeypatch):
-    asked = {}
+def test_vllm_is_not_told_to_trust_a_model_s_code_and_its_config_is_read_once(base, monkeypatch):
+    from transformers import AutoConfig
+
+    asked, read, looked_at = {}, [], []
 
     class LLM:
         def __init__(self, **options):
@@ -90,10 +92,16 @@ def test_vllm_is_not_told_to_trust_a_model_s_code(base, monkeypatch):
     monkeypatch.setitem(
         sys.modules, "vllm.platforms", SimpleNamespace(current_platform=SimpleNamespace(device_type="cpu"))
     )
-    for name in ("register_loader", "inspect_here"):
-        monkeypatch.setattr(f"model.engines.{name}", lambda *_: None)
-    with open_engine("vllm", base, (), load_tokenizer(base)):
+    registry = SimpleNamespace(models=SimpleNamespace(get=looked_at.append))
+    monkeypatch.setitem(sys.modules, "vllm.model_executor.models", SimpleNamespace(ModelRegistry=registry))
+    monkeypatch.setattr("model.engines.register_loader", lambda *_: None)
+    tokenizer, from_files = load_tokenizer(base), AutoConfig.from_pretrained
+    monkeypatch.setattr(
+        AutoConfig, "from_pretrained", lambda *words, **options: read.append(words) or from_files(*words, **options)
+    )
+    with open_engine("vllm", base, (), tokenizer):
         pass
+    assert (read, looked_at) == ([(str(base),)], ["Qwen2ForCausalLM"])
     assert asked["model"] == str(base) and asked.get("trust_remote_code", False) is False
 
 

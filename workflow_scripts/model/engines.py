@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model.loading import context_length, load_model
+from model.loading import context_length, load_config, load_model
 from model.template import closing
 from model.vllm_loader import LOAD_FORMAT, register_loader
 from run.caches import keep_compiled
@@ -30,7 +30,7 @@ from run.readers import read_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BACKENDS = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")
@@ -175,14 +175,13 @@ def engine_of(
     )
 
 
-def inspect_here(base: str | Path) -> None:
+def inspect_here(config: "PretrainedConfig") -> None:
     """Let vLLM look at the model's class in this process: at a node's first start it would import all anew for it, in
     a process of its own (22 of 79 s on an H200, vLLM 0.26), lest CUDA start in a process that is to be forked.
     """
-    from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(str(base), trust_remote_code=False).architectures or ():
+    for name in config.architectures or ():
         if known := ModelRegistry.models.get(name):
             ModelRegistry.register_model(name, known.load_model_cls())
 
@@ -231,14 +230,15 @@ def open_engine(
     if not current_platform.device_type:
         raise InputError(f"backend vllm: vLLM finds no GPU; {remedy}")
     register_loader(base, adapters, tokenizer, dtype)
-    inspect_here(base)
+    config = load_config(base)
+    inspect_here(config)
     gc.freeze()  # vLLM collects garbage a dozen times while it starts, and half a million imported objects are none
     llm = LLM(
         # vLLM finds its compiled code again (30 s) by a hash of its settings, with the model's path and the longest
         # sequence among them: so all lineages of a base name the base's folder, and the length is a round number.
         model=str(base),
         load_format=LOAD_FORMAT,
-        max_model_len=rounded(max_length, context_length(base)),
+        max_model_len=rounded(max_length, context_length(base, config)),
         generation_config="vllm",
         dtype=dtype,
         seed=seed,

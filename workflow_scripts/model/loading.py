@@ -145,14 +145,22 @@ def check_finite(
             raise InputError(f"{model}: the weight {name} is not finite; fix: {fix}")
 
 
-def context_length(base: str | Path) -> int:
-    """The longest prompt plus completion the base model can hold, in tokens. Raises InputError."""
+def load_config(base: str | Path) -> "PretrainedConfig":
+    """The base model's config.json as transformers reads it. Raises InputError."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(base), trust_remote_code=False)
     except Exception as error:  # of a dozen types, for a damaged config
         raise explained(base, error, "no usable config.json", "point base.path at a model folder") from None
+
+
+def context_length(base: str | Path, config: "PretrainedConfig | None" = None) -> int:
+    """The longest prompt plus completion the base model can hold, in tokens. config: if it is read already.
+
+    Raises InputError.
+    """
+    config = config or load_config(base)
     length = longest_text(config)
     if length is None:
         parts = [name for name in ("vision_config", "audio_config", "text_config") if hasattr(config, name)]
