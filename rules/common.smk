@@ -815,6 +815,15 @@ def parent_folder(wildcards):
     return str(Path(node_folder(wildcards)).parent)
 
 
+# What a command about a node begins with, and what of_node() makes of paths.
+NODE = "at={wildcards.node} node={RESULTS}/models/$at parent=${{node%/*}}"
+
+
+def of_node(name):
+    """A parameter: the input of that name as words of bash, of a command that begins with NODE."""
+    return braced(name, node=node_folder, parent=parent_folder)
+
+
 def key_of_cell(wildcards):
     return f"{wildcards.source}/{wildcards.cell}_seed{wildcards.seed}"
 

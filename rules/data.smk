@@ -100,8 +100,8 @@ rule generate_replies:
     params:
         code=code_of("generate_replies.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters", parent=parent_folder),
-        parent=braced("parent", parent=parent_folder),
+        adapters=of_node("adapters"),
+        parent=of_node("parent"),
         personas=reply_personas_of,
         samples=reply_samples_of,
         sampling=reply_sampling_of,
@@ -110,7 +110,8 @@ rule generate_replies:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}}; "
+            NODE
+            + "; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/generate_replies.py --base {input.base} --adapter {params.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"

@@ -29,7 +29,7 @@ rule generate_completions:
     params:
         code=code_of("generate_completions.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters", node=node_folder, parent=parent_folder),
+        adapters=of_node("adapters"),
         personas=personas_of,
         samples=samples_of,
         sampling=sampling_of,
@@ -38,7 +38,8 @@ rule generate_completions:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "at={wildcards.node} node={RESULTS}/models/$at parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
+            NODE
+            + " into=$node/{wildcards.evaluation}; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/generate_completions.py --base {input.base} --adapter {params.adapters}"
             " --panel {input.panel} --personas {params.personas} --samples {params.samples} --seed {params.seed}"

@@ -220,14 +220,15 @@ rule probe_marker:
     params:
         code=code_of("probe_marker.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters", node=node_folder, parent=parent_folder),
+        adapters=of_node("adapters"),
         personas=personas_of,
         marker=STUDY_MARKER,
         settings=PROBE_SETTINGS,
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
+            NODE
+            + " into=$node/{wildcards.evaluation}; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/probe_marker.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --completions $into/completions.parquet --shared {input.shared} --personas {params.personas}"
@@ -414,7 +415,7 @@ rule read_layers:
     params:
         code=code_of("read_layers.py"),
         lock=MODEL_LOCK,
-        adapters=braced("adapters", node=node_folder, parent=parent_folder),
+        adapters=of_node("adapters"),
         personas=personas_of,
         marker=STUDY_MARKER,
         samples=(PROBE or {}).get("shared"),
@@ -422,7 +423,8 @@ rule read_layers:
         dtype=HARDWARE["dtype"],
     shell:
         command(
-            "node={RESULTS}/models/{wildcards.node} parent=${{node%/*}} into=$node/{wildcards.evaluation}; "
+            NODE
+            + " into=$node/{wildcards.evaluation}; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/read_layers.py --base {input.base} --adapter {params.adapters} --panel {input.panel}"
             " --shared {input.shared} --personas {params.personas} --samples {params.samples}"

@@ -43,12 +43,13 @@ rule train_adapter:
         states=optimizer_states_of,
         track=track_of,
         into=trained_into,
-        adapters=braced("adapters", parent=parent_folder),
-        data=braced("data", node=node_folder),
-        parent=braced("parent", parent=parent_folder),
+        adapters=of_node("adapters"),
+        data=of_node("data"),
+        parent=of_node("parent"),
     shell:
         command(
-            "at={wildcards.node} node={RESULTS}/models/$at parent=${{node%/*}}; "
+            NODE
+            + "; "
             + launcher(HARDWARE["gpus"])
             + "python {SCRIPTS}/train_adapter.py --base {input.base} --adapter {params.adapters}"
             " --data {params.data} --replay {input.replay} {params.track} {input.tracked} --recipe {RESULTS}/study/recipes/$at.json"
