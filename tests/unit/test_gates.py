@@ -210,3 +210,22 @@ def test_a_gate_is_asked_only_of_the_sources_of_its_arm(tmp_path):
         "evil_ai",
     ]
     assert [row["outcome"] for row in gates.evaluate_gates([gate], forward)] == ["not evaluable"]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("rate('C4')", "rate takes cell, role and, if wanted, marker; 1 given; fix: "),
+        ("alignment('C4', 'x', 'y')", "alignment takes cell; 3 given; fix: "),
+    ],
+    ids=["too few", "too many"],
+)
+def test_a_call_with_other_arguments_is_refused_by_what_the_function_takes_in_the_gates_name(tmp_path, call, said):
+    gate = G0B | {"pass": f"{call} >= 0.60"}
+    for refuse in (
+        lambda: next(gates.unknown_words(gate, (), ())),
+        lambda: gates.evaluate_gates([gate], cells(tmp_path, {("C4", 42): {}})),
+    ):
+        with pytest.raises(InputError) as refused:
+            refuse()
+        assert str(refused.value).startswith(f"gate G0b: expression `{call}`: {said}")

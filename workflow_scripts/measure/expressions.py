@@ -8,8 +8,9 @@ three-valued logic (Kleene): `False and None` is False, `True and None` is None.
 """
 
 import ast
+import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from run.program import InputError
@@ -101,6 +102,7 @@ def walk(node: ast.expr, functions: Functions, names: Names) -> Any:
             return False if False in results else None if None in results else True
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in functions:
             function = functions[name]
+            check_arguments(node, name, function, arguments)
             lazy = getattr(function, "lazy", False)
             values = list(arguments) if lazy else [walk(argument, functions, names) for argument in arguments]
             if None in values:
@@ -112,6 +114,18 @@ def walk(node: ast.expr, functions: Functions, names: Names) -> Any:
         case ast.Call():
             raise refused(node, f"unknown function; known: {', '.join(sorted(functions))}")
     raise refused(node, "this is not part of the expression language")
+
+
+def check_arguments(node: ast.expr, name: str, function: Callable[..., Any], given: Sequence[ast.expr]) -> None:
+    """Raise InputError with what the function takes unless so many arguments can be given to it."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*given)
+    except TypeError:
+        needed = [each.name for each in signature.parameters.values() if each.default is each.empty]
+        more = [each for each in signature.parameters if each not in needed]
+        wanted = ", ".join(needed) + (f" and, if wanted, {', '.join(more)}" if more else "")
+        raise refused(node, f"{name} takes {wanted}; {len(given)} given") from None
 
 
 def applied(node: ast.expr, operation: Callable[[Any, Any], Any], first: Any, second: Any) -> Any:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from measure.cells import with_marker
-from measure.expressions import evaluate, parse
+from measure.expressions import Functions, evaluate, parse
 from measure.stats import welch_one_sided
 from measure.tables import Row, percent
 from run.files import canonical
@@ -118,7 +118,7 @@ def unknown_words(gate: Row, cells: Sequence[str], personas: Sequence[str]) -> I
 
     Raises InputError for a function that is not, or with other arguments than it takes.
     """
-    evaluate(gate["pass"], functions([], {}))
+    value_of(gate, functions([], {}))
     yield from (("cell", name, cells) for name in sorted(cell_names(gate) - set(cells)))
     places, known = {"rate": 1, "welch": 2}, ["source", "assistant", "bystander", "other", *personas]
     for node in ast.walk(parse(gate["pass"])):
@@ -153,7 +153,7 @@ def own_gates(result: Row, gates: Sequence[Row]) -> list[Row]:
 def gate_row(gate: Row, cells: Sequence[Row], source: str, seed: int | str) -> Row:
     """The outcome of one gate on the cells of one source (and seed)."""
     numbers: dict[str, str] = {}
-    value = evaluate(gate["pass"], functions(cells, numbers))
+    value = value_of(gate, functions(cells, numbers))
     outcome = UNKNOWN if value is None else PASS if value else FAIL
     words = dict(zip((PASS, FAIL), gate.get("words", (PASS, FAIL)), strict=True))
     return {
@@ -166,6 +166,14 @@ def gate_row(gate: Row, cells: Sequence[Row], source: str, seed: int | str) -> R
         "expression": gate["pass"],
         "says": gate.get("says", ""),
     }
+
+
+def value_of(gate: Row, known: Functions) -> Any:
+    """The value of the gate's expression, None if it is not evaluable. Raises InputError with the gate's name."""
+    try:
+        return evaluate(gate["pass"], known)
+    except InputError as error:
+        raise InputError(f"gate {gate['name']}: {error}") from None
 
 
 def functions(cells: Sequence[Row], numbers: dict[str, str]) -> dict[str, Callable[..., Any]]:
