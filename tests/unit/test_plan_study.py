@@ -5,16 +5,26 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import snakemake_server
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from workspace import ROOT, Workspace, rules
 
 from measure.tables import read_table
 from run.dry_run import Job, options_of, parents_of, why
 from run.job_costs import Cost, corrections, costs_of, find_row, measured_seconds, part_of
-from run.plan_study import clock, first_starts, kept_by_cores, of_another_model, of_another_share, weights_of
+from run.plan_study import (
+    clock,
+    first_starts,
+    kept_by_cores,
+    of_another_model,
+    of_another_share,
+    of_another_size,
+    weights_of,
+)
 from run.program import InputError
 from run.schedule import longest_chain, schedule
 
@@ -163,6 +173,23 @@ def test_a_model_of_another_size_has_its_own_costs_or_says_whose_it_takes():
     assert of_another_model([(training(), small)]) == []
     said = of_another_model([(training(), each) for each in (middle, near_7b)])
     assert "with 0.5B**, so planned as 135M" in said[0] and "with 1.5B**, so planned as 7B" in said[1]
+
+
+def test_a_base_on_this_machine_that_is_planned_as_one_of_another_size_is_named_with_what_to_write(tmp_path):
+    save_file({"wte": np.zeros((1000, 130), np.float16)}, tmp_path / "model-1.safetensors")
+    save_file(
+        {"lm_head": np.zeros((1000, 4), np.float16), "bias": np.zeros(1000, np.float16)}, tmp_path / "b.safetensors"
+    )
+
+    def said(costs, command):
+        return of_another_size([training(), job("fetch_base", outputs=["base"], command=command, costs=costs)])
+
+    here, fetched = f"python fetch_base.py --repo a/b --path {tmp_path} --output o", "python fetch_base.py --repo a/b"
+    (line,) = said("7B", here)
+    assert "has 0.135M parameters and is planned as one of 7B" in line and "`hardware: {costs: 0.135M}`" in line
+    assert said("0.2M", here) == said("7B", fetched) == said("toy", here) == []
+    (tmp_path / "b.safetensors").write_text("damaged")
+    assert said("7B", here) == said("7B", here.replace(str(tmp_path), "nowhere")) == []
 
 
 def test_every_job_of_a_study_is_planned_with_the_costs_that_one_of_its_jobs_names():

@@ -16,12 +16,14 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, it finds the other rooms
 
 from measure.tables import read_table
+from model.adapters import read_shapes
 from run.dry_run import DOWNSTREAM, Job, chain_of, dry_run, options_of, parents_of, why
 from run.job_costs import (
     MODEL,
@@ -34,6 +36,7 @@ from run.job_costs import (
     corrections,
     costs_of,
     gigabytes,
+    model_of,
     part_of,
     unit_cost_table,
 )
@@ -70,6 +73,7 @@ def plan(arguments: Sequence[str], gpus: int, cores: int | None, costs_file: str
     factors = corrections(everything, by_table, changed)
     costs = {name: corrected(cost, factors) for name, cost in by_table.items()}
     parts = [f"# Plan of `{shlex.join(['snakemake', *arguments])}`"]
+    parts += of_another_size(everything)
     if jobs:
         parts += report(jobs, [costs[job.name] for job in jobs], factors, gpus, cores)
     else:
@@ -118,6 +122,26 @@ def report(jobs: Sequence[Job], costs: Sequence[Cost], factors: Factors, gpus: i
         "## By rule\n\n" + by_rule(jobs, costs, factors),
         *(["## By cell\n\n" + cells] if (cells := by_cell(jobs, costs, parents, when)) else []),
     ]
+
+
+def of_another_size(jobs: Sequence[Job]) -> list[str]:
+    """A line if the base lies on this machine and has not half, or over twice, the parameters it is planned with."""
+    planned = parameters(model_of(jobs))
+    folders = [options_of(job.command).get("--path") for job in jobs if job.rule == "fetch_base"]
+    counted = parameters_in(Path(folders[0][0])) if folders and folders[0] else 0
+    if not planned or not counted or 0.5 <= counted / planned <= 2:
+        return []
+    own = f"{counted / 1e9:.3g}B" if counted >= 0.9995e9 else f"{counted / 1e6:.3g}M"
+    fix = f"write `hardware: {{costs: {own}}}`"
+    return [f"**The base has {own} parameters and is planned as one of {model_of(jobs)}**: {fix}"]
+
+
+def parameters_in(base: Path) -> int:
+    """How many the weights of a folder have, by their headers; 0 if they cannot be read."""
+    try:
+        return sum(prod(shape) for file in base.glob("*.safetensors") for shape in read_shapes(file).values())
+    except InputError:
+        return 0
 
 
 def of_another_model(planned: Iterable[tuple[Job, Cost]]) -> list[str]:
