@@ -182,7 +182,7 @@ def test_a_base_on_this_machine_that_is_planned_as_one_of_another_size_is_named_
     )
 
     def said(costs, command):
-        return of_another_size([training(), job("fetch_base", outputs=["base"], command=command, costs=costs)])
+        return of_another_size([job("fetch_base", outputs=["base"], command=command, costs=costs)])
 
     here, fetched = f"python fetch_base.py --repo a/b --path {tmp_path} --output o", "python fetch_base.py --repo a/b"
     (line,) = said("7B", here)
