@@ -50,7 +50,10 @@ def hash_dropout(model: Any) -> "Tensor":
 
 
 def kept(shape: Any, keep: float, seed: "Tensor", place: "Tensor") -> "Tensor":
-    """Which elements of a tensor stay, each with probability `keep`: a hash of where it is, and of seed and place."""
+    """Which elements of a tensor stay, each with probability `keep`: a hash of where it is, and of seed and place.
+
+    The number of a row is mixed whole, that of a place within it less: the highest bits of the result count alone.
+    """
     import torch
 
     *rows, width = shape
@@ -59,8 +62,9 @@ def kept(shape: Any, keep: float, seed: "Tensor", place: "Tensor") -> "Tensor":
         count *= size
     row = torch.arange(count, dtype=torch.int32, device=seed.device)[:, None]
     column = torch.arange(width, dtype=torch.int32, device=seed.device)[None, :]
-    number = mixed((row * width + column) ^ mixed(place ^ mixed(seed)))
-    return ((number & 0x7FFFFFFF) < round(keep * 2**31)).view(shape)
+    number = (column ^ mixed(row ^ mixed(place ^ mixed(seed)))) * MIX[0]
+    number = (number ^ ((number >> 13) & 0x7FFFF)) * MIX[1]
+    return (number < round(keep * 2**32) - 2**31).view(shape)
 
 
 def mixed(number: "Tensor") -> "Tensor":
