@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
@@ -286,6 +287,7 @@ def measure(
     budget: float = 1.0,
     philox: bool = False,
     walks: bool = False,
+    whole: bool = False,
     inductor: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
@@ -293,8 +295,9 @@ def measure(
 
     profiled: where to write the kernels of the last two steps, which are then slower. budget: of the activations that a
     compiled layer keeps for its backward pass, as a part; the rest is computed again. philox: with torch's own dropout.
-    walks: with the Trainer's clipping and zeroing of gradients, which look through all modules. inductor: settings of
-    torch._inductor.config that are switched on.
+    walks: with the Trainer's clipping and zeroing of gradients, which look through all modules. whole: with all
+    tokens in the last layer's MLP, and the cross entropy not compiled. inductor: settings of torch._inductor.config
+    that are switched on.
     """
     import torch
     import torch._inductor.config
@@ -314,8 +317,12 @@ def measure(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     settings = torch._inductor.config.patch(dict.fromkeys(inductor, True))
-    with tempfile.TemporaryDirectory() as folder, settings:
+    shorten = (lambda model: None) if whole else trainer_module.shorten_last_layer
+    short = mock.patch.object(trainer_module, "shorten_last_layer", shorten)
+    with tempfile.TemporaryDirectory() as folder, settings, short:
         trainer = way(model, tokenizer, rows, steps, folder, **options)
+        if whole:
+            trainer.summed = None
         if walks:
             trainer._clip_grad_norm = functools.partial(Trainer._clip_grad_norm, trainer)
             trainer.model.zero_grad = functools.partial(torch.nn.Module.zero_grad, trainer.model)
@@ -332,16 +339,16 @@ def measure(
     first = watch.times["warm"] - watch.times["start"]
     seconds = watch.times["end"] - watch.times["warm"] - recorded
     tokens = sum(len(ids) for ids, _ in rows[warm * BATCH : steps * BATCH])
-    whole = sum(len(ids) for ids, _ in rows)
+    all_tokens = sum(len(ids) for ids, _ in rows)
     counters = torch._dynamo.utils.counters
     return {
-        "way": way.__name__, "data": name, "budget": budget, "philox": philox, "walks": walks,
+        "way": way.__name__, "data": name, "budget": budget, "philox": philox, "walks": walks, "whole": whole,
         "inductor": list(inductor), **options,
         "steps_run": steps, "steps_timed": steps - warm,
         "tokens_timed": tokens, "seconds_timed": round(seconds, 2),
         "first_steps": warm, "first_steps_s": round(first, 1),
         "step_s": round(seconds / (steps - warm), 4), "tokens_per_s": round(tokens / seconds),
-        "recipe_steps": data.steps, "recipe_s": round(seconds * whole / tokens, 1),
+        "recipe_steps": data.steps, "recipe_s": round(seconds * all_tokens / tokens, 1),
         "run_s": round(first + seconds + recorded, 1), "recordings_s": recordings,
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1) if cuda else None,
         "reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 1) if cuda else None,
@@ -361,13 +368,17 @@ def mean_loss(history: list[dict[str, Any]], steps: int) -> float | None:
 
 
 def restore(trainer: Any, model: Any) -> None:
-    """Make `model` what it was before its training: no adapter, no compiled layer, no checkpointing."""
+    """Make `model` what it was before its training: no adapter, no compiled or shortened layer, no checkpointing."""
     if trainer.model is not model:
         trainer.model.unload()
     model.gradient_checkpointing_disable()
     model.disable_input_require_grads()
     for layer in model.model.layers:
         layer._compiled_call_impl = None
+    last = model.model.layers[-1].mlp
+    if hasattr(last, "rows"):
+        last.__class__ = type(last).__base__
+        del last.rows
     for parameter in model.parameters():
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -467,8 +478,7 @@ def run_item(
         "compile": (cuda and "eager" not in rest) or "compile" in rest,
         "attention": next((word for word in rest if word in ("sdpa", "flex_attention")), "packed"),
         "cuda_graphs": "record" in rest,
-        "philox": "philox" in rest,
-        "walks": "walks" in rest,
+        **{word: word in rest for word in ("philox", "walks", "whole")},
         "profiled": profiled if "profile" in rest else None,
         "inductor": [word.removeprefix("inductor.") for word in rest if word.startswith("inductor.")],
         "budget": float(next((word[6:] for word in rest if word.startswith("budget")), 1)),
@@ -485,7 +495,7 @@ def main() -> None:
         default="ours:em:375,published:em:14,ours:benign:40:8192,published:benign:9,ours:benign:24:4096,"
         "ours:couple:60:8192,check",
         help="way:data:steps[:tokens a pass][:eager|compile][:sdpa|flex_attention][:budget0.8][:philox][:walks]"
-        "[:record][:profile][:inductor.max_autotune_gemm]"
+        "[:whole][:record][:profile][:inductor.max_autotune_gemm]"
         ", trl:data:steps[:rows4][:checkpointing][:sdpa][:liger], or check",
     )
     parser.add_argument("--warm", type=int, default=3, help="steps not averaged (twice as many where we compile)")

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 # [s] What compiling saves per decoder layer and step, in fewer launches of larger kernels, and what it costs. On an
 # H100 (benchmarks/README.md), at 30 layers of 135 M parameters: .314 s per step, compiled .166 to .212 s (4.9 to 3.4 ms
 # per layer). The first compilation on a node costs 16 s there and at 28 layers of 7 B, a later one 4 s: which it will
-# be is not known here, and a short training that counts with the first forgoes at most the difference.
+# be is not known here, and a short training that counts with the first forgoes at most the difference. Not counted: 4 s
+# of the loss and 15 s of a last layer that is shortened, the first time, 3 s later.
 SAVED, COST = 0.004, 16.0
 
 

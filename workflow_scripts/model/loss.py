@@ -22,11 +22,16 @@ CHECKED_TOKENS = 2048  # of a checked row: the model's own attention holds token
 BEYOND = 256  # tokens of a checked row after a sliding window, if the row has them
 
 
-def packed_loss(model: Any, micro: dict[str, Any], attention: str) -> "Tensor":
-    """Sum of the cross entropies of a micro-batch's labelled tokens, float32 scalar. model: a causal LM."""
+def packed_loss(model: Any, micro: dict[str, Any], attention: str, compiled: Any = None) -> "Tensor":
+    """Sum of the cross entropies of a micro-batch's labelled tokens, float32 scalar. model: a causal LM.
+
+    compiled: `summed`, compiled, which has no logits in float32.
+    """
     from torch.utils.checkpoint import checkpoint
 
     logits = labelled_logits(model, micro, attention)
+    if compiled is not None:
+        return compiled(logits, micro["targets"])
     if len(logits) <= LOSS_TOKENS:
         return summed(logits, micro["targets"])
     parts = zip(logits.split(LOSS_TOKENS), micro["targets"].split(LOSS_TOKENS), strict=True)

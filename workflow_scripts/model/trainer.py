@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 from model.adapters import save_adapter
 from model.dropout import hash_dropout
 from model.full import SHARD, choose_trained, optimizer_of
-from model.loss import check_forward, packed_loss
+from model.last_layer import has_few_labels, shorten_last_layer
+from model.loss import check_forward, packed_loss, summed
 from model.packing import ALONE, Sizes, collate, moved, precision, set_attention
 from model.recorded import Recorder, zero_gradients
 
@@ -173,6 +174,8 @@ def step_trainer() -> type:
             # its own looks through all modules, as clipping does: a tenth of a small model's step
             wrapped.zero_grad = functools.partial(forget_gradients, self.trained)
             self.masks: Tensor | None = None
+            self.last_mlp: Any = None
+            self.summed: Any = None
             self.take_pass: Callable[[dict[str, Any]], Tensor] = self.run_pass
             self.sizes: Sizes | None = None
             if options.cuda_graphs:
@@ -182,6 +185,9 @@ def step_trainer() -> type:
                     wrapped.zero_grad = functools.partial(zero_gradients, self.trained)
             if options.compile:
                 self.masks = hash_dropout(wrapped)
+                if not options.cuda_graphs:  # within recorded passes neither was tried on a card
+                    self.summed = torch.compile(summed, dynamic=True)
+                    self.last_mlp = shorten_last_layer(self.causal) if has_few_labels(examples) else None
                 # without it the first layer, whose input needs no gradient, would be compiled a second time
                 wrapped.enable_input_require_grads()
                 compile_layers(self.causal.model.layers)
@@ -213,8 +219,10 @@ def step_trainer() -> type:
         def run_pass(self, micro: dict[str, Any]) -> "Tensor":
             """The loss of a pass, as its part of the step's mean; adds its gradients to the weights'."""
             micro = moved(micro, self.args.device)
+            if self.last_mlp is not None:
+                self.last_mlp.rows = micro["predictors"]
             with precision(self.args.device.type, self.options.dtype):
-                loss = packed_loss(self.causal, micro, self.options.attention) / micro["tokens"]
+                loss = packed_loss(self.causal, micro, self.options.attention, self.summed) / micro["tokens"]
             self.accelerator.backward(loss)
             return loss.detach()
 
