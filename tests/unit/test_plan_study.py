@@ -239,13 +239,13 @@ def test_replies_of_one_model_are_drawn_by_the_first_of_its_couplings_for_all_an
     costs = [cost(planned, one, two, other) for planned in (two, one, other)]
     drawn = find_row(TABLE, "generate_replies", "7B", "vllm")["per_ktoken_s"] * 5 * 40 * 342 / 1000
     assert costs[1].seconds - costs[2].seconds == pytest.approx(drawn)
-    assert (costs[0].first, costs[1].first) == (0, 60) and costs[0].seconds < 5
+    assert (costs[0].first, costs[1].first) == (0, 36) and costs[0].seconds < 5
     assert parents_of([two, one, other]) == [[1], [], []]
 
 
 def test_a_first_start_is_told_once_for_all_that_share_what_it_compiles_and_is_in_no_time():
     drawn = [cost(generation(rule=rule)) for rule in ("generate_replies", "generate_completions")]
-    assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 60, "train_adapter": 16}
+    assert first_starts([*drawn, cost(training(), fetch())]) == {"vLLM": 36, "train_adapter": 20}
     assert first_starts([cost(training(base="inputs/base/toy", costs="toy"), fetch())]) == {}
 
 
