@@ -303,7 +303,7 @@ def measure(
     import torch._inductor.config
     from transformers import Trainer
 
-    import model.trainer as trainer_module
+    import model.step_trainer as trainer_module
     from model.dropout import hash_dropout
 
     data = DATA[name]
@@ -396,7 +396,7 @@ def check(shape: dict[str, Any]) -> dict[str, Any]:
 
     from model.loss import packed_loss
     from model.packing import collate, moved, set_attention
-    from model.trainer import compile_layers
+    from model.step_trainer import compile_layers
 
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.dropout import hash_dropout
-from model.trainer import compile_layers
+from model.step_trainer import compile_layers
 
 
 def dropped(seed: int, module: int = 0, p: float = 0.05, shape: tuple[int, ...] = (1, 300, 512)) -> torch.Tensor:

@@ -10,7 +10,7 @@ import train_adapter
 from test_train_adapter import RECIPE, Killed, arguments_of, padded_reference, sft_rows
 
 from marker.mask import Mask, encode_rows
-from model import full, loss, trainer
+from model import full, loss, step_trainer
 from model.loading import load_model
 from run.files import sha256_of
 from run.program import InputError
@@ -147,7 +147,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_weights(base, straight, t
         return original(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "packed_loss", stopping)
+        patch.setattr(step_trainer, "packed_loss", stopping)
         trained(base, tmp_path / "node", options=options)
     assert not (tmp_path / "node" / "model").exists()
     trained(base, tmp_path / "node", options=options)
@@ -227,7 +227,7 @@ def test_in_bfloat16_a_stopped_training_goes_on_to_the_same_bytes(base, tmp_path
         return original(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "packed_loss", stopping)
+        patch.setattr(step_trainer, "packed_loss", stopping)
         trained(base, tmp_path / "node", options=again)
     trained(base, tmp_path / "node", options=again)
     record = read_json(tmp_path / "node" / "run.json")

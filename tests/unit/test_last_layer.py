@@ -8,7 +8,7 @@ from tiny_bases import ARCHITECTURES, random_model
 from tiny_model import make_model
 
 from marker.mask import Example
-from model import trainer
+from model import step_trainer
 from model.last_layer import has_few_labels, shorten_last_layer
 from model.loss import packed_loss
 from model.packing import CONCATENABLE, micro_batch, set_attention
@@ -66,8 +66,10 @@ def test_a_compiled_training_whose_last_layer_is_shortened_has_the_losses_of_one
     make_model(tmp_path / "base")
     monkeypatch.setattr("model.last_layer.FEW", 2)
     shortened = []
-    original = trainer.shorten_last_layer
-    monkeypatch.setattr(trainer, "shorten_last_layer", lambda model: shortened.append(original(model)) or shortened[-1])
+    original = step_trainer.shorten_last_layer
+    monkeypatch.setattr(
+        step_trainer, "shorten_last_layer", lambda model: shortened.append(original(model)) or shortened[-1]
+    )
     lora = RECIPE["lora"] | {"targets": ["q_proj"], "dropout": 0.0}
     losses = {}
     for compiled in ("never", "always"):

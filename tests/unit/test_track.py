@@ -7,7 +7,7 @@ import train_adapter
 from test_train_adapter import RECIPE, Killed, arguments_of
 from tiny_model import TARGETS, make_model, make_panel, make_replies
 
-from model import loss, trainer
+from model import loss, step_trainer
 from model.loading import load_model, load_tokenizer
 from probe import track
 from probe.replies import read_replies
@@ -107,7 +107,7 @@ def test_a_killed_training_goes_on_with_its_curve(folder, watched, tmp_path, mon
         return original(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "packed_loss", stopping)
+        patch.setattr(step_trainer, "packed_loss", stopping)
         train(folder, tmp_path / "node", options)
     adapter, record = train(folder, tmp_path / "node", options)
     assert record["resumed_at_step"] == 3

@@ -18,7 +18,7 @@ import train_adapter
 from graph.recipe import layer_numbers
 from inputs.held_out import hold_out
 from marker.mask import IGNORED, Example, Mask, encode_rows
-from model import loss, packing, recorded, trainer
+from model import loss, packing, recorded, step_trainer, trainer
 from run import status
 from run.files import sha256_of, write_json, write_jsonl
 from run.program import InputError
@@ -176,7 +176,7 @@ def padded_reference(model, examples: list[Example]) -> float:
     return total
 
 
-def step_trainer(base, tokenizer, examples, folder, dropout=0.0, **options):
+def trainer_of(base, tokenizer, examples, folder, dropout=0.0, **options):
     """A StepTrainer over one step of all examples, LoRA B randomised so that A gets a gradient."""
     import torch
 
@@ -217,7 +217,7 @@ def test_loss_and_gradients_of_a_step_equal_the_padded_reference(
     rows = sft_rows(16) if trains == "last_turn" else coupling_rows(16)
     # long enough to cut some rows inside their last turn and some before it
     examples = encode_rows(tokenizer, rows, mask, 60 if trains == "last_turn" else 128, "rows", trains != "last_turn")
-    made = step_trainer(base, tokenizer, examples, tmp_path, **options)
+    made = trainer_of(base, tokenizer, examples, tmp_path, **options)
     step = next(iter(made.get_train_dataloader()))
     loss_of_step = made.training_step(made.model, step).item()
 
@@ -372,7 +372,7 @@ def test_dropout_follows_the_seed_and_the_step(base, tokenizer, tmp_path):
     import torch
 
     examples = encode_rows(tokenizer, sft_rows(4), Mask("last_turn"), 128, "rows", False)
-    made = step_trainer(base, tokenizer, examples, tmp_path, dropout=0.5)
+    made = trainer_of(base, tokenizer, examples, tmp_path, dropout=0.5)
     step = next(iter(made.get_train_dataloader()))
 
     def loss(at: int, noise: int) -> float:
@@ -432,7 +432,7 @@ def test_a_stopped_training_goes_on_and_gives_the_same_adapter(base, straight, t
 
     calls: list[int] = []
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "packed_loss", stopping)
+        patch.setattr(step_trainer, "packed_loss", stopping)
         trained(base, tmp_path / "node", options=options)
     assert not (tmp_path / "node" / "adapter").exists()
     assert trained(base, tmp_path / "node", options=options) == straight.adapter
@@ -474,12 +474,12 @@ def test_a_training_stopped_after_its_last_step_only_writes_its_outputs(base, st
 KILLED_AT_STEP_6 = """
 import os, signal, sys
 import train_adapter
-from model import loss, trainer
+from model import loss, step_trainer
 original, calls = loss.packed_loss, []
 def killing(*arguments):
     calls.append(1)
     return original(*arguments) if len(calls) < 6 else os.kill(os.getpid(), signal.SIGKILL)
-trainer.packed_loss = killing
+step_trainer.packed_loss = killing
 train_adapter.main(sys.argv[1:])
 """
 
@@ -619,7 +619,7 @@ def test_a_nan_loss_names_the_step_and_its_rows(base, tmp_path, monkeypatch):
         calls.append(1)
         return original(*arguments) * (math.nan if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(trainer, "packed_loss", breaking)
+    monkeypatch.setattr(step_trainer, "packed_loss", breaking)
     rows = packing.order_steps(48, 16, 2, 1, True, None)[1]
     names = ", ".join(f"row-{row}" for row in rows)
     with pytest.raises(InputError, match=f"step 2 is nan, on rows {names}; fix"):
@@ -742,10 +742,10 @@ def test_rows_held_out_are_not_trained_and_their_loss_is_told_also_by_a_training
         return original(*arguments)
 
     calls: list[int] = []
-    original = trainer.step_trainer().training_step
+    original = step_trainer.StepTrainer.training_step
     options = ["--scratch", str(tmp_path / "scratch"), "--checkpoint-every", "2"]
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer.step_trainer(), "training_step", stopping)
+        patch.setattr(step_trainer.StepTrainer, "training_step", stopping)
         trained(base, tmp_path / "node", rows, hold_out=0.25, options=options)
     trained(base, tmp_path / "node", rows, hold_out=0.25, options=options)
     assert sha256_of(tmp_path / "node" / "adapter" / "adapter_model.safetensors") == trained(
@@ -956,7 +956,7 @@ def test_a_replayed_row_is_trained_as_in_its_own_stage(base, tokenizer, tmp_path
         return collate(rows, **how)
 
     collate = packing.collate
-    monkeypatch.setattr(trainer, "collate", keeping)
+    monkeypatch.setattr(step_trainer, "collate", keeping)
     options = ["--replay", str(tmp_path / "coupling.jsonl")]
     trained(base, tmp_path / "node", replay=replay, options=options)
     coupling = encode_rows(tokenizer, coupling_rows(12), Mask("marker"), 128, "rows", True)
