@@ -837,8 +837,8 @@ def cell_of(wildcards):
         return study.by_key[key]
     except KeyError:
         refuse(
-            f"{RESULTS}/cells/{key}.json is no cell of this study; fix: add its row to `cells`, switch its arm on, or "
-            f"choose {closest(key, study.by_key, 'the study')}"
+            f"{RESULTS}/cells/{key}.json is no cell of this study; fix: see that `sources`, `seeds` and `cells` have it and "
+            f"that its arm is on, or choose {closest(key, study.by_key, 'the study')}"
         )
 
 

@@ -415,7 +415,7 @@ def test_an_evaluation_that_a_file_adds_is_that_of_the_rows_which_name_it_alone(
 def test_a_cell_that_is_not_in_the_config_is_an_error_that_says_what_to_do(published):
     done = published.workspace.snakemake("-n", "results/published/cells/evil_ai/C9_seed42.json", check=False)
     assert done.returncode != 0
-    assert "is no cell of this study; fix: add its row to `cells`" in done.stdout + done.stderr
+    assert "is no cell of this study; fix: see that `sources`, `seeds` and `cells` have it" in done.stdout + done.stderr
 
 
 def test_a_target_that_no_rule_makes_stops_the_plan_in_a_line_with_what_was_meant(published):
