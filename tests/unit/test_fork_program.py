@@ -323,6 +323,18 @@ def test_with_a_gpu_nothing_is_forked_on_another_node_than_snakemakes(snakemake,
     assert done.stdout == "False 3\n"
 
 
+def test_a_forked_training_sends_no_telemetry(snakemake, program, tmp_path):
+    """TRL's trainer does, to the Hub, unless the variable was there when the Hub's library was imported."""
+    name = program(
+        "import os, sys\n'trl.trainer.sft_trainer' in sys.modules or sys.exit(1)\n"
+        "os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')\n"
+        "from huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    environment = {name: value for name, value in snakemake.items() if "TELEMETRY" not in name}
+    out, err = start(environment, tmp_path, name).communicate()
+    assert out == "True\n", err
+
+
 def test_a_forked_or_started_program_sees_no_gpu(snakemake, program, tmp_path):
     text = "import os\nprint(os.environ['CUDA_VISIBLE_DEVICES'])"
     (tmp_path / "small.py").write_text(text)

@@ -95,9 +95,11 @@ PRELOADED = {  # what those import, by what computes
 }
 # oneDNN reads it at its first product, which is a program's: in the server it makes none (products.install).
 INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
+# The Hub's library reads it as it is imported: what train_adapter.py says of it comes too late in a fork.
+SILENT = {"HF_HUB_DISABLE_TELEMETRY": "1"}
 # Blocks that a step of training frees are kept for the next one, instead of being returned to the kernel and cleared
 # again: a seventh of the time. Without threads of its own the server can be forked.
-SERVER_ENVIRONMENT = {
+SERVER_ENVIRONMENT = SILENT | {
     "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "OPENBLAS_NUM_THREADS": "1",
@@ -109,7 +111,7 @@ SERVER_ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     INSTRUCTIONS: "AVX512_CORE",  # products.py
 }
-GPU_ENVIRONMENT = {
+GPU_ENVIRONMENT = SILENT | {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as train_adapter.py sets it
