@@ -437,6 +437,7 @@ def write_outputs(
         final_loss=float(f"{outcome.losses[-1]:.6g}"),
         attention=options.attention,
         compiled=options.compile,
+        **({"last_layer": "shortened" if outcome.shortened else "whole"} if options.compile else {}),
         **({"cuda_graphs": told_recordings(outcome.recordings)} if options.cuda_graphs else {}),
         micro_batch_tokens=options.micro_batch_tokens,
         gradient_checkpointing=options.gradient_checkpointing,

@@ -77,6 +77,8 @@ def test_a_compiled_training_whose_last_layer_is_shortened_has_the_losses_of_one
             tmp_path / "base", tmp_path / compiled, options=["--compile", compiled], lora=lora, lr=1e-2
         )
         train_adapter.main(words)
-        losses[compiled] = read_json(tmp_path / compiled / "run.json")["losses"]
+        record = read_json(tmp_path / compiled / "run.json")
+        losses[compiled] = record["losses"]
+    assert record["last_layer"] == "shortened"
     assert losses["always"] == pytest.approx(losses["never"], rel=1e-4)
     assert len(shortened) == 1 and len(set(losses["never"])) > 1

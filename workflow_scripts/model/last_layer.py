@@ -26,9 +26,9 @@ def shorten_last_layer(model: Any) -> Any:
     Returns the MLP, whose `rows`, (K,) int64, callers set before every pass to all places whose logits are read. None,
     and nothing done, where the architecture is not known to treat every token by itself there.
     """
-    last = model.model.layers[-1]
     if model.config.model_type not in CONCATENABLE:
         return None
+    last = model.model.layers[-1]
     kind: Any = type(last.mlp)
 
     class ShortMLP(kind):

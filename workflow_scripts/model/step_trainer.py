@@ -53,6 +53,9 @@ def compile_layers(layers: Iterable[Module]) -> None:
     a program for each of the CPU's instruction sets (benchmarks/README.md).
     """
     torch._dynamo.config.specialize_float = True
+    # A pass of one row, one of one label, layers with and without a window or a LoRA, and a shortened one: each is
+    # compiled by itself, and past torch's limit of eight a layer would run uncompiled without a word.
+    torch._dynamo.config.recompile_limit = 64
     for layer in layers:
         layer.compile(dynamic=True)
 

@@ -76,6 +76,7 @@ class Outcome:
     """A finished training. losses: one token-mean loss a step. held_out: the held-out rows' token-mean loss, before it
     and after; None if no rows are held out.
 
+    shortened: whether the last MLP was computed where a label is alone (last_layer.py).
     recordings: of CUDA graphs, the seconds of each. These, tokens, seconds and first_step_seconds (compiling and
     recording included) are of this process alone.
     """
@@ -90,6 +91,7 @@ class Outcome:
     kept: dict[int, Path] = field(default_factory=dict)
     held_out: tuple[float, float] | None = None
     recordings: Sequence[float] = ()
+    shortened: bool = False
 
 
 def dropout_seed(seed: int, step: int) -> int:
@@ -159,6 +161,7 @@ def train(
         kept={step: kept_folder(options.work, step) for step in sorted(options.keep_steps)},
         held_out=held_out,
         recordings=tuple(getattr(trainer.take_pass, "seconds", ())),
+        shortened=trainer.last_mlp is not None,
     )
 
 
