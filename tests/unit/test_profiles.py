@@ -49,3 +49,22 @@ def test_the_executor_is_that_of_the_command_line_or_else_of_its_profile(tmp_pat
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(says)
     assert executor_of(arguments) == executor
+
+
+@pytest.mark.parametrize(
+    ("arguments", "executor"),
+    [
+        ([], "slurm"),
+        (["--workflow-profile", "none"], "local"),
+        (["--profile", "other"], "lsf"),
+        (["-e", "local"], "local"),
+    ],
+    ids=str,
+)
+def test_a_workflow_s_own_profile_names_it_last(tmp_path, monkeypatch, arguments, executor):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    for folder, says in (("profiles/default", "executor: slurm\n"), ("other", "executor: lsf\n")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text(says)
+    assert executor_of(arguments) == executor

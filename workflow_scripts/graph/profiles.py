@@ -18,12 +18,17 @@ def profiles_of(arguments: Sequence[str]) -> list[Path]:
 
 
 def executor_of(arguments: Sequence[str]) -> str:
-    """The executor that Snakemake's arguments or their profiles name. Until it runs jobs, Snakemake does not tell."""
+    """The executor that Snakemake's arguments or their profiles name. Until it runs jobs, Snakemake does not tell.
+
+    The workflow's own profile, profiles/default if no other is named, counts last.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--executor", "-e")
-    named = parser.parse_known_args(arguments)[0].executor
-    said = (read_yaml(profile / "config.yaml").get("executor") for profile in reversed(profiles_of(arguments)))
-    return named or next((name for name in said if name), "local")
+    parser.add_argument("--workflow-profile", default="profiles/default")
+    given = parser.parse_known_args(arguments)[0]
+    files = [profile / "config.yaml" for profile in (*reversed(profiles_of(arguments)), Path(given.workflow_profile))]
+    said = (read_yaml(file).get("executor") for file in files if file.is_file())
+    return given.executor or next((name for name in said if name), "local")
 
 
 def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole: bool) -> None:
