@@ -37,12 +37,12 @@ def watcher(tmp_path):
 
 def write_jobs(folder, *jobs, **fields):
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {"done": 3, "total": 9, "failed": 0, "started": NOW - 65, "left": 90.0, "updated": NOW - 10, "jobs": jobs}
+    plan = {"done": 3, "total": 9, "failed": 0, "started": NOW - 65, "waiting": 80.0, "jobs": jobs}
     (folder / JOBS).write_text(json.dumps(plan | fields))
 
 
 def a_job(log="", name=f"train_adapter {NODE}", status=f"train_adapter/{NODE}.json"):
-    return {"name": name, "rule": name.split()[0], "status": status, "log": str(log), "since": NOW - 8}
+    return {"name": name, "rule": name.split()[0], "status": status, "log": str(log), "since": NOW - 8, "expected": 20}
 
 
 def test_the_overview_says_what_each_job_does_in_lines_that_fit(tmp_path):
@@ -53,7 +53,7 @@ def test_the_overview_says_what_each_job_does_in_lines_that_fit(tmp_path):
     (folder / f"train_adapter/{NODE}.json").parent.mkdir(parents=True)
     (folder / f"train_adapter/{NODE}.json").write_text(json.dumps(news))
     head, training, other = overview(folder, NOW, 200)
-    assert head == "3 of 9 jobs  1:05 so far  about 1:20 left  1 FAILED"
+    assert head == "3 of 9 jobs  1:05 so far  about 0:52 left  1 FAILED"  # 80 s, 12 and 20 - 8, two at a time
     assert training.split() == [
         "0:08",
         "train_adapter",
@@ -72,6 +72,27 @@ def test_the_overview_says_what_each_job_does_in_lines_that_fit(tmp_path):
         assert all(len(line) <= width for line in narrow)
     assert "train_adapter" in narrow[1] and "em.s137" in narrow[1] and "43/80  loss 0.812  0:12 left" in narrow[1]
     assert list(overviews(tmp_path, NOW, 80)) == ["\n".join(["tiny", *narrow])]
+
+
+@pytest.mark.parametrize("eta", [184, 4])
+def test_a_study_is_not_said_to_end_before_a_job_of_its_own_does(tmp_path, eta):
+    write_jobs(tmp_path, a_job(status="train.json"), a_job(), a_job(), waiting=0.5)
+    news = {"step": 1, "steps": 9, "loss": 1.0, "tokens_per_s": 1, "eta_s": eta, "updated": NOW - 300}
+    (tmp_path / "train.json").write_text(json.dumps(news))
+    said = overview(tmp_path, NOW, 120)[0]
+    assert said.endswith("about 3:04 left" if eta == 184 else "about 0:12 left")  # the others take 12 s more
+
+
+def test_a_study_is_nearly_done_only_if_no_job_waits(tmp_path):
+    late = a_job() | {"expected": 5}
+    write_jobs(tmp_path, late, waiting=90.0)
+    assert overview(tmp_path, NOW + 600, 120)[0].endswith("about 1:30 left"), "however long the one that runs takes"
+    write_jobs(tmp_path, late, waiting=0.0)
+    assert overview(tmp_path, NOW, 120)[0] == "3 of 9 jobs  1:05 so far", "nothing is known of those that wait"
+    write_jobs(tmp_path, late, waiting=0.0, done=7, failed=1)
+    assert "nearly done" in overview(tmp_path, NOW, 120)[0]
+    write_jobs(tmp_path, late, waiting=None, done=8)
+    assert overview(tmp_path, NOW, 120)[0] == "8 of 9 jobs  1:05 so far"
 
 
 def test_a_program_that_is_silent_for_long_is_not_said_to_be_nearly_done(tmp_path):
@@ -113,12 +134,13 @@ def test_jobs_are_followed_and_what_is_left_is_estimated_by_what_they_took(watch
     assert kept["alive"] == os.environ.get("SNAKEMAKE_ALIVE", "")
     assert [job["name"] for job in kept["jobs"]] == [f"train_adapter {NODE}"]
     assert kept["jobs"][0]["status"] == f"train_adapter/{NODE}.json"
-    assert kept["left"] == pytest.approx(3 * 20 + 2 * 2, abs=1)  # by the table, one job at a time
+    assert kept["jobs"][0]["expected"] == 20  # by the table
+    assert kept["waiting"] == pytest.approx(2 * 20 + 2 * 2)
     watcher.jobs[7]["since"] -= 10
     watcher.emit(record("job_finished", job_id=7))
     kept = json.loads((tmp_path / "status" / JOBS).read_text())
     assert (kept["done"], kept["total"], kept["jobs"]) == (1, 5, [])
-    assert kept["left"] == pytest.approx(2 * 10 + 2 * 1, abs=1)  # trainings took half, so counting will
+    assert kept["waiting"] == pytest.approx(2 * 10 + 2 * 1, abs=1)  # trainings took half, so counting will
     assert watcher.stream.getvalue() == f"1/5  train_adapter {NODE}  0:10\n"
     watcher.close()
     assert not (tmp_path / "status" / JOBS).exists()

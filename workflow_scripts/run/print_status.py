@@ -36,18 +36,37 @@ def overview(folder: Path, now: float, width: int) -> list[str]:
         done = f"{record['done']} of {record['total']} jobs, then its Snakemake was killed: the same command goes on"
         return [done[:width]]
     parts = [f"{record['done']} of {record['total']} jobs", f"{clock(now - record['started'])} so far"]
-    if record["left"] is not None:
-        left = record["left"] - (now - record["updated"])
-        parts.append(f"about {clock(left)} left" if left > 0 else "nearly done")
+    news = [read_status(folder / job["status"]) for job in record["jobs"]]
+    if left := time_left(record, news, now):
+        parts.append(left)
     if record["failed"]:
         parts.append(f"{record['failed']} FAILED")
     lines = ["  ".join(parts)]
-    for job in record["jobs"]:
+    for job, status in zip(record["jobs"], news, strict=True):
         since = f"  {clock(now - job['since']):>6}  "
-        state, own = progress(folder, job, now, width)
+        state, own = progress(status, job, now, width)
         room = width - len(since) - 2 - (len(state) if own else width // 3)
         lines.append(f"{since}{shortened(job['name'], room):<{min(room, 56)}}  {state}")
     return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+
+
+def time_left(record: dict[str, Any], news: list[dict[str, Any]], now: float) -> str:
+    """What to say of the time to the end of a study; empty if nothing is known. news: of its running jobs, in order.
+
+    The work that is left is shared by as many jobs as run now, and the longest of these is waited for. What a job says
+    of itself counts before what one of its rule takes, which may be known from another machine.
+    """
+    if record.get("waiting") is None:
+        return ""
+    jobs = record["jobs"]
+    rests = [
+        status["eta_s"] if status else max(0.0, job["expected"] - (now - job["since"]))
+        for job, status in zip(jobs, news, strict=True)
+    ]
+    left = max([(record["waiting"] + sum(rests)) / max(1, len(jobs)), *rests])
+    if left > 0:
+        return f"about {clock(left)} left"
+    return "nearly done" if record["done"] + record["failed"] + len(jobs) >= record["total"] else ""
 
 
 def shortened(name: str, width: int) -> str:
@@ -58,9 +77,8 @@ def shortened(name: str, width: int) -> str:
     return f"{rule} …{words[-max(1, width - len(rule) - 2) :]}"
 
 
-def progress(folder: Path, job: dict[str, Any], now: float, width: int) -> tuple[str, bool]:
-    """How far a job is, and whether it says so itself: by its status file, else by the last line of its log."""
-    status = read_status(folder / job["status"])
+def progress(status: dict[str, Any], job: dict[str, Any], now: float, width: int) -> tuple[str, bool]:
+    """How far a job is, and whether it says so itself: by its status file's content, else by its log's last line."""
     if not status:
         return last_line(job["log"]), False
     speed = [f"{status['tokens_per_s']:,.0f} tokens/s"] if width >= WIDE else []

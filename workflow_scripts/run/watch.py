@@ -145,38 +145,34 @@ class Watcher(logging.Handler):
             self.waiting[job["rule"]] -= 1
         return job
 
-    def left(self, now: float) -> float | None:
-        """Seconds to the end, by what jobs of a rule took here, else by the table as far as that was right here.
+    def costs(self) -> dict[str, float]:
+        """What a job of a rule takes [s]: as those did that ended here, else by the table, as far as that was right.
 
-        None as long as nothing is known: the work that is left, shared by as many jobs as run now.
+        Empty as long as nothing is known.
         """
         known = [mean(times) / self.seconds[rule] for rule, times in self.took.items() if self.seconds.get(rule)]
         factor = median(known) if known else 1.0
         cost = {rule: factor * seconds for rule, seconds in self.seconds.items()}
-        cost |= {rule: mean(times) for rule, times in self.took.items()}
-        if not cost:
-            return None
-        work = sum(count * cost.get(rule, 0.0) for rule, count in self.waiting.items())
-        ran = sum(
-            min(now - job["since"], cost.get(job["rule"], 0.0)) for job in map(self.jobs.get, self.running) if job
-        )
-        return (work - ran) / max(1, len(self.running))
+        return cost | {rule: mean(times) for rule, times in self.took.items()}
 
     def keep(self) -> None:
         """Write jobs.json, if there are jobs; without room for it, the study goes on without."""
         if self.folder is None or not self.jobs:
             return
-        now = time.time()
+        cost = self.costs()
         jobs = [self.jobs[number] for number in sorted(self.running) if number in self.jobs]
+        waiting = self.waiting - Counter(job["rule"] for job in jobs)
         record = {
             "done": self.done,
             "total": self.total,
             "failed": len(self.failed),
             "started": self.started,
-            "left": self.left(now),
+            # [s] of the jobs that have not begun
+            "waiting": sum(count * cost.get(rule, 0.0) for rule, count in waiting.items()) if cost else None,
             "alive": os.environ.get(VARIABLE, ""),
-            "updated": now,
-            "jobs": sorted(jobs, key=lambda job: job["since"]),
+            "jobs": [
+                job | {"expected": cost.get(job["rule"], 0.0)} for job in sorted(jobs, key=lambda job: job["since"])
+            ],
         }
         with contextlib.suppress(OSError):
             write_json(self.folder / JOBS, record)
