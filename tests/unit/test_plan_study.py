@@ -489,6 +489,16 @@ def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
         file = fresh.folder / "broken.yaml"
         file.unlink(missing_ok=True) if text is None else file.write_text(text)
         assert f"error: broken.yaml: {said}" in planned(fresh, "--configfile", "broken.yaml").stderr
+    mine = fresh.folder / "mine"
+    mine.mkdir()
+    (mine / "config.yaml").write_text("configfile: study.yaml\n")
+    (mine / "study.yaml").write_text("a:\n\t- 1\n")
+    said = "error: mine/study.yaml: line 2: not YAML"
+    assert said in planned(fresh, "--profile", "mine").stderr
+    replaced = planned(fresh, "--profile", "mine", "--configfile", "broken.yaml").stderr
+    assert "broken.yaml: no such file" in replaced and "mine" not in replaced, "which would not be read"
+    (mine / "config.yaml").write_text("cores: [\n")
+    assert "error: mine/config.yaml: line 2: not YAML" in planned(fresh, "--profile", "mine").stderr
     done = planned(fresh, "--gpus", "2", "dose")
     assert done.returncode == 1 and "\ndose: no rule makes it; dose is an arm, which is off; fix: " in done.stderr
 

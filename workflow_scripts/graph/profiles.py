@@ -17,6 +17,13 @@ def profiles_of(arguments: Sequence[str]) -> list[Path]:
     return [Path(name) for name in named if Path(name, "config.yaml").is_file()]
 
 
+def configfiles_of(profile: Path) -> list[Path]:
+    """The files in a profile's folder that it names as configs. Raises InputError with the line if it is no YAML."""
+    named = read_yaml(profile / "config.yaml").get("configfile") or []
+    files = [profile / name for name in ([named] if isinstance(named, str) else named)]
+    return [file for file in files if file.is_file()]
+
+
 def executor_of(arguments: Sequence[str]) -> str:
     """The executor that Snakemake's arguments or their profiles name. Until it runs jobs, Snakemake does not tell.
 
@@ -40,11 +47,9 @@ def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole:
     """
     read = {Path(file).resolve() for file in given}
     for profile in profiles_of(arguments):
-        named = read_yaml(profile / "config.yaml").get("configfile") or []
-        for name in [named] if isinstance(named, str) else named:
-            file = profile / name
+        for file in configfiles_of(profile):
             beside = {path.parent for path in read} & {file.resolve().parent}
-            if file.is_file() and file.resolve() not in read and (beside or not whole):
+            if file.resolve() not in read and (beside or not whole):
                 own = " ".join(map(str, given))
                 raise InputError(
                     f"--configfile takes the place of {file}, which the profile {profile} names; "

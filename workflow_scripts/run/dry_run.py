@@ -4,6 +4,7 @@ A logger plugin, registered for this process alone, takes the jobs as Snakemake 
 reason, command).
 """
 
+import argparse
 import contextlib
 import functools
 import io
@@ -19,6 +20,7 @@ from string import Template
 from types import ModuleType
 from typing import Any
 
+from graph.profiles import configfiles_of, profiles_of
 from run.program import InputError
 from run.readers import read_yaml
 
@@ -131,16 +133,14 @@ def dry_run(arguments: Sequence[str], cores: int) -> list[Job]:
 
 def check_configfiles(arguments: Sequence[str]) -> None:
     """Raise InputError with the line of a file that is no YAML, of which Snakemake names neither, or for one that has
-    no keys or is not there.
+    no keys or is not there: of those that the arguments name, or else their profiles.
     """
-    given = False
-    for word in arguments:
-        option, _, name = word.partition("=")
-        if option.startswith("--"):
-            given = option in ("--configfile", "--configfiles")
-            word = name
-        if given and word and not isinstance(read_yaml(word), dict):
-            raise InputError(f"{word}: has no keys at its top level; fix: write `key: value` lines, or leave it out")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="*", action="extend", default=[])
+    given = parser.parse_known_args(arguments)[0].configfile
+    for file in given or [file for profile in profiles_of(arguments) for file in configfiles_of(profile)]:
+        if not isinstance(read_yaml(file), dict):
+            raise InputError(f"{file}: has no keys at its top level; fix: write `key: value` lines, or leave it out")
 
 
 def job_of(record: Mapping[str, Any]) -> Job:
