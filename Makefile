@@ -42,8 +42,8 @@ plan: $(ENV)  # what `snakemake` would run, and its cost on GPUS cards; TARGETS:
 	@$(BIN)/python workflow_scripts/run/plan_study.py --gpus $(GPUS) $(TARGETS)
 	@echo; $(BIN)/python workflow_scripts/run/preflight.py --gpus $(GPUS) $(TARGETS) || true
 
-preflight: $(ENV)  # whether all that it needs from outside is there: Hub, judge, tracker, disk, GPUs; TARGETS: as above
-	@$(BIN)/python workflow_scripts/run/preflight.py $(TARGETS)
+preflight: $(ENV)  # whether all that it needs from outside is there: Hub, judge, tracker, disk, GPUs; GPUS, TARGETS: as above
+	@$(BIN)/python workflow_scripts/run/preflight.py --gpus $(GPUS) $(TARGETS)
 
 status:  # what runs now, and how far it is
 	@$(PYTHON) workflow_scripts/run/print_status.py results

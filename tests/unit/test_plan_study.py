@@ -495,8 +495,9 @@ def test_a_broken_config_stops_the_plan_with_snakemake_s_message(fresh):
     (mine / "study.yaml").write_text("a:\n\t- 1\n")
     said = "error: mine/study.yaml: line 2: not YAML"
     assert said in planned(fresh, "--profile", "mine").stderr
-    replaced = planned(fresh, "--profile", "mine", "--configfile", "broken.yaml").stderr
-    assert "broken.yaml: no such file" in replaced and "mine" not in replaced, "which would not be read"
+    (fresh.folder / "whole.yaml").write_text("seeds: [42]\n")
+    replaced = planned(fresh, "--profile", "mine", "--configfile", "whole.yaml").stderr
+    assert "takes the place of mine/study.yaml" in replaced and "not YAML" not in replaced, "as it is not read"
     (mine / "config.yaml").write_text("cores: [\n")
     assert "error: mine/config.yaml: line 2: not YAML" in planned(fresh, "--profile", "mine").stderr
     done = planned(fresh, "--gpus", "2", "dose")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -203,6 +204,23 @@ def test_the_disk_needed_is_what_the_plan_says_without_what_lies_in_the_cache():
     plan = report(jobs, costs_of(jobs, [], unit_cost_table()), {}, 2, cores_beside(2))[0]
     assert f"- disk: {gigabytes(left)} stay; {gigabytes(needed)} at the peak, of which 0 MB while jobs run" in plan
     assert "; 15.2 GB more in the Hub client's cache" in plan
+
+
+@pytest.mark.parametrize("given", [[], ["GPUS=2", "TARGETS=forward"]], ids=["as it is", "with words"])
+def test_make_asks_after_a_plan_what_it_asks_alone_so_that_both_say_one_disk(given):
+    environment = {
+        name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ
+    }  # no words of a make above
+    planned, alone = (
+        subprocess.run(
+            ["make", "-n", target, *given], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for target in ("plan", "preflight")
+    )
+    (after,), (asked,) = (re.findall(r"preflight\.py *(.*?)(?: \|\| true)?\n", said) for said in (planned, alone))
+    assert after == asked
+    assert asked.startswith("--gpus 2 forward" if given else "--gpus 8")
+    assert f"plan_study.py {asked}\n" in planned
 
 
 def test_a_file_system_whose_locks_keep_nobody_out_is_told(tmp_path, monkeypatch):
