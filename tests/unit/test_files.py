@@ -1,6 +1,8 @@
 import errno
+import fcntl
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from workspace import ROOT
 
+from run import files
 from run.files import canonical, partial, sha256_of, write_json, write_jsonl
 from run.program import InputError, run
 from run.readers import read_json, read_jsonl, read_yaml
@@ -101,6 +104,40 @@ def kill_at_second(event, arguments):
 sys.addaudithook(kill_at_second)
 remove(sys.argv[1])
 """
+
+
+def test_a_leftover_is_removed_under_its_lock_so_that_no_folder_is_taken_from_who_has_just_made_it(
+    tmp_path, monkeypatch
+):
+    made = tmp_path / f".a.json.@{platform.node()}.x1_y2.partial"
+    made.mkdir()  # its lock is not there yet
+    removed, original = [], shutil.rmtree
+
+    def watched(folder, **options):
+        with open(folder / files.LOCK, "r+") as maker, pytest.raises(BlockingIOError):
+            fcntl.flock(maker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        removed.append(folder)
+        original(folder, **options)
+
+    monkeypatch.setattr(files.shutil, "rmtree", watched)
+    files.remove_unlocked(made)
+    assert removed == [made] and not made.exists()
+
+
+def test_a_lock_that_is_no_longer_the_folder_s_takes_nothing_from_who_made_another(tmp_path, monkeypatch):
+    made = tmp_path / f".a.json.@{platform.node()}.x1_y2.partial"
+    made.mkdir()
+    original = fcntl.flock
+
+    def late(lock, how):
+        """Until it has the lock, another process removes that, and the maker makes its own."""
+        (made / files.LOCK).unlink()
+        (made / files.LOCK).touch()
+        original(lock, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    files.remove_unlocked(made)
+    assert (made / files.LOCK).exists()
 
 
 def test_a_folder_whose_remover_is_killed_is_gone_as_a_whole(tmp_path):

@@ -87,7 +87,7 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             with contextlib.suppress(OSError):  # a file system without locks: then nothing there is ever a leftover
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if (folder / LOCK).exists():
+            if is_of(lock, folder):
                 break
             os.close(lock)
     try:
@@ -119,19 +119,25 @@ def remove_leftovers(parent: Path) -> None:
 def remove_unlocked(folder: Path) -> None:
     """Remove the temporary folder, unless the process that made it lives."""
     try:
-        lock = os.open(folder / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        shutil.rmtree(folder, ignore_errors=True)  # its process died at once, or has just begun and will make another
-        return
+        # Made if it is not there: whoever has just made the folder would take its lock while we remove it.
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:
-        return  # another user's
+        return  # another process was faster, or it is another user's
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_of(lock, folder):
+            shutil.rmtree(folder, ignore_errors=True)
     except OSError:
         pass  # it is held, or cannot be asked
     finally:
         os.close(lock)
+
+
+def is_of(lock: int, folder: Path) -> bool:
+    """Whether the open lock is the folder's still, and not one that was removed while this process waited for it."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), os.stat(folder / LOCK))
+    return False
 
 
 def open_to_others(path: Path, mode: int) -> None:
