@@ -63,12 +63,17 @@ def kept(shape: Any, keep: float, seed: "Tensor", place: "Tensor") -> "Tensor":
     row = torch.arange(count, dtype=torch.int32, device=seed.device)[:, None]
     column = torch.arange(width, dtype=torch.int32, device=seed.device)[None, :]
     number = (column ^ mixed(row ^ mixed(place ^ mixed(seed)))) * MIX[0]
-    number = (number ^ ((number >> 13) & 0x7FFFF)) * MIX[1]
+    number = folded(number, 13) * MIX[1]
     return (number < round(keep * 2**32) - 2**31).view(shape)
 
 
 def mixed(number: "Tensor") -> "Tensor":
     """MurmurHash3's finalizer on int32 numbers: every bit of the result depends on every bit given."""
     for shift, factor in ((16, MIX[0]), (13, MIX[1])):
-        number = (number ^ ((number >> shift) & ((1 << (32 - shift)) - 1))) * factor
-    return number ^ ((number >> 16) & 0xFFFF)
+        number = folded(number, shift) * factor
+    return folded(number, 16)
+
+
+def folded(number: "Tensor", shift: int) -> "Tensor":
+    """int32 numbers, each xor itself shifted right as if it had no sign."""
+    return number ^ ((number >> shift) & ((1 << (32 - shift)) - 1))
