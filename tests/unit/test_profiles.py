@@ -4,6 +4,15 @@ from graph.profiles import check_profiles, executor_of
 from run.program import InputError
 
 
+def make_profiles(folder, monkeypatch, profiles):
+    """Profiles, by name what their config.yaml says, in the folder, which is the current one from now on."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    for name, says in profiles.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.yaml").write_text(says)
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "refused"),
     [
@@ -16,11 +25,7 @@ from run.program import InputError
     ],
 )
 def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, arguments, given, refused):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
-    for name, says in (("toy", "configfile: study.yaml\n"), ("bare", "cores: 1\n")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(says)
+    make_profiles(tmp_path, monkeypatch, {"toy": "configfile: study.yaml\n", "bare": "cores: 1\n"})
     (tmp_path / "toy/study.yaml").write_text("study: toy\n")
     if not refused:
         return check_profiles(arguments, given, False)
@@ -43,11 +48,7 @@ def test_a_profile_whose_config_is_replaced_is_refused(tmp_path, monkeypatch, ar
     ids=str,
 )
 def test_the_executor_is_that_of_the_command_line_or_else_of_its_profile(tmp_path, monkeypatch, arguments, executor):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
-    for name, says in (("cluster", "executor: slurm\njobs: 4\n"), ("plain", "cores: 1\n")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(says)
+    make_profiles(tmp_path, monkeypatch, {"cluster": "executor: slurm\njobs: 4\n", "plain": "cores: 1\n"})
     assert executor_of(arguments) == executor
 
 
@@ -62,9 +63,5 @@ def test_the_executor_is_that_of_the_command_line_or_else_of_its_profile(tmp_pat
     ids=str,
 )
 def test_a_workflow_s_own_profile_names_it_last(tmp_path, monkeypatch, arguments, executor):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
-    for folder, says in (("profiles/default", "executor: slurm\n"), ("other", "executor: lsf\n")):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "config.yaml").write_text(says)
+    make_profiles(tmp_path, monkeypatch, {"profiles/default": "executor: slurm\n", "other": "executor: lsf\n"})
     assert executor_of(arguments) == executor

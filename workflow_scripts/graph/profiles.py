@@ -4,16 +4,23 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from run.program import InputError
 from run.readers import read_yaml
 
 
+def option_of(arguments: Sequence[str], *names: str, **how: Any) -> Any:
+    """What Snakemake's arguments give to an option of these names. how: as argparse's add_argument takes it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(*names, dest="value", **how)
+    return parser.parse_known_args(arguments)[0].value
+
+
 def profiles_of(arguments: Sequence[str]) -> list[Path]:
     """The folders that Snakemake's arguments, or its environment variable, name as profiles."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--profile", nargs="+", action="extend")
-    named = parser.parse_known_args(arguments)[0].profile or os.environ.get("SNAKEMAKE_PROFILE", "").split()
+    named = option_of(arguments, "--profile", nargs="+", action="extend")
+    named = named or os.environ.get("SNAKEMAKE_PROFILE", "").split()
     return [Path(name) for name in named if Path(name, "config.yaml").is_file()]
 
 
@@ -29,13 +36,10 @@ def executor_of(arguments: Sequence[str]) -> str:
 
     The workflow's own profile, profiles/default if no other is named, counts last.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--executor", "-e")
-    parser.add_argument("--workflow-profile", default="profiles/default")
-    given = parser.parse_known_args(arguments)[0]
-    files = [profile / "config.yaml" for profile in (*reversed(profiles_of(arguments)), Path(given.workflow_profile))]
+    own = Path(option_of(arguments, "--workflow-profile", default="profiles/default"))
+    files = [profile / "config.yaml" for profile in (*reversed(profiles_of(arguments)), own)]
     said = (read_yaml(file).get("executor") for file in files if file.is_file())
-    return given.executor or next((name for name in said if name), "local")
+    return option_of(arguments, "--executor", "-e") or next((name for name in said if name), "local")
 
 
 def check_profiles(arguments: Sequence[str], given: Sequence[str | Path], whole: bool) -> None:

@@ -4,7 +4,6 @@ A logger plugin, registered for this process alone, takes the jobs as Snakemake 
 reason, command).
 """
 
-import argparse
 import contextlib
 import functools
 import io
@@ -20,7 +19,7 @@ from string import Template
 from types import ModuleType
 from typing import Any
 
-from graph.profiles import configfiles_of, profiles_of
+from graph.profiles import configfiles_of, option_of, profiles_of
 from run.program import InputError
 from run.readers import read_yaml
 
@@ -135,9 +134,7 @@ def check_configfiles(arguments: Sequence[str]) -> None:
     """Raise InputError with the line of a file that is no YAML, of which Snakemake names neither, or for one that has
     no keys or is not there: of those that the arguments name, or else their profiles.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--configfile", "--configfiles", nargs="*", action="extend", default=[])
-    given = parser.parse_known_args(arguments)[0].configfile
+    given = option_of(arguments, "--configfile", "--configfiles", nargs="*", action="extend", default=[])
     for file in given or [file for profile in profiles_of(arguments) for file in configfiles_of(profile)]:
         if not isinstance(read_yaml(file), dict):
             raise InputError(f"{file}: has no keys at its top level; fix: write `key: value` lines, or leave it out")
