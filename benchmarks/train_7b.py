@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "workflow_scripts"), str(ROOT / "tests")]
@@ -305,6 +304,7 @@ def measure(
 
     import model.step_trainer as trainer_module
     from model.dropout import hash_dropout
+    from model.last_layer import shorten_last_layer
 
     data = DATA[name]
     rows = draw_rows(data, data.steps * BATCH, min(model.config.vocab_size, 100_000))
@@ -312,14 +312,13 @@ def measure(
     torch.compiler.reset()
     torch._functorch.config.activation_memory_budget = budget
     trainer_module.hash_dropout = (lambda model: None) if philox else hash_dropout
+    trainer_module.shorten_last_layer = (lambda model: None) if whole else shorten_last_layer
     torch._dynamo.utils.counters.clear()
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     settings = torch._inductor.config.patch(dict.fromkeys(inductor, True))
-    shorten = (lambda model: None) if whole else trainer_module.shorten_last_layer
-    short = mock.patch.object(trainer_module, "shorten_last_layer", shorten)
-    with tempfile.TemporaryDirectory() as folder, settings, short:
+    with tempfile.TemporaryDirectory() as folder, settings:
         trainer = way(model, tokenizer, rows, steps, folder, **options)
         if whole:
             trainer.summed = None
